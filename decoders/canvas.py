@@ -1,0 +1,101 @@
+"""The canvas: tokens, which of them are still masked, and when and how surely each was committed.
+
+A request is a row of tokens that holds the model's mask id wherever a token is wanted; a prompt followed by masks is
+the common case, blanks anywhere (infilling) the general one. Rows are aligned at their first token; shorter rows end
+earlier, and one spare column at L takes whatever concerns no position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kernels.checks import check_integer
+from ..models.adapter import LanguageModel
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens with the mask id where one is wanted. `start` is where the completion begins: blocks count from there."""
+
+    tokens: Sequence[int]
+    start: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("start", self.start, at_least=0)
+        check_integer("seed", self.seed, at_least=0)
+        if self.start >= len(self.tokens):
+            raise ValueError(f"start={self.start}: the prompt must be shorter than the canvas of {len(self.tokens)}")
+
+    @classmethod
+    def completing(cls, prompt: Sequence[int], num_new: int, *, mask_id: int, seed: int = 0) -> "Request":
+        """A request for `num_new` tokens after `prompt`."""
+        check_integer("num_new", num_new)
+        return cls([*prompt, *[mask_id] * num_new], start=len(prompt), seed=seed)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """State of B rows, each tensor [B, S] with S = L + 1 (the spare column); written in place.
+
+    tokens int64; masked bool; given bool (what the request fixed); log_prob float32 in nats and step int64 (within its
+    window) of each commit; stop_B and seed_B int64."""
+
+    tokens_BS: Tensor
+    masked_BS: Tensor
+    given_BS: Tensor
+    log_prob_BS: Tensor
+    step_BS: Tensor
+    stop_B: Tensor
+    seed_B: Tensor
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], model: LanguageModel) -> "Canvas":
+        """A canvas as long as the longest request. ValueError if a request does not fit the model."""
+        if not requests:
+            raise ValueError("requests=[]: at least one request is needed")
+        length = max(len(request.tokens) for request in requests)
+        if length > model.max_length:
+            raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
+        rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
+        for row, request in zip(rows, requests, strict=True):
+            row[: len(request.tokens)] = torch.tensor(request.tokens)
+        if rows.min() < 0 or rows.max() >= model.vocab_size:
+            outside = int(rows.min() if rows.min() < 0 else rows.max())
+            raise ValueError(f"token id {outside}: must be from 0 to {model.vocab_size - 1} (vocab_size - 1)")
+        stop_B = torch.tensor([len(request.tokens) for request in requests])
+        exists_BS = torch.arange(length + 1) < stop_B[:, None]
+        masked_BS = exists_BS & (rows == model.mask_id)
+        shifted_out = masked_BS[:, : model.shift]
+        if shifted_out.any():
+            raise ValueError("a next-token model cannot decide position 0: give a prompt of at least one token")
+        seed_B = torch.tensor([request.seed for request in requests])
+        on = model.device
+        return cls(rows.to(on), masked_BS.to(on), (exists_BS & ~masked_BS).to(on),
+                   torch.zeros(rows.shape, device=on), torch.zeros_like(rows, device=on), stop_B.to(on), seed_B.to(on))
+
+    @property
+    def length(self) -> int:
+        return self.tokens_BS.shape[1] - 1
+
+    def rows(self, index_B: Tensor) -> "Canvas":
+        """A copy of the rows that `index_B` names."""
+        return Canvas(*(tensor[index_B] for tensor in vars(self).values()))
+
+    def put_rows(self, index_B: Tensor, rows: "Canvas") -> None:
+        """Overwrite the rows that `index_B` names."""
+        for mine, theirs in zip(vars(self).values(), vars(rows).values(), strict=True):
+            mine[index_B] = theirs
+
+    def commit(self, query_BQ: Tensor, commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None,
+               step: int) -> None:
+        """Write the chosen tokens at the queried positions where `commit_BQ` says so."""
+        now_BQ = self.tokens_BS.gather(1, query_BQ)
+        self.tokens_BS.scatter_(1, query_BQ, torch.where(commit_BQ, token_BQ, now_BQ))
+        self.masked_BS.scatter_(1, query_BQ, self.masked_BS.gather(1, query_BQ) & ~commit_BQ)
+        self.step_BS.scatter_(1, query_BQ, torch.where(commit_BQ, step, self.step_BS.gather(1, query_BQ)))
+        if log_prob_BQ is not None:
+            now_BQ = self.log_prob_BS.gather(1, query_BQ)
+            self.log_prob_BS.scatter_(1, query_BQ, torch.where(commit_BQ, log_prob_BQ, now_BQ))

@@ -1,0 +1,20 @@
+"""Lowest entropy first (Dream's entropy)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class LowEntropy:
+    """Commit the positions whose distribution has the lowest entropy."""
+
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})
+    needs_open_quota: ClassVar[bool] = False
+
+    def select(self, situation: Situation) -> Edit:
+        assert situation.proposal.entropy_BQ is not None
+        return Edit(best(-situation.proposal.entropy_BQ, situation.eligible_BQ, situation.quota.at_most_B))

@@ -1,0 +1,30 @@
+"""Threshold: commit whatever is sure enough, at least one (Fast-dLLM, arXiv 2505.22618)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Commit every position whose proposed token has a probability of at least `tau`, within the quota: the most
+    probable ones where fewer than the quota's least do, or more than its most."""
+
+    tau: float
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("tau", self.tau, above=0, at_most=1)
+
+    def select(self, situation: Situation) -> Edit:
+        log_prob_BQ, quota = situation.proposal.log_prob_BQ, situation.quota
+        assert log_prob_BQ is not None
+        num_sure_B = ((log_prob_BQ >= math.log(self.tau)) & situation.eligible_BQ).sum(1)
+        count_B = num_sure_B.clamp(min=quota.at_least_B, max=quota.at_most_B)
+        return Edit(best(log_prob_BQ, situation.eligible_BQ, count_B))

@@ -1,0 +1,20 @@
+"""Most probable first: LLaDA's low-confidence remasking, Dream's maskgit_plus (MaskGIT, arXiv 2202.04200)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class TopProbability:
+    """Commit the positions whose proposed token is most probable."""
+
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
+    needs_open_quota: ClassVar[bool] = False
+
+    def select(self, situation: Situation) -> Edit:
+        assert situation.proposal.log_prob_BQ is not None
+        return Edit(best(situation.proposal.log_prob_BQ, situation.eligible_BQ, situation.quota.at_most_B))

@@ -1,0 +1,123 @@
+"""Where: the slices of a completion that are finished in order. Blocks of one are autoregression.
+
+A row's windows are `count` slices of `size` positions from `first` on; positions and block grids count from the row's
+first token, so a row's windows do not depend on its batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels.checks import check_integer
+
+
+@dataclass(frozen=True)
+class Span:
+    """One row's windows: [first, first + size), [first + size, first + 2 size), ... `count` of them."""
+
+    first: int
+    size: int
+    count: int
+
+
+class Windows(Protocol):
+    def span(self, start: int, stop: int) -> Span:
+        """The windows of a completion that occupies positions start to stop (exclusive)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One window: the whole completion."""
+
+    def span(self, start: int, stop: int) -> Span:
+        return Span(start, stop - start, 1)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of `size` counted from the start of the completion (LLaDA, Fast-dLLM)."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_integer("size", self.size)
+
+    def span(self, start: int, stop: int) -> Span:
+        return _divided(start, stop, self.size)
+
+
+@dataclass(frozen=True)
+class GridBlocks:
+    """Blocks of `size` counted from the row's first token, as block-causal models are trained (SDAR, LLaDA2). The
+    first window may begin inside the prompt."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        check_integer("size", self.size)
+
+    def span(self, start: int, stop: int) -> Span:
+        return _divided(start // self.size * self.size, stop, self.size)
+
+
+def _divided(first: int, stop: int, size: int) -> Span:
+    if (stop - first) % size:
+        raise ValueError(f"size={size}: blocks must divide the {stop - first} positions from {first} to {stop}")
+    return Span(first, size, (stop - first) // size)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The current window of every row: the positions in it, int64 [B, Q], L where a row has none.
+
+    previous_BQ is the window before (None at the first), first_B where each row's first window begins, stop_B where the
+    row ends. `begin` and `reach` bound the windows' first positions and ends over all rows; `padded` says that rows
+    differ."""
+
+    index: int
+    first_B: Tensor
+    stop_B: Tensor
+    query_BQ: Tensor
+    previous_BQ: Tensor | None
+    begin: int
+    reach: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows of all rows. Rows may begin at different positions and have different numbers of windows."""
+
+    first_B: Tensor
+    stop_B: Tensor
+    size: int
+    counts: tuple[int, ...]
+    largest_first: int
+    length: int
+    ragged: bool
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], stop_B: Tensor, length: int) -> "WindowGrid":
+        firsts = [span.first for span in spans]
+        ends = {span.first + span.size * span.count for span in spans}
+        return cls(torch.tensor(firsts, device=stop_B.device), stop_B, max(span.size for span in spans),
+                   tuple(span.count for span in spans), max(firsts), length,
+                   ragged=len(set(firsts)) > 1 or ends != {length})
+
+    def rows(self, index_B: Tensor, kept: Sequence[int]) -> "WindowGrid":
+        return WindowGrid(self.first_B[index_B], self.stop_B[index_B], self.size,
+                          tuple(self.counts[row] for row in kept), self.largest_first, self.length, self.ragged)
+
+    def window(self, index: int) -> Window:
+        offset_Q = torch.arange(self.size, device=self.first_B.device)
+        begin = self.largest_first + index * self.size
+        query_BQ = self.first_B[:, None] + (index * self.size + offset_Q)
+        previous_BQ = query_BQ - self.size if index else None
+        if self.ragged:
+            query_BQ = torch.where(query_BQ < self.stop_B[:, None], query_BQ, self.length)
+        return Window(index, self.first_B, self.stop_B, query_BQ, previous_BQ, begin, min(begin + self.size, self.length),
+                      self.ragged)

@@ -1,0 +1,114 @@
+"""Figures from rows: quality against tokens per second, and the learning curves. Colours after Okabe and Ito (2008),
+which the colour-blind can tell apart; shapes differ as well."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .analysis import Json, Row
+
+mpl.use("Agg")
+
+_REFERENCE = ("#000000", "*")
+_STYLES = {"confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"), "random": ("#D55E00", "^"),
+           "threshold": ("#009E73", "D")}
+_OTHER = ("#CC79A7", "v")
+_PANEL_INCHES = (4.6, 3.6)
+_DOTS_PER_INCH = 130
+
+
+def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> bytes:
+    """A PNG with one panel a task: share of right answers against answer tokens per second at one batch size."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    columns = min(2, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(_PANEL_INCHES[0] * columns + 0.4, _PANEL_INCHES[1] * lines + 1.3), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        _panel(axes, task, [row for row in rows if row.task == task and row.batch_size == batch_size])
+    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
+    figure.suptitle(f"Quality against speed, batch {batch_size} (up and to the right is better)", fontsize=12)
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    return _png(figure, sources)
+
+
+def _panel(axes: Axes, task: str, rows: Sequence[Row]) -> None:
+    series: dict[str, list[Row]] = {}
+    for row in rows:
+        name = row.order.split()[0] if row.family == "diffusion" else row.family
+        series.setdefault(name if row.sampler == "greedy" else f"{name}, {row.sampler}", []).append(row)
+    for name, members in series.items():
+        is_reference = members[0].family == "autoregressive"
+        colour, marker = _REFERENCE if is_reference else _STYLES.get(name.split(",")[0], _OTHER)
+        members = sorted(members, key=lambda row: row.tokens_per_second)
+        speed = [row.tokens_per_second for row in members]
+        share = [100 * row.share for row in members]
+        below = [100 * (row.share - row.interval[0]) for row in members]
+        above = [100 * (row.interval[1] - row.share) for row in members]
+        axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
+                      markersize=15 if is_reference else 5.5, linestyle="none" if is_reference else "-", linewidth=1.2,
+                      elinewidth=0.9, label=name, zorder=4 if is_reference else 3)
+        if name == "confident":
+            for row in members:
+                axes.annotate(str(row.steps), (row.tokens_per_second, 100 * row.share), xytext=(0, 7),
+                              textcoords="offset points", ha="center", fontsize=8, color=colour, zorder=5)
+    axes.set_xscale("log")
+    axes.set_ylim(-4, 110)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_title(f"{task}  (blue numbers: steps)", fontsize=10)
+    axes.set_xlabel("answer tokens per second (log)", fontsize=9)
+    axes.set_ylabel("right answers, % (95 % interval)" if not rows or not rows[0].text else "valid lines, %",
+                    fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
+
+
+def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
+    """A PNG with one panel a task: the share of right answers against seconds of training, at equal examples."""
+    by_task: dict[str, list[Json]] = {}
+    for record in training:
+        if "failed" not in record["result"]:
+            by_task.setdefault(record["point"]["name"], []).append(record)
+    columns = max(1, min(4, len(by_task)))
+    lines = max(1, -(-len(by_task) // columns))
+    figure = Figure(figsize=(2.9 * columns + 0.5, 2.7 * lines + 0.9), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(by_task) :]:
+        axes.set_visible(False)
+    for axes, (task, records) in zip(grid.flat, by_task.items(), strict=False):
+        for record in records:
+            family, (colour, marker) = family_of(record["point"])
+            curve = record["result"]["curve"]
+            axes.plot([point["seconds"] for point in curve], [100 * point["right"] for point in curve], color=colour,
+                      marker=marker, markersize=8 if marker == "*" else 5, linewidth=1.2, label=family)
+        axes.set_title(task, fontsize=10)
+        axes.set_xlabel("seconds of training", fontsize=9)
+        axes.set_ylim(-4, 104)
+        axes.set_xlim(left=0)
+        axes.tick_params(labelsize=8)
+        axes.grid(True, linewidth=0.4, alpha=0.5)
+    grid[0][0].set_ylabel("right answers, %", fontsize=9)
+    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return _png(figure, sources)
+
+
+def family_of(point: Mapping) -> tuple[str, tuple[str, str]]:
+    """A training point's family, in words, and its colour and marker."""
+    families = {"AutoregressiveNLL": ("autoregressive", _REFERENCE), "MaskedDiffusion": ("masked diffusion",
+                _STYLES["confident"]), "BlockDiffusion": ("block diffusion", _OTHER)}
+    return families[point["recipe"]["objective"]["kind"]]
+
+
+def _png(figure: Figure, sources: Sequence[str]) -> bytes:
+    """The figure with its sources below, which say so when they are more than one."""
+    warning = "" if len(sources) == 1 else "MIXED SOURCES: "
+    figure.supxlabel(warning + "\n".join(sources), fontsize=7, color="#555555" if len(sources) == 1 else "#D55E00")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    return buffer.getvalue()

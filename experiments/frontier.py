@@ -1,0 +1,222 @@
+"""The frontier experiment: tokens per second and quality of the same outputs, for every decoder setting of each task.
+
+For each task and seed it trains the matched pair where a checkpoint is missing, then decodes the same test items with
+
+    autoregressive          greedy, KV cache
+    orders x steps          confident, margin, random order; a fixed number of steps a window
+    thresholds              commit what is sure enough
+
+at each batch size. Every timed point also times its autoregressive reference, in turns and in the same process, so a
+speed-up is a ratio inside one record.
+"""
+
+import resource
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..decoders import (
+    Append,
+    Blocks,
+    Cache,
+    Decoder,
+    Greedy,
+    Leftmost,
+    Linear,
+    Policy,
+    Recompute,
+    Sampler,
+    Threshold,
+    Unbounded,
+    Whole,
+    Windows,
+)
+from ..kernels.checks import check_instance, check_integer
+from ..models import Transformer
+from .decoding import Contestant, TimedBatch, batches, canvases
+from .locks import machine_alone
+from .records import Json
+from .tasks.base import Task
+from .training import Recipe, TrainingPoint
+
+_NUM_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class TaskSetup:
+    """A task with the recipes of its matched pair and the settings at which it is decoded."""
+
+    task: Task
+    diffusion: Recipe
+    autoregressive: Recipe
+    steps: Sequence[int]
+    windows: Windows = field(default_factory=Whole)
+    cache: Cache = field(default_factory=Recompute)
+    samplers: Mapping[str, Sampler] = field(default_factory=lambda: {"greedy": Greedy()})
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise ValueError("steps=[]: needs at least one number of steps")
+        for steps in self.steps:
+            check_integer("steps", steps)
+
+
+@dataclass(frozen=True)
+class DecodePoint:
+    """One decoder setting of one task at one batch size, with the autoregressive reference it is timed against."""
+
+    name: str
+    model: TrainingPoint
+    decoder: Decoder
+    family: str
+    order: str
+    steps: int | None
+    sampler: str
+    batch_size: int
+    num_items: int
+    threads: int
+    reference: TrainingPoint
+    reference_decoder: Decoder
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size)
+        check_integer("num_items", self.num_items)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """`batches` maps a batch size to the number of items decoded at it."""
+
+    tasks: Mapping[str, TaskSetup]
+    seeds: Sequence[int]
+    orders: Mapping[str, Policy]
+    thresholds: Sequence[float]
+    batches: Mapping[int, int]
+    threads: int
+
+    def __post_init__(self) -> None:
+        for name, setup in self.tasks.items():
+            check_instance(f"task.{name}", setup, TaskSetup)
+        if not self.tasks or not self.seeds:
+            raise ValueError(f"tasks={list(self.tasks)}, seeds={list(self.seeds)}: needs at least one of each")
+        check_integer("threads", self.threads)
+        for seed in self.seeds:
+            check_integer("seeds", seed, at_least=0)
+        for batch_size, num_items in self.batches.items():
+            check_integer("batches (size)", batch_size)
+            check_integer("batches (items)", num_items)
+        for tau in self.thresholds:
+            Threshold(tau)
+
+    def training_points(self) -> Iterator[TrainingPoint]:
+        for seed in self.seeds:
+            for name, setup in self.tasks.items():
+                yield TrainingPoint(name, setup.task, setup.diffusion, seed)
+                yield TrainingPoint(name, setup.task, setup.autoregressive, seed)
+
+    def points(self) -> Iterator[DecodePoint]:
+        for seed in self.seeds:
+            for name, setup in self.tasks.items():
+                yield from self._points(name, setup, seed)
+
+    def _points(self, name: str, setup: TaskSetup, seed: int) -> Iterator[DecodePoint]:
+        diffusion = TrainingPoint(name, setup.task, setup.diffusion, seed)
+        autoregressive = TrainingPoint(name, setup.task, setup.autoregressive, seed)
+        end_id = setup.task.end_id
+        for batch_size, num_items in self.batches.items():
+            for sampler_name, sampler in setup.samplers.items():
+                reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append(), end_id)
+
+                def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None, *,
+                          sampler_name: str = sampler_name, reference: Decoder = reference,
+                          batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
+                    return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
+                                       self.threads, autoregressive, reference)
+
+                yield point(autoregressive, reference, "autoregressive", "left to right", None)
+                for order, policy in self.orders.items():
+                    for steps in setup.steps:
+                        decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache, end_id)
+                        yield point(diffusion, decoder, "diffusion", order, steps)
+                for tau in self.thresholds:
+                    decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache, end_id)
+                    yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
+
+    def measure(self, point: DecodePoint, models: Mapping[TrainingPoint, Transformer]) -> Json:
+        """Decode and time one point, with the machine to itself."""
+        torch.set_num_threads(point.threads)
+        contestant = point.model.contestant(models[point.model], point.decoder)
+        reference = point.reference.contestant(models[point.reference], point.reference_decoder)
+        with machine_alone():
+            return _measured(point, contestant, reference)
+
+
+def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:
+    task, seed = point.model.task, point.model.seed
+    problems = task.test_problems(point.num_items)
+    work = list(batches(contestant.requests(task, problems, seed), point.batch_size))
+    reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
+    contestant.decode(work[0])
+    reference.decode(reference_work[0])
+    _reset_peak_memory()
+    size = -(-len(work) // _NUM_ROUNDS)
+    timed: list[TimedBatch] = []
+    speed_ups = []
+    for begin in range(0, len(work), size):
+        in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+        reference_batch = reference.decode(reference_work[begin])
+        timed += in_round
+        num_items = sum(len(batch.completions) for batch in in_round)
+        per_item = sum(batch.seconds for batch in in_round) / num_items
+        speed_ups.append(reference_batch.seconds / len(reference_batch.completions) / per_item)
+    completions = [completion for batch in timed for completion in batch.completions]
+    answer = contestant.format.answer(task, problems, canvases(completions))
+    right = task.grade(problems, answer)
+    seconds = [batch.seconds for batch in timed]
+    num_answer_tokens = task.count_answer_tokens(problems, answer)
+    return {
+        "num_items": point.num_items, "num_right": int(right.sum()), "right": "".join("01"[r] for r in right),
+        "text": task.describe_answers(problems, answer),
+        "answer_tokens": num_answer_tokens, "tokens_per_second": num_answer_tokens / sum(seconds),
+        "seconds": sum(seconds), "first_step_seconds_p50": statistics.median(b.first_step_seconds for b in timed),
+        "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
+        "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
+        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": _peak_memory_bytes(),
+        "accounting": _total([batch.accounting.to_json() for batch in timed])}
+
+
+def _total(accounts: list[Json]) -> Json:
+    """Sums over batches; the store's size is that of the largest."""
+    total: Json = {"forwards": {}}
+    for account in accounts:
+        for kind, count in account["forwards"].items():
+            total["forwards"][kind] = total["forwards"].get(kind, 0) + count
+        for name, value in account.items():
+            if name == "kv_store_bytes":
+                total[name] = max(total.get(name, 0), value)
+            elif name != "forwards":
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def _reset_peak_memory() -> None:
+    """Let the kernel count this process's peak memory anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process since the reset."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+

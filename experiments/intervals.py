@@ -1,0 +1,28 @@
+"""Intervals for measured shares and for paired differences."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Z_95 = 1.959964
+
+
+def wilson(num_right: int, num_items: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share (Wilson, 1927)."""
+    if num_items < 1:
+        raise ValueError(f"num_items={num_items}: must be at least 1")
+    share, z2 = num_right / num_items, Z_95**2
+    centre = (share + z2 / (2 * num_items)) / (1 + z2 / num_items)
+    half = Z_95 / (1 + z2 / num_items) * math.sqrt(share * (1 - share) / num_items + z2 / (4 * num_items**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> tuple[float, float]:
+    """Mean of a - b over the same items, and the half-width of its 95 % interval. With few or no disagreements the
+    normal interval would shrink to nothing, so two are added, one each way (Agresti and Min, 2005)."""
+    if len(a) != len(b) or not a:
+        raise ValueError(f"{len(a)} and {len(b)} items: must be the same items, at least one")
+    difference = np.subtract(np.asarray(a, float), np.asarray(b, float))
+    padded = np.append(difference, (1.0, -1.0))
+    return float(difference.mean()), float(Z_95 * padded.std() / math.sqrt(len(padded)))

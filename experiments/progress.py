@@ -1,0 +1,60 @@
+"""Progress that a person can read: a bar with time left on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+
+
+class Bar(Protocol):
+    def update(self, done: int, facts: str) -> None:
+        """`done` of the total are finished; `facts` are a few words beside the bar."""
+        ...
+
+
+@contextmanager
+def bar(title: str, total: int, start: int = 0) -> Iterator[Bar]:
+    """A bar of `total` units, of which `start` are done already."""
+    if not console.is_terminal:
+        yield _LogLines(title, total, start)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),
+               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=total, completed=start, facts="")
+        yield _TerminalBar(progress, task)
+
+
+@dataclass(frozen=True)
+class _TerminalBar:
+    progress: Progress
+    task: object
+
+    def update(self, done: int, facts: str) -> None:
+        self.progress.update(self.task, completed=done, facts=facts)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass
+class _LogLines:
+    title: str
+    total: int
+    start: int
+    began: float = field(default_factory=time.monotonic)
+    printed: float = field(default_factory=time.monotonic)
+
+    def update(self, done: int, facts: str) -> None:
+        now = time.monotonic()
+        if now - self.printed < _SECONDS_BETWEEN_LINES or done <= self.start:
+            return
+        left = (now - self.began) / (done - self.start) * (self.total - done)
+        console.print(f"{self.title}  {done}/{self.total}  {facts}  {left:.0f} s left", markup=False)
+        self.printed = now

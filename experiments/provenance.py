@@ -1,0 +1,77 @@
+"""Where a result comes from: commit, machine, versions; and which cores this process may use."""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from .records import Json
+
+_SOURCE = Path(__file__).resolve().parents[1]
+
+
+def available_cores() -> int:
+    """Cores this process may run on, as the scheduler and the container's CPU quota allow."""
+    cores = len(os.sched_getaffinity(0))
+    quota_file = Path("/sys/fs/cgroup/cpu.max")
+    if quota_file.exists():
+        quota, period = quota_file.read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+@cache
+def provenance() -> Json:
+    """Facts of this process that hold for all its records. `commit` is "none" outside a git checkout, where
+    `source_hash` still tells one state of the code from another."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "commit": commit or "none",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "source_hash": _source_hash(),
+        "machine": machine(),
+        "device": "cpu",
+        "kernels": "pytorch reference",
+        "versions": {"python": platform.python_version(), "quicksilver": metadata.version("quicksilver"),
+                     "torch": torch.__version__, "numpy": metadata.version("numpy")},
+    }
+
+
+@cache
+def machine() -> Json:
+    return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(), "system": platform.platform()}
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command in the checkout that holds this file; empty where there is none."""
+    if not (_SOURCE / ".git").exists() or shutil.which("git") is None:
+        return ""
+    return subprocess.run(["git", "-C", str(_SOURCE), *arguments], capture_output=True, text=True).stdout.strip()
+
+
+def _source_hash() -> str:
+    digest = hashlib.sha256()
+    for folder in ("kernels", "models", "decoders", "experiments"):
+        for path in sorted((_SOURCE / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> int:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)

@@ -1,0 +1,87 @@
+"""What a task is: problems with an exact checker, and the formats in which each family sees them."""
+
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Solved problems as token rows: tokens int64 [n, L], the positions to be generated (bool [n, L]), and where the
+    completion starts."""
+
+    tokens: np.ndarray
+    target: np.ndarray
+    start: int
+
+
+class Task(Protocol):
+    """Token ids run from 0 to vocab_size - 1, of which the last stands for the mask."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def end_id(self) -> int | None:
+        """The token after which an answer is over, if answers differ in length."""
+        ...
+
+    def training_problems(self, rng: np.random.Generator, size: int) -> Any: ...
+    def test_problems(self, num: int) -> Any: ...
+    def grade(self, problems: Any, answer: np.ndarray) -> np.ndarray:
+        """Which answers [n, A] are right: bool [n]."""
+        ...
+
+    def count_answer_tokens(self, problems: Any, answer: np.ndarray) -> int:
+        """Tokens of all answers that were not given, up to and with the end token: what tokens per second counts for
+        either family, whatever else its format makes it write."""
+        ...
+
+    def describe_answers(self, problems: Any, answer: np.ndarray) -> dict[str, float]:
+        """Measures of free text, to be shown together; empty for a task with one right answer."""
+        ...
+
+
+class Format(Protocol):
+    """How problems become token rows, and how an answer is read off a decoded row."""
+
+    def encode(self, task: Any, problems: Any) -> Encoded: ...
+    def answer(self, task: Any, problems: Any, tokens: np.ndarray) -> np.ndarray:
+        """The answers [n, A] that decoded rows [n, L] hold."""
+        ...
+
+
+class OneRightAnswer:
+    """What tasks share whose problems have one right answer of fixed length."""
+
+    @property
+    def end_id(self) -> None:
+        return None
+
+    def describe_answers(self, problems: Any, answer: np.ndarray) -> dict[str, float]:
+        return {}
+
+
+@dataclass(frozen=True)
+class PromptedProblems(Sized):
+    """Prompts int64 [n, P] and right answers int64 [n, A]."""
+
+    prompt: np.ndarray
+    solution: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+
+@dataclass(frozen=True)
+class PromptThenAnswer:
+    """The prompt, then the answer: the same rows for both families."""
+
+    def encode(self, task: Task, problems: PromptedProblems) -> Encoded:
+        tokens = np.concatenate((problems.prompt, problems.solution), axis=1)
+        start = problems.prompt.shape[1]
+        return Encoded(tokens, np.broadcast_to(np.arange(tokens.shape[1]) >= start, tokens.shape), start)
+
+    def answer(self, task: Task, problems: PromptedProblems, tokens: np.ndarray) -> np.ndarray:
+        return tokens[:, problems.prompt.shape[1] :]

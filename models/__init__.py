@@ -1,0 +1,29 @@
+"""One transformer for both families, its objectives, and the adapter through which decoders see it."""
+
+from .adapter import DecodableTransformer, LanguageModel, Plan
+from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
+from .checkpoint import load_checkpoint, save_checkpoint
+from .kv_store import KVStore
+from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
+from .transformer import Shape, Transformer, TransformerConfig
+
+__all__ = [
+    "AttentionPattern",
+    "AutoregressiveNLL",
+    "Bidirectional",
+    "BlockCausal",
+    "BlockDiffusion",
+    "Causal",
+    "DecodableTransformer",
+    "KVStore",
+    "LanguageModel",
+    "MaskedDiffusion",
+    "Objective",
+    "Plan",
+    "Shape",
+    "Transformer",
+    "TransformerConfig",
+    "exact_k_nll",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,129 @@
+"""What a decoder asks of a model, and how a Transformer answers.
+
+Row q of an answer is always the distribution of the token AT position q. A model trained to predict the next token
+reads it one position earlier; that shift lives here and nowhere else.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionPattern
+from .kv_store import KVStore
+from .transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One forward: absolute positions fed [B, F] and asked for [B, Q], int64 and ascending in each row; the canvas
+    length L stands for "no position" and may follow the others where `padded` is true.
+
+    context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
+    the store, whose first `context` slots are read."""
+
+    feed_BF: Tensor
+    query_BQ: Tensor
+    context: int | None = None
+    padded: bool = False
+
+
+class LanguageModel(Protocol):
+    """Anything that can be decoded. `pattern` is what positions see; `shift` is 1 for a next-token model."""
+
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def shift(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def pattern(self) -> AttentionPattern: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        """An empty store for canvases of `length` positions."""
+        ...
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and one spare column (S = L + 1)."""
+        ...
+
+    def logits(self, hidden_BQE: Tensor) -> Tensor:
+        """Logits [B, Q, V] of hidden states; the caller may overwrite them."""
+        ...
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
+        """FLOPs of a forward, and the bytes it must at least read."""
+        ...
+
+
+@dataclass(frozen=True)
+class DecodableTransformer:
+    """A Transformer as a LanguageModel. mask_id is the token that stands for "not decided yet"."""
+
+    transformer: Transformer
+    mask_id: int
+    shift: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_id < self.vocab_size:
+            raise ValueError(f"mask_id={self.mask_id}: must be a token id below vocab_size={self.vocab_size}")
+        if self.shift not in (0, 1):
+            raise ValueError(f"shift={self.shift!r}: must be 0 (row q predicts q) or 1 (row q predicts q + 1)")
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.transformer.config
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.config.max_length
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        return self.config.attention
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.head.weight.device
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        shape = self.config.shape
+        return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
+                             num_kv_heads=shape.num_kv_heads, head_width=shape.head_width,
+                             like=self.transformer.head.weight)
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        feed_BF = plan.feed_BF
+        if store is None or plan.context is None:
+            write = None
+            visible_BFC = self.pattern.visible(feed_BF, feed_BF)
+            if plan.padded:
+                fed_B1C = (feed_BF < tokens_BS.shape[1] - 1)[:, None, :]
+                visible_BFC = fed_B1C if visible_BFC is None else visible_BFC & fed_B1C
+        else:
+            write = store.write(feed_BF, plan.context)
+            slots_1C = torch.arange(plan.context, device=feed_BF.device)[None]
+            visible_BFC = self.pattern.visible(feed_BF, slots_1C)
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, visible_BFC, write)
+        if plan.query_BQ is feed_BF and not self.shift:
+            return hidden_BFE
+        index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=feed_BF.shape[1] - 1)
+        return hidden_BFE.gather(1, index_BQ[..., None].expand(-1, -1, hidden_BFE.shape[-1]))
+
+    def logits(self, hidden_BQE: Tensor) -> Tensor:
+        return self.transformer.head(hidden_BQE)
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
+        size = self.transformer.head.weight.element_size()
+        return (self.config.forward_flops(num_fed, num_keys_seen, num_queried),
+                self.config.forward_bytes(0, num_queried, size))

@@ -1,0 +1,87 @@
+"""Checkpoints: weights in safetensors with the model's configuration in the header, written atomically.
+
+`atomic_write` is the only way in which this project puts a file in place: a reader sees the old file or the new one.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .attention import Bidirectional, BlockCausal, Causal
+from .transformer import Shape, Transformer, TransformerConfig
+
+_PATTERNS = {pattern.__name__: pattern for pattern in (Bidirectional, BlockCausal, Causal)}
+
+
+def atomic_write(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, flush it to the disk, then rename: on any failure `path` is as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    """Write tensors (contiguous copies) and a JSON header as one safetensors file, atomically."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    atomic_write(path, save(tensors, metadata={"header": json.dumps(header)}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and header of a file that `save_tensors` wrote; ValueError names a damaged or foreign one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            header = json.loads(metadata["header"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a whole checkpoint of this library ({error})") from None
+
+
+def config_to_json(config: TransformerConfig) -> dict[str, object]:
+    """A configuration as JSON values; `config_from_json` is its inverse."""
+    return {**asdict(config), "attention": {"kind": type(config.attention).__name__, **asdict(config.attention)}}
+
+
+def config_from_json(values: dict) -> TransformerConfig:
+    attention = dict(values["attention"])
+    kind = attention.pop("kind")
+    if kind not in _PATTERNS:
+        raise ValueError(f"attention={kind!r}: must be one of {sorted(_PATTERNS)}")
+    return TransformerConfig(values["vocab_size"], values["max_length"], _PATTERNS[kind](**attention),
+                             Shape(**values["shape"]))
+
+
+def save_checkpoint(path: Path, model: Transformer, **facts: object) -> None:
+    """Write the model's weights with its configuration, and `facts` (JSON values), to `path`."""
+    tensors = model.state_dict()
+    if model.config.shape.tied_embeddings:
+        del tensors["head.weight"]
+    save_tensors(path, tensors, {"config": config_to_json(model.config), **facts})
+
+
+def load_checkpoint(path: Path, expect: TransformerConfig | None = None) -> Transformer:
+    """The model that `save_checkpoint` wrote. ValueError if the file is damaged, or if it holds another configuration
+    than the one expected."""
+    tensors, header = load_tensors(path)
+    config = config_from_json(header["config"])
+    if expect is not None and config != expect:
+        raise ValueError(f"{path}: holds a checkpoint of {config}, not of {expect}")
+    if config.shape.tied_embeddings:
+        tensors["head.weight"] = tensors["embedding.weight"]
+    model = Transformer(config)
+    model.load_state_dict(tensors)
+    return model

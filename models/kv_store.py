@@ -1,0 +1,51 @@
+"""Where keys and values of committed positions lie between forwards."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KVStore:
+    """Keys and values of all layers, each float [N, B, L + 1, K, D]: one slot a canvas position and one spare slot at
+    L, where whatever must not be kept is written. The tensors are written in place."""
+
+    keys_NBLKD: Tensor
+    values_NBLKD: Tensor
+
+    @classmethod
+    def empty(cls, *, num_layers: int, num_rows: int, length: int, num_kv_heads: int, head_width: int,
+              like: Tensor) -> "KVStore":
+        """A store of zeros with `like`'s dtype and device."""
+        size = (num_layers, num_rows, length + 1, num_kv_heads, head_width)
+        return cls(like.new_zeros(size), like.new_zeros(size))
+
+    @property
+    def num_bytes(self) -> int:
+        return 2 * self.keys_NBLKD.numel() * self.keys_NBLKD.element_size()
+
+    def rows(self, index_B: Tensor) -> "KVStore":
+        """The store of the rows that `index_B` names."""
+        return KVStore(self.keys_NBLKD[:, index_B], self.values_NBLKD[:, index_B])
+
+    def write(self, slots_BF: Tensor, context: int) -> "KVWrite":
+        """A write of fed positions to `slots_BF` (int64), after which the first `context` slots are read."""
+        num_slots = self.keys_NBLKD.shape[2]
+        rows_B1 = torch.arange(slots_BF.shape[0], device=slots_BF.device)[:, None]
+        return KVWrite(self, (rows_B1 * num_slots + slots_BF).flatten(), context)
+
+
+@dataclass(frozen=True)
+class KVWrite:
+    store: KVStore
+    flat_slots_T: Tensor
+    context: int
+
+    def put(self, layer: int, k_BFKD: Tensor, v_BFKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's keys and values of the fed positions; return those of the context, [B, C, K, D]."""
+        context = []
+        for stored_BLKD, new_BFKD in ((self.store.keys_NBLKD[layer], k_BFKD), (self.store.values_NBLKD[layer], v_BFKD)):
+            stored_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, new_BFKD.flatten(0, 1))
+            context.append(stored_BLKD[:, : self.context])
+        return context[0], context[1]

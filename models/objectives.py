@@ -1,0 +1,142 @@
+"""Training objectives, one for each family, and the exact-k likelihood estimator.
+
+    autoregressive     -1/n sum_i log p(x_i | x_<i)
+    masked diffusion   E_t 1/t 1/n sum_{i masked} -log p(x_i | x_t)     t ~ U(0, 1], each target masked with chance t
+                       (the negative ELBO of MDLM, arXiv 2406.07524, and LLaDA, 2502.09992, a token)
+    block diffusion    the same in each block, given the clean blocks before it (BD3-LM, arXiv 2503.09573)
+    exact k            E_k n/k E_{|m| = k} sum_{i in m} -log p(x_i | x_rest), k uniform on 1..n: equals the mean over
+                       orders of the chain-rule NLL, hence is never below -log of the mean over orders of p(x)
+
+t is drawn with low discrepancy: row b of B takes (u + b / B) mod 1 (Kingma et al., arXiv 2107.00630).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ..kernels.checks import check_integer
+from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean
+from .transformer import Transformer
+
+_SMALLEST_T = 1e-3
+
+
+class Objective(Protocol):
+    """How a family learns; `attention` is the pattern its model needs."""
+
+    @property
+    def attention(self) -> AttentionPattern: ...
+    @property
+    def shift(self) -> int: ...
+
+    def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
+             generator: Generator) -> Tensor:
+        """Scalar loss in nats a target token. tokens_BL is int64; target_BL (bool) marks what is to be learnt."""
+        ...
+
+
+@dataclass(frozen=True)
+class AutoregressiveNLL:
+    @property
+    def attention(self) -> Causal:
+        return Causal()
+
+    @property
+    def shift(self) -> int:
+        return 1
+
+    def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
+             generator: Generator) -> Tensor:
+        hidden_BLE = model.sequence_hidden(tokens_BL[:, :-1])
+        return _cross_entropy(model, hidden_BLE, tokens_BL[:, 1:], target_BL[:, 1:]).mean()
+
+
+@dataclass(frozen=True)
+class MaskedDiffusion:
+    @property
+    def attention(self) -> Bidirectional:
+        return Bidirectional()
+
+    @property
+    def shift(self) -> int:
+        return 0
+
+    def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
+             generator: Generator) -> Tensor:
+        t_B1 = low_discrepancy_t(len(tokens_BL), generator)[:, None].expand_as(tokens_BL)
+        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_B1)
+        hidden_BLE = model.sequence_hidden(tokens_BL.masked_fill(masked_BL, mask_id))
+        nll_M = _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL)
+        return (nll_M / t_B1[masked_BL]).sum() / target_BL.sum()
+
+
+@dataclass(frozen=True)
+class BlockDiffusion:
+    """Blocks lie on the absolute grid: block b is positions b * block up to (b + 1) * block."""
+
+    block: int
+
+    def __post_init__(self) -> None:
+        check_integer("block", self.block)
+
+    @property
+    def attention(self) -> BlockCausal:
+        return BlockCausal(self.block)
+
+    @property
+    def shift(self) -> int:
+        return 0
+
+    def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
+             generator: Generator) -> Tensor:
+        num_rows, length = tokens_BL.shape
+        if length % self.block:
+            raise ValueError(f"block={self.block}: must divide the sequence length {length}")
+        num_blocks = length // self.block
+        t_BL = low_discrepancy_t(num_rows * num_blocks, generator)
+        t_BL = t_BL[torch.randperm(len(t_BL), generator=generator)].view(num_rows, -1).repeat_interleave(self.block, 1)
+        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
+        noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
+        labels_1F = torch.arange(2 * length)[None]
+        visible_BFC = NoisyClean(self.block, length).visible(labels_1F, labels_1F)
+        hidden_BFE = model.hidden(noisy_clean_BF, labels_1F % length, visible_BFC)
+        nll_M = _cross_entropy(model, hidden_BFE[:, :length], tokens_BL, masked_BL)
+        return (nll_M / t_BL[masked_BL]).sum() / target_BL.sum()
+
+
+def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
+    """`num` values that cover (0, 1] evenly, each uniform by itself: float32 [num]."""
+    t = (torch.rand((), generator=generator) + torch.arange(num) / num) % 1.0
+    return _SMALLEST_T + (1 - _SMALLEST_T) * t
+
+
+def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int, num_draws: int,
+                generator: Generator) -> tuple[Tensor, Tensor]:
+    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B].
+
+    k runs over 1..n with low discrepancy across the draws; the mask is a uniform set of exactly k targets."""
+    check_integer("num_draws", num_draws, at_least=2)
+    num_targets_B = target_BL.sum(1)
+    rows_B1 = torch.arange(len(tokens_BL))[:, None]
+    start_B = torch.rand(len(tokens_BL), generator=generator)
+    draws = []
+    for draw in range(num_draws):
+        k_B = ((start_B + draw / num_draws) % 1.0 * num_targets_B).long() + 1
+        keys_BL = torch.rand(tokens_BL.shape, generator=generator).masked_fill(~target_BL, torch.inf)
+        rank_BL = torch.empty_like(tokens_BL)
+        rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
+        masked_BL = rank_BL < k_B[:, None]
+        hidden_BLE = model.sequence_hidden(tokens_BL.masked_fill(masked_BL, mask_id))
+        nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(
+            masked_BL, _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL))
+        draws.append(nll_BL.sum(1) * num_targets_B / k_B)
+    nll_DB = torch.stack(draws)
+    return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
+
+
+def _cross_entropy(model: Transformer, hidden_BLE: Tensor, tokens_BL: Tensor, chosen_BL: Tensor) -> Tensor:
+    """NLL in nats at the chosen positions only, float32 [M]: the head never runs elsewhere."""
+    return F.cross_entropy(model.head(hidden_BLE[chosen_BL]).float(), tokens_BL[chosen_BL], reduction="none")
