@@ -38,9 +38,14 @@ class Row:
     text: Json
 
     @property
+    def order_label(self) -> str:
+        return self.order if self.sampler == "greedy" else f"{self.order}, {self.sampler}"
+
+    @property
     def label(self) -> str:
-        name = self.order if self.steps is None else f"{self.order}, {self.steps} step{'s' * (self.steps > 1)}"
-        return name if self.sampler == "greedy" else f"{name}, {self.sampler}"
+        if self.steps is None:
+            return self.order_label
+        return f"{self.order_label}, {self.steps} step{'s' * (self.steps > 1)}"
 
 
 def rows(records: Iterable[Json]) -> list[Row]:

@@ -48,8 +48,8 @@ def _panel(axes: Axes, task: str, rows: Sequence[Row]) -> None:
         members = sorted(members, key=lambda row: row.tokens_per_second)
         speed = [row.tokens_per_second for row in members]
         share = [100 * row.share for row in members]
-        below = [100 * (row.share - row.interval[0]) for row in members]
-        above = [100 * (row.interval[1] - row.share) for row in members]
+        below = [100 * max(0.0, row.share - row.interval[0]) for row in members]
+        above = [100 * max(0.0, row.interval[1] - row.share) for row in members]
         axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
                       markersize=15 if is_reference else 5.5, linestyle="none" if is_reference else "-", linewidth=1.2,
                       elinewidth=0.9, label=name, zorder=4 if is_reference else 3)

@@ -47,12 +47,14 @@ _NUM_ROUNDS = 8
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """A task with the recipes of its matched pair and the settings at which it is decoded."""
+    """A task with the recipes of its matched pair and the settings at which it is decoded: the first order at all
+    `steps`, the others at `contrast_steps`."""
 
     task: Task
     diffusion: Recipe
     autoregressive: Recipe
     steps: Sequence[int]
+    contrast_steps: Sequence[int]
     windows: Windows = field(default_factory=Whole)
     cache: Cache = field(default_factory=Recompute)
     samplers: Mapping[str, Sampler] = field(default_factory=lambda: {"greedy": Greedy()})
@@ -60,7 +62,7 @@ class TaskSetup:
     def __post_init__(self) -> None:
         if not self.steps:
             raise ValueError("steps=[]: needs at least one number of steps")
-        for steps in self.steps:
+        for steps in (*self.steps, *self.contrast_steps):
             check_integer("steps", steps)
 
 
@@ -137,8 +139,8 @@ class Frontier:
                                        self.threads, autoregressive, reference)
 
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
-                for order, policy in self.orders.items():
-                    for steps in setup.steps:
+                for number, (order, policy) in enumerate(self.orders.items()):
+                    for steps in setup.contrast_steps if number else setup.steps:
                         decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache, end_id)
                         yield point(diffusion, decoder, "diffusion", order, steps)
                 for tau in self.thresholds:
@@ -178,7 +180,7 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     seconds = [batch.seconds for batch in timed]
     num_answer_tokens = task.count_answer_tokens(problems, answer)
     return {
-        "num_items": point.num_items, "num_right": int(right.sum()), "right": "".join("01"[r] for r in right),
+        "num_items": point.num_items, "num_right": int(right.sum()), "right": "".join("01"[int(mark)] for mark in right),
         "text": task.describe_answers(problems, answer),
         "answer_tokens": num_answer_tokens, "tokens_per_second": num_answer_tokens / sum(seconds),
         "seconds": sum(seconds), "first_step_seconds_p50": statistics.median(b.first_step_seconds for b in timed),

@@ -73,14 +73,14 @@ def _settings(training: Sequence[Json], measured: Sequence[Json]) -> list[tuple[
 
 
 def _print(table: Sequence[Row]) -> None:
-    """The table on the terminal: the reference and the settings on the way from fastest to best."""
+    """The table and the findings on the terminal."""
     for task in dict.fromkeys(row.task for row in table):
-        shown = Table("batch", "decoder", title=task, title_justify="left", box=None, header_style="bold")
-        for name in ("right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
+        shown = Table("batch", "order", title=task, title_justify="left", box=None, header_style="bold")
+        for name in ("steps", "right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
             shown.add_column(name, justify="right")
         for row in (row for row in table if row.task == task):
             low, high = row.interval
-            shown.add_row(str(row.batch_size), row.label, f"{100 * row.share:.1f}",
+            shown.add_row(str(row.batch_size), row.order_label, str(row.steps or "-"), f"{100 * row.share:.1f}",
                           f"{100 * low:.1f}-{100 * high:.1f}", f"{row.tokens_per_second:,.0f}", f"{row.speed_up:.2f}",
                           f"{row.forwards_per_item:.1f}", f"{1e3 * row.latency_p50:.1f}",
                           style="bold" if row.family == "autoregressive" else "")

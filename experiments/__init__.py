@@ -1,0 +1,1 @@
+"""Tasks, training, sweeps, records and figures."""

@@ -1,0 +1,1 @@
+"""Tasks: problems with exact checkers, in the formats that each family can use."""
