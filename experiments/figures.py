@@ -16,6 +16,7 @@ _REFERENCE = ("#000000", "*")
 _STYLES = {"confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"), "random": ("#D55E00", "^"),
            "threshold": ("#009E73", "D")}
 _OTHER = ("#CC79A7", "v")
+_WARNING = "#D55E00"
 _PANEL_INCHES = (4.6, 3.6)
 _DOTS_PER_INCH = 130
 
@@ -25,19 +26,17 @@ def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> by
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(2, len(tasks))
     lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * columns + 0.4, _PANEL_INCHES[1] * lines + 1.3), layout="constrained")
+    figure = Figure(figsize=(_PANEL_INCHES[0] * columns + 0.8, _PANEL_INCHES[1] * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
     for axes, task in zip(grid.flat, tasks, strict=False):
-        _panel(axes, task, [row for row in rows if row.task == task and row.batch_size == batch_size])
-    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
-    figure.suptitle(f"Quality against speed, batch {batch_size} (up and to the right is better)", fontsize=12)
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    return _png(figure, sources)
+        axes.set_title(f"{task}, batch {batch_size}", fontsize=10)
+        _panel(axes, [row for row in rows if row.task == task and row.batch_size == batch_size])
+    return _png(figure, sources, legend_columns=3 if columns == 1 else 5)
 
 
-def _panel(axes: Axes, task: str, rows: Sequence[Row]) -> None:
+def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     series: dict[str, list[Row]] = {}
     for row in rows:
         name = row.order.split()[0] if row.family == "diffusion" else row.family
@@ -52,15 +51,15 @@ def _panel(axes: Axes, task: str, rows: Sequence[Row]) -> None:
         above = [100 * max(0.0, row.interval[1] - row.share) for row in members]
         axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
                       markersize=15 if is_reference else 5.5, linestyle="none" if is_reference else "-", linewidth=1.2,
-                      elinewidth=0.9, label=name, zorder=4 if is_reference else 3)
+                      elinewidth=0.9, zorder=4 if is_reference else 3,
+                      label=f"{name} (numbers: steps)" if name == "confident" else name)
         if name == "confident":
             for row in members:
-                axes.annotate(str(row.steps), (row.tokens_per_second, 100 * row.share), xytext=(0, 7),
-                              textcoords="offset points", ha="center", fontsize=8, color=colour, zorder=5)
+                axes.annotate(str(row.steps), (row.tokens_per_second, 100 * row.share), xytext=(5, 3),
+                              textcoords="offset points", fontsize=8, color=colour, zorder=5)
     axes.set_xscale("log")
     axes.set_ylim(-4, 110)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_title(f"{task}  (blue numbers: steps)", fontsize=10)
     axes.set_xlabel("answer tokens per second (log)", fontsize=9)
     axes.set_ylabel("right answers, % (95 % interval)" if not rows or not rows[0].text else "valid lines, %",
                     fontsize=9)
@@ -93,9 +92,7 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.tick_params(labelsize=8)
         axes.grid(True, linewidth=0.4, alpha=0.5)
     grid[0][0].set_ylabel("right answers, %", fontsize=9)
-    handles = {handle.get_label(): handle for axes in grid.flat for handle in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return _png(figure, sources)
+    return _png(figure, sources, legend_columns=2)
 
 
 def family_of(point: Mapping) -> tuple[str, tuple[str, str]]:
@@ -105,10 +102,14 @@ def family_of(point: Mapping) -> tuple[str, tuple[str, str]]:
     return families[point["recipe"]["objective"]["kind"]]
 
 
-def _png(figure: Figure, sources: Sequence[str]) -> bytes:
-    """The figure with its sources below, which say so when they are more than one."""
-    warning = "" if len(sources) == 1 else "MIXED SOURCES: "
-    figure.supxlabel(warning + "\n".join(sources), fontsize=7, color="#555555" if len(sources) == 1 else "#D55E00")
+def _png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:
+    """The figure with one legend, and below it its sources, which say so when they are more than one."""
+    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
+    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,
+                  fontsize=9)
+    mixed = len(sources) > 1
+    text = "\n".join(("MIXED SOURCES, times must not be compared:", *sources) if mixed else sources)
+    figure.supxlabel(text, fontsize=6.5, color=_WARNING if mixed else "#555555")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
     return buffer.getvalue()

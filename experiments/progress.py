@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _SECONDS_BETWEEN_LINES = 15.0
 
-console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+console = Console(file=sys.stderr, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 110)
 
 
 class Bar(Protocol):

@@ -16,6 +16,10 @@ from torch import Tensor
 from .attention import Bidirectional, BlockCausal, Causal
 from .transformer import Shape, Transformer, TransformerConfig
 
+# mkstemp makes private files; what is put in place gets the permissions that open() would have given.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 _PATTERNS = {pattern.__name__: pattern for pattern in (Bidirectional, BlockCausal, Causal)}
 
 
@@ -28,6 +32,7 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -38,14 +38,14 @@ class Sudoku(OneRightAnswer):
     box_height: int
     box_width: int
     num_blanks: int
-    numtraining_bases: int = 2000
+    num_training_bases: int = 2000
     base_seed: int = 0
 
     def __post_init__(self) -> None:
         check_integer("box_height", self.box_height)
         check_integer("box_width", self.box_width)
         check_integer("num_blanks", self.num_blanks)
-        check_integer("numtraining_bases", self.numtraining_bases)
+        check_integer("num_training_bases", self.num_training_bases)
         check_integer("base_seed", self.base_seed, at_least=0)
         if self.num_blanks > self.num_cells - self.side:
             raise ValueError(f"num_blanks={self.num_blanks}: must leave at least {self.side} of {self.num_cells} cells "
@@ -163,7 +163,7 @@ class Sudoku(OneRightAnswer):
     def training_bases(self) -> tuple[np.ndarray, np.ndarray]:
         """Base puzzles and their solutions, int64 [num_training_bases, cells] each."""
         rng = np.random.default_rng([self.base_seed, 0])
-        grids = [self.random_grid(rng) for _ in range(self.numtraining_bases)]
+        grids = [self.random_grid(rng) for _ in range(self.num_training_bases)]
         return np.array([self.dig(grid, rng) for grid in grids]), np.array(grids)
 
     def _varied(self, rng: np.random.Generator, puzzle: np.ndarray, solution: np.ndarray) -> SudokuProblems:

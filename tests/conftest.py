@@ -1,0 +1,113 @@
+"""Small models and a table model that every test can afford."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quicksilver.decoders import Request
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    DecodableTransformer,
+    KVStore,
+    Plan,
+    Shape,
+    Transformer,
+    TransformerConfig,
+)
+
+VOCAB_SIZE, MASK_ID, MAX_LENGTH = 11, 10, 24
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: object) -> Transformer:
+    """A small transformer whose every matrix is random (initialisation leaves some at zero) and whose head is scaled,
+    so that decisions are separated."""
+    torch.manual_seed(seed)
+    small = Shape(**({"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_width": 48} | shape))
+    model = Transformer(TransformerConfig(VOCAB_SIZE, MAX_LENGTH, attention, small)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    model.head.weight.data *= 6
+    return model
+
+
+def random_model(attention: AttentionPattern, seed: int = 0) -> DecodableTransformer:
+    return DecodableTransformer(random_transformer(attention, seed), MASK_ID, shift=int(attention == Causal()))
+
+
+def ragged_requests(num: int, seed: int = 0, block: int = 1) -> list[Request]:
+    """Prompts and completions of different lengths, multiples of `block`, with some tokens of the completion given."""
+    rng = np.random.default_rng(seed)
+    requests = []
+    for row in range(num):
+        start, count = block * int(rng.integers(1, 8 // block + 1)), block * int(rng.integers(1, 12 // block + 1))
+        tokens = rng.integers(0, MASK_ID, size=start + count)
+        wanted = np.arange(start + count) >= start
+        wanted &= (rng.random(start + count) < 0.8) | (np.arange(start + count) == start + count - 1)
+        requests.append(Request(np.where(wanted, MASK_ID, tokens).tolist(), start, seed=1000 * seed + row))
+    return requests
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A LanguageModel whose logits are looked up from a hash of the row's visible tokens and the position, so that they
+    cannot depend on the batch. Hidden states are the logits."""
+
+    pattern: AttentionPattern
+    seed: int = 0
+    mask_id: int = MASK_ID
+    vocab_size: int = VOCAB_SIZE
+    max_length: int = MAX_LENGTH
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def shift(self) -> int:
+        return int(self.pattern == Causal())
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        return KVStore.empty(num_layers=1, num_rows=num_rows, length=length, num_kv_heads=1, head_width=1,
+                             like=torch.zeros(()))
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        length = tokens_BS.shape[1] - 1
+        rows = [[self._logits(tokens[:length], position, length) for position in positions]
+                for tokens, positions in zip(tokens_BS.tolist(), plan.query_BQ.tolist(), strict=True)]
+        return torch.tensor(np.array(rows)).float().view(*plan.query_BQ.shape, self.vocab_size)
+
+    def _logits(self, tokens: list[int], position: int, length: int) -> np.ndarray:
+        if position >= length:
+            return np.zeros(self.vocab_size)
+        if self.pattern == Causal():
+            seen = tokens[:position]
+        elif isinstance(self.pattern, BlockCausal):
+            seen = tokens[: (position // self.pattern.block + 1) * self.pattern.block]
+        else:
+            seen = tokens
+            while seen and seen[-1] == 0:  # padding of a shorter row: the canvas fills it with zeros
+                seen = seen[:-1]
+        digest = hashlib.sha256(repr((self.seed, position, seen)).encode()).digest()
+        return 3 * np.random.default_rng(int.from_bytes(digest[:8])).normal(size=self.vocab_size)
+
+    def logits(self, hidden_BQE: Tensor) -> Tensor:
+        return hidden_BQE.clone()
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
+        return 0, 0
+
+
+PATTERNS = {"bidirectional": Bidirectional(), "causal": Causal(), "block_causal": BlockCausal(4)}
