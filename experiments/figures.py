@@ -2,6 +2,7 @@
 which the colour-blind can tell apart; shapes differ as well."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -108,7 +109,9 @@ def _png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:
     figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,
                   fontsize=9)
     mixed = len(sources) > 1
-    text = "\n".join(("MIXED SOURCES, times must not be compared:", *sources) if mixed else sources)
+    lines = ("MIXED SOURCES, times must not be compared:", *sources) if mixed else sources
+    characters = int(17 * figure.get_figwidth())
+    text = "\n".join(part for line in lines for part in textwrap.wrap(line, characters))
     figure.supxlabel(text, fontsize=6.5, color=_WARNING if mixed else "#555555")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)

@@ -1,0 +1,253 @@
+"""Compare this engine with public ones on the same weights: same tokens, and both times.
+
+    python -m quicksilver.experiments.peers --llada path/to/LLaDA/generate.py
+    python -m quicksilver.experiments.peers --transformers
+
+LLaDA's generate and our LLaDA setting drive the same model object; transformers' generate drives a Llama of the same
+shape and weights as our autoregressive decoder's. Everything is float32 at temperature 0, the head scaled so that
+decisions are separated and the mask id banned on both sides; decisions closer than 1e-5 are counted. Times are taken in
+turns in one process; a ratio is the median of the rounds' ratios.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..decoders import (
+    Append,
+    Blocks,
+    Decoder,
+    Greedy,
+    Leftmost,
+    Linear,
+    Recompute,
+    Request,
+    TopProbability,
+)
+from ..models import (
+    AttentionPattern,
+    Bidirectional,
+    Causal,
+    DecodableTransformer,
+    Plan,
+    Shape,
+    Transformer,
+    TransformerConfig,
+)
+from .progress import console
+
+SHAPES = {
+    "0.85M": (Shape(position_table=False), 64),
+    "20M": (Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6, ffn_width=1024, position_table=False), 8192),
+}
+CLOSE = 1e-5
+_HEAD_SCALE = 6.0
+
+
+def random_transformer(shape: Shape, vocab_size: int, length: int, attention: AttentionPattern, seed: int
+                       ) -> Transformer:
+    """A transformer in which every matrix is random and the head is scaled."""
+    torch.manual_seed(seed)
+    model = Transformer(TransformerConfig(vocab_size, length, attention, shape)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    model.head.weight.data *= _HEAD_SCALE
+    return model
+
+
+@dataclass(frozen=True)
+class LladaView:
+    """A DecodableTransformer as LLaDA's generate calls a model: token rows in, an object with logits out."""
+
+    model: DecodableTransformer
+    gaps: list[float] = field(default_factory=list)
+    device: torch.device = torch.device("cpu")
+
+    def __call__(self, tokens_BL: Tensor, attention_mask: None = None) -> SimpleNamespace:
+        position_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL).contiguous()
+        spare_BS = F.pad(tokens_BL, (0, 1))
+        logits_BLV = self.model.logits(self.model.hidden(spare_BS, Plan(position_BL, position_BL), None))
+        logits_BLV[..., self.model.mask_id] = -torch.inf
+        return SimpleNamespace(logits=logits_BLV)
+
+    def close_decisions(self, canvas: Sequence[int]) -> int:
+        """Positions of a canvas whose two best logits are closer than CLOSE."""
+        first, second = self(torch.tensor([canvas])).logits.topk(2, dim=-1).values.unbind(-1)
+        return int((first - second < CLOSE).sum())
+
+
+def load_llada(path: Path) -> ModuleType:
+    """LLaDA's generate.py as a module. ValueError if the path does not hold it."""
+    spec = importlib.util.spec_from_file_location("llada_generate", path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--llada {path}: not a Python file; give the generate.py of github.com/ML-GSAI/LLaDA")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "generate"):
+        raise ValueError(f"--llada {path}: has no function generate; give the generate.py of github.com/ML-GSAI/LLaDA")
+    return module
+
+
+def llada_decoder(steps: int, block: int, length: int) -> Decoder:
+    """Our LLaDA: blocks from left to right, each in its share of the steps, most probable first, nothing cached."""
+    return Decoder(Blocks(block), Linear(steps * block // length), Greedy(), TopProbability(), Recompute())
+
+
+def llada_agreement(llada: ModuleType, num_models: int = 20) -> Iterator[str]:
+    prompt_length, length, vocab_size = 8, 24, 32
+    settings = [(steps, block) for block in (24, 12, 6) for steps in (24, 12, 8, 4) if steps * block % length == 0]
+    num_runs = num_same = num_close = 0
+    for seed in range(num_models):
+        shape = Shape(width=64, num_layers=2, position_table=seed % 2 == 0)
+        transformer = random_transformer(shape, vocab_size, prompt_length + length, Bidirectional(), seed)
+        model = DecodableTransformer(transformer, mask_id=vocab_size - 1)
+        prompt = torch.randint(0, vocab_size - 1, (prompt_length,)).tolist()
+        for steps, block in settings:
+            theirs = llada.generate(LladaView(model), torch.tensor([prompt]), steps=steps, gen_length=length,
+                                    block_length=block, temperature=0.0, mask_id=model.mask_id)[0].tolist()
+            request = Request.completing(prompt, length, mask_id=model.mask_id)
+            ours = llada_decoder(steps, block, length).decode(model, [request])[0].tokens
+            num_runs, num_same = num_runs + 1, num_same + (ours == theirs)
+            num_close += LladaView(model).close_decisions(ours)
+    yield (f"LLaDA generate: {num_same} of {num_runs} decodes identical ({num_models} random models x {len(settings)} "
+           f"settings of steps and blocks); {num_close} decisions on final canvases closer than {CLOSE:g}")
+
+
+def llada_times(llada: ModuleType) -> Iterator[str]:
+    prompt_length, length, steps, block = 32, 64, 32, 32
+    for name, (shape, vocab_size) in SHAPES.items():
+        transformer = random_transformer(shape, vocab_size, prompt_length + length, Bidirectional(), 0)
+        model = DecodableTransformer(transformer, mask_id=vocab_size - 1)
+        prompt = torch.randint(0, vocab_size - 1, (prompt_length,)).tolist()
+        request = Request.completing(prompt, length, mask_id=model.mask_id)
+        decoder, view, prompts = llada_decoder(steps, block, length), LladaView(model), torch.tensor([prompt])
+        ours, theirs, ratio = in_turns(
+            lambda decoder=decoder, model=model, request=request: decoder.decode(model, [request]),
+            lambda view=view, prompts=prompts, model=model: llada.generate(
+                view, prompts, steps=steps, gen_length=length, block_length=block, mask_id=model.mask_id))
+        yield (f"{name}, {length} tokens in {steps} steps, blocks of {block}: ours {1e3 * ours:.1f} ms, LLaDA "
+               f"{1e3 * theirs:.1f} ms, LLaDA / ours {ratio:.2f}")
+
+
+def llama_with_weights_of(transformer: Transformer) -> Any:
+    """A transformers LlamaForCausalLM of the same shape and weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config, shape = transformer.config, transformer.config.shape
+    llama = LlamaForCausalLM(LlamaConfig(
+        vocab_size=config.vocab_size, hidden_size=shape.width, intermediate_size=shape.ffn_width,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads, max_position_embeddings=config.max_length, rms_norm_eps=shape.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta}, tie_word_embeddings=False,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0)).eval()
+    weights = {"model.embed_tokens.weight": transformer.embedding.weight, "model.norm.weight": transformer.norm.weight,
+               "lm_head.weight": transformer.head.weight}
+    ours = dict(transformer.named_parameters())
+    widths = [shape.head_width * heads for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)]
+    for layer in range(shape.num_layers):
+        mine, theirs = f"blocks.{layer}.", f"model.layers.{layer}."
+        qkv = ours[f"{mine}attention.qkv_proj.weight"].split(widths)
+        gate_up = ours[f"{mine}ffn.gate_up_proj.weight"].chunk(2)
+        weights |= {f"{theirs}self_attn.{name}_proj.weight": part for name, part in zip("qkv", qkv, strict=True)}
+        weights |= {f"{theirs}mlp.{name}_proj.weight": part for name, part in zip(("gate", "up"), gate_up, strict=True)}
+        weights |= {f"{theirs}self_attn.o_proj.weight": ours[f"{mine}attention.o_proj.weight"],
+                    f"{theirs}mlp.down_proj.weight": ours[f"{mine}ffn.down_proj.weight"],
+                    f"{theirs}input_layernorm.weight": ours[f"{mine}attention_norm.weight"],
+                    f"{theirs}post_attention_layernorm.weight": ours[f"{mine}ffn_norm.weight"]}
+    llama.load_state_dict(weights)
+    return llama
+
+
+def transformers_comparison(num_models: int = 20) -> Iterator[str]:
+    decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+    prompt_length, length = 16, 64
+    for name, (shape, vocab_size) in SHAPES.items():
+        num_same = 0
+        models = num_models if name == "0.85M" else 2
+        for seed in range(models):
+            transformer = random_transformer(shape, vocab_size, prompt_length + length, Causal(), seed)
+            llama = llama_with_weights_of(transformer)
+            mask_id = vocab_size - 1
+            model = DecodableTransformer(transformer, mask_id=mask_id, shift=1)
+            prompt = torch.randint(0, mask_id, (1, prompt_length))
+
+            def theirs(llama: Any = llama, prompt: Tensor = prompt, mask_id: int = mask_id) -> list[int]:
+                return llama.generate(prompt, max_new_tokens=length, do_sample=False, use_cache=True,
+                                      attention_mask=torch.ones_like(prompt), suppress_tokens=[mask_id])[0].tolist()
+
+            def ours(model: DecodableTransformer = model, prompt: Tensor = prompt) -> list[int]:
+                request = Request.completing(prompt[0].tolist(), length, mask_id=model.mask_id)
+                return decoder.decode(model, [request])[0].tokens
+
+            num_same += ours() == theirs()
+        yield f"{name}: {num_same} of {models} greedy decodes identical to transformers' generate"
+        own, peer, ratio = in_turns(ours, theirs)
+        yield (f"{name}, {length} tokens, batch 1: ours {1e3 * own / length:.3f} ms a token, transformers "
+               f"{1e3 * peer / length:.3f}, transformers / ours {ratio:.2f}")
+        weights = [p for p in (*transformer.blocks.parameters(), transformer.head.weight) if p.ndim == 2]
+        own, floor, ratio = in_turns(ours, lambda weights=weights: linear_floor(weights, length))
+        yield (f"{name}, {length} tokens, batch 1: ours {1e3 * own / length:.3f} ms a token, F.linear over the same "
+               f"weights at one row {1e3 * floor / length:.3f}, ours / F.linear {1 / ratio:.2f}")
+
+
+@torch.inference_mode()
+def linear_floor(weights: Sequence[Tensor], repeats: int) -> None:
+    """F.linear of one row with each weight in turn, `repeats` times."""
+    rows = {weight.shape[1]: torch.randn(1, weight.shape[1]) for weight in weights}
+    for _ in range(repeats):
+        for weight in weights:
+            F.linear(rows[weight.shape[1]], weight)
+
+
+def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> tuple[float, float, float]:
+    """Median seconds of each, and the median of theirs / ours, after one round of warm-up."""
+    times = []
+    for _ in range(rounds + 1):
+        pair = []
+        for run in (ours, theirs):
+            began = time.perf_counter()
+            run()
+            pair.append(time.perf_counter() - began)
+        times.append(pair)
+    times = times[1:]
+    own, peer = (statistics.median(column) for column in zip(*times, strict=True))
+    return own, peer, statistics.median(b / a for a, b in times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m quicksilver.experiments.peers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llada", type=Path, help="path of LLaDA's generate.py")
+    parser.add_argument("--transformers", action="store_true", help="compare with the installed transformers")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if options.llada is None and not options.transformers:
+        parser.error("name a peer: --llada path/to/generate.py, or --transformers")
+    torch.set_num_threads(options.threads)
+    try:
+        if options.llada is not None:
+            llada = load_llada(options.llada)
+            for line in (*llada_agreement(llada), *llada_times(llada)):
+                console.print(line, markup=False)
+        if options.transformers:
+            for line in transformers_comparison():
+                console.print(line, markup=False)
+    except (ValueError, ImportError) as error:
+        console.print(f"error: {error}", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Attention patterns against their definitions, pair by pair."""
+
+import pytest
+import torch
+from quicksilver.models import Bidirectional, BlockCausal, Causal
+from quicksilver.models.attention import NoisyClean
+
+POSITIONS = torch.arange(12)[None]
+
+
+def test_causal_sees_itself_and_the_past() -> None:
+    seen = Causal().visible(POSITIONS, POSITIONS)
+    assert all(seen[0, q, k] == (k <= q) for q in range(12) for k in range(12))
+
+
+def test_bidirectional_sees_all() -> None:
+    assert Bidirectional().visible(POSITIONS, POSITIONS) is None
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 12])
+def test_block_causal_sees_its_block_and_earlier_ones(block: int) -> None:
+    seen = BlockCausal(block).visible(POSITIONS, POSITIONS)
+    assert all(seen[0, q, k] == (k // block <= q // block) for q in range(12) for k in range(12))
+
+
+def test_blocks_of_one_are_causal() -> None:
+    assert (BlockCausal(1).visible(POSITIONS, POSITIONS) == Causal().visible(POSITIONS, POSITIONS)).all()
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 6])
+def test_noisy_sees_its_own_noise_and_clean_blocks_before(block: int) -> None:
+    seen = NoisyClean(block, 6).visible(POSITIONS, POSITIONS)
+    for q in range(12):
+        for k in range(12):
+            q_block, k_block = q % 6 // block, k % 6 // block
+            if q < 6:
+                expected = q_block == k_block if k < 6 else k_block < q_block
+            else:
+                expected = k >= 6 and k_block <= q_block
+            assert seen[0, q, k] == expected, (q, k)
+
+
+def test_a_bad_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="block=0"):
+        BlockCausal(0)

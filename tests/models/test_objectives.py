@@ -1,0 +1,130 @@
+"""Objectives against enumeration on tiny vocabularies."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from quicksilver.models import AutoregressiveNLL, Bidirectional, BlockDiffusion, Causal, MaskedDiffusion, exact_k_nll
+from quicksilver.models.objectives import low_discrepancy_t
+from torch import Tensor
+
+from tests.conftest import MASK_ID, random_transformer
+
+LENGTH = 3
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def log_probs(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    return model.head(model.sequence_hidden(tokens)).log_softmax(-1)
+
+
+def chain_nll(model: torch.nn.Module, sequence: tuple[int, ...], order: tuple[int, ...]) -> float:
+    """-log p of a sequence revealed in `order`, one position at a time."""
+    canvas, nll = torch.full((1, len(sequence)), MASK_ID), 0.0
+    for position in order:
+        nll -= log_probs(model, canvas)[0, position, sequence[position]].item()
+        canvas[0, position] = sequence[position]
+    return nll
+
+
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_exact_k_is_the_mean_over_orders_of_the_chain_rule(seed: int) -> None:
+    model = random_transformer(Bidirectional(), seed)
+    model.head.weight.data /= 3
+    sequence = (1, 4, 2)
+    orders = [chain_nll(model, sequence, order) for order in itertools.permutations(range(LENGTH))]
+    mean, error = exact_k_nll(model, torch.tensor([sequence]), torch.ones(1, LENGTH, dtype=torch.bool),
+                              mask_id=MASK_ID, num_draws=3000, generator=generator(seed))
+    assert error.item() > 0
+    assert abs(mean.item() - sum(orders) / len(orders)) < 4 * error.item() + 1e-4
+    # Jensen: never below -log of the mean over orders of the probability.
+    mixture = -math.log(sum(math.exp(-nll) for nll in orders) / len(orders))
+    assert mean.item() >= mixture - 4 * error.item()
+
+
+@torch.no_grad()
+def test_averaged_over_the_data_exact_k_is_never_below_their_entropy() -> None:
+    """Data: sequences of three tokens out of two symbols with known probabilities; the model is random."""
+    model = random_transformer(Bidirectional(), 5)
+    model.head.weight.data /= 6
+    sequences = torch.tensor(list(itertools.product(range(2), repeat=LENGTH)))
+    share = torch.softmax(torch.randn(len(sequences), generator=generator(1)), 0)
+    mean, error = exact_k_nll(model, sequences, torch.ones_like(sequences, dtype=torch.bool), mask_id=MASK_ID,
+                              num_draws=500, generator=generator(2))
+    entropy = -(share * share.log()).sum()
+    assert (share * mean).sum() >= entropy - 4 * (share * error).sum()
+
+
+@torch.no_grad()
+def test_the_masked_diffusion_loss_is_an_estimate_of_exact_k() -> None:
+    """Both are unbiased for the same bound; the loss is per target token."""
+    model = random_transformer(Bidirectional(), 1)
+    tokens = torch.tensor([[1, 4, 2]]).expand(4000, -1)
+    targets = torch.ones_like(tokens, dtype=torch.bool)
+    loss = MaskedDiffusion().loss(model, tokens, targets, mask_id=MASK_ID, generator=generator())
+    exact = sum(chain_nll(model, (1, 4, 2), order) for order in itertools.permutations(range(LENGTH))) / 6 / LENGTH
+    assert abs(loss.item() - exact) < 0.05 * exact
+
+
+@torch.no_grad()
+def test_the_autoregressive_loss_is_the_chain_rule_left_to_right() -> None:
+    model = random_transformer(Causal(), 2)
+    tokens = torch.tensor([[3, 1, 4, 2]])
+    target = torch.tensor([[False, False, True, True]])
+    expected = -(log_probs(model, tokens)[0, 1, 4] + log_probs(model, tokens)[0, 2, 2]) / 2
+    loss = AutoregressiveNLL().loss(model, tokens, target, mask_id=MASK_ID, generator=generator())
+    torch.testing.assert_close(loss, expected)
+
+
+@torch.no_grad()
+def test_block_diffusion_with_one_block_is_masked_diffusion() -> None:
+    """One block sees no clean half, so both are the same function of the same masks."""
+    objective = BlockDiffusion(6)
+    model = random_transformer(objective.attention, 3)
+    tokens = torch.randint(0, MASK_ID, (3, 6), generator=generator())
+    target = torch.ones_like(tokens, dtype=torch.bool)
+    loss = objective.loss(model, tokens, target, mask_id=MASK_ID, generator=generator(7))
+    g = generator(7)
+    t = low_discrepancy_t(3, g)
+    t = t[torch.randperm(3, generator=g)][:, None].expand(3, 6)
+    masked = torch.rand(3, 6, generator=g) < t
+    nll = -log_probs(model, tokens.masked_fill(masked, MASK_ID)).gather(-1, tokens[..., None])[..., 0]
+    torch.testing.assert_close(loss, (nll / t)[masked].sum() / 18)
+
+
+@torch.no_grad()
+def test_block_diffusion_scores_each_block_given_clean_blocks_before() -> None:
+    """The noisy half's states equal those of the block-causal model on a canvas with clean earlier blocks."""
+    objective = BlockDiffusion(2)
+    model = random_transformer(objective.attention, 4)
+    clean = torch.randint(0, MASK_ID, (1, 6), generator=generator())
+    noisy = clean.clone()
+    noisy[0, [2, 3, 5]] = MASK_ID
+    from quicksilver.models.attention import NoisyClean
+
+    labels = torch.arange(12)[None]
+    both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, NoisyClean(2, 6).visible(labels, labels))
+    for block in range(3):
+        canvas = clean.clone()
+        canvas[0, 2 * block :] = noisy[0, 2 * block :]
+        at = slice(2 * block, 2 * block + 2)
+        torch.testing.assert_close(both[:, at], model.sequence_hidden(canvas)[:, at])
+
+
+def test_t_covers_the_interval_evenly_and_is_never_zero() -> None:
+    t = low_discrepancy_t(64, generator()).sort().values
+    assert t.min() > 0
+    assert t.max() <= 1
+    assert (t.diff() < 1.1 / 64).all()
+
+
+def test_a_block_that_does_not_divide_is_refused() -> None:
+    objective = BlockDiffusion(4)
+    with pytest.raises(ValueError, match="block=4: must divide the sequence length 6"):
+        objective.loss(random_transformer(objective.attention), torch.zeros(1, 6, dtype=torch.int64),
+                       torch.ones(1, 6, dtype=torch.bool), mask_id=MASK_ID, generator=generator())
