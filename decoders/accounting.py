@@ -15,33 +15,39 @@ ForwardKind = Literal["denoise", "store"]
 
 @dataclass
 class Accounting:
-    """Counts of one decode. Tokens: `useful` up to and with the first end token, `committed` all that were decided.
-    `positions_computed` includes the padding of ragged rows and the steps of rows that were already finished
-    (`idle_row_steps`), which is what they cost."""
+    """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed, positions queried, context), from
+    which the rest follows. Tokens: `useful` up to and with the first end token, `committed` all that were decided.
+    Positions include the padding of ragged rows and the steps of rows that were already finished (`idle_row_steps`),
+    which is what they cost."""
 
-    forwards: Counter[ForwardKind] = field(default_factory=Counter)
+    shapes: Counter[tuple[ForwardKind, int, int, int, int]] = field(default_factory=Counter)
     row_steps: int = 0
     idle_row_steps: int = 0
-    positions_computed: int = 0
-    positions_queried: int = 0
-    keys_seen: int = 0
-    flops: int = 0
-    bytes_read: int = 0
     tokens_committed: int = 0
     tokens_useful: int = 0
     kv_store_bytes: int = 0
 
-    def count_forward(self, kind: ForwardKind, plan: Plan, model: LanguageModel) -> None:
+    def count_forward(self, kind: ForwardKind, plan: Plan) -> None:
         num_rows, num_fed = plan.feed_BF.shape
-        num_queried = plan.query_BQ.numel()
-        keys_seen = num_rows * num_fed * (num_fed if plan.context is None else plan.context)
-        flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_queried)
-        self.forwards[kind] += 1
-        self.positions_computed += num_rows * num_fed
-        self.positions_queried += num_queried
-        self.keys_seen += keys_seen
-        self.flops += flops
-        self.bytes_read += bytes_read
+        context = num_fed if plan.context is None else plan.context
+        self.shapes[kind, num_rows, num_fed, plan.query_BQ.shape[1], context] += 1
 
-    def to_json(self) -> dict[str, object]:
-        return vars(self) | {"forwards": dict(self.forwards)}
+    @property
+    def forwards(self) -> Counter[ForwardKind]:
+        """Forwards by kind."""
+        forwards: Counter[ForwardKind] = Counter()
+        for (kind, *_), count in self.shapes.items():
+            forwards[kind] += count
+        return forwards
+
+    def to_json(self, model: LanguageModel) -> dict[str, object]:
+        """All counts, with the FLOPs and bytes that the model's own formulas give for them."""
+        totals = dict.fromkeys(("positions_computed", "positions_queried", "keys_seen", "flops", "bytes_read"), 0)
+        for (_, num_rows, num_fed, num_queried, context), count in self.shapes.items():
+            keys_seen = num_rows * num_fed * context
+            flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_rows * num_queried)
+            for name, amount in zip(totals, (num_rows * num_fed, num_rows * num_queried, keys_seen, flops, bytes_read),
+                                    strict=True):
+                totals[name] += count * amount
+        counts = {name: value for name, value in vars(self).items() if name != "shapes"}
+        return counts | totals | {"forwards": dict(self.forwards)}

@@ -43,7 +43,7 @@ def _prefix(window: Window, length: int) -> torch.Tensor:
     if window.previous_BQ is not None:
         return window.previous_BQ
     position_F = torch.arange(window.begin, device=window.query_BQ.device)
-    return torch.where(position_F < window.first_B[:, None], position_F, length)
+    return torch.where(position_F < window.first_B1, position_F, length)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class Append:
         return None
 
     def plan(self, window: Window, length: int) -> Plan:
-        return Plan(_prefix(window, length), window.query_BQ, context=window.begin)
+        feed_BF = _prefix(window, length)
+        follows = feed_BF.shape[1] == 1 and not window.padded
+        return Plan(feed_BF, window.query_BQ, context=window.begin, sees_all=follows)
 
 
 @dataclass(frozen=True)
@@ -113,4 +115,4 @@ class BlockCausalCache:
         return Plan(feed_BF, feed_BF[:, :0], context=window.begin)
 
     def plan(self, window: Window, length: int) -> Plan:
-        return Plan(window.query_BQ, window.query_BQ, context=window.reach)
+        return Plan(window.query_BQ, window.query_BQ, context=window.reach, sees_all=not window.padded)

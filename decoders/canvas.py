@@ -92,10 +92,10 @@ class Canvas:
     def commit(self, query_BQ: Tensor, commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None,
                step: int) -> None:
         """Write the chosen tokens at the queried positions where `commit_BQ` says so."""
-        now_BQ = self.tokens_BS.gather(1, query_BQ)
-        self.tokens_BS.scatter_(1, query_BQ, torch.where(commit_BQ, token_BQ, now_BQ))
-        self.masked_BS.scatter_(1, query_BQ, self.masked_BS.gather(1, query_BQ) & ~commit_BQ)
-        self.step_BS.scatter_(1, query_BQ, torch.where(commit_BQ, step, self.step_BS.gather(1, query_BQ)))
+        # What is not committed goes to the spare column, so nothing has to be read first.
+        column_BQ = torch.where(commit_BQ, query_BQ, self.length)
+        self.tokens_BS.scatter_(1, column_BQ, token_BQ)
+        self.masked_BS.scatter_(1, column_BQ, False)
+        self.step_BS.scatter_(1, column_BQ, step)
         if log_prob_BQ is not None:
-            now_BQ = self.log_prob_BS.gather(1, query_BQ)
-            self.log_prob_BS.scatter_(1, query_BQ, torch.where(commit_BQ, log_prob_BQ, now_BQ))
+            self.log_prob_BS.scatter_(1, column_BQ, log_prob_BQ)

@@ -127,7 +127,7 @@ class Decoder:
         plan = self.cache.entry_plan(window, decoding.live.length)
         if plan is not None:
             decoding.model.hidden(decoding.live.tokens_BS, plan, decoding.store)
-            decoding.accounting.count_forward("store", plan, decoding.model)
+            decoding.accounting.count_forward("store", plan)
 
     def step(self, decoding: Decoding, window: Window, masked_at_start_B: Tensor, step: int
              ) -> tuple[TokenStatistics, Edit, Tensor]:
@@ -137,7 +137,7 @@ class Decoder:
         plan = self.cache.plan(window, canvas.length)
         logits_BQV = model.logits(model.hidden(canvas.tokens_BS, plan, decoding.store))
         logits_BQV[..., model.mask_id] = -torch.inf
-        decoding.accounting.count_forward("denoise", plan, model)
+        decoding.accounting.count_forward("denoise", plan)
 
         draw_key = canvas.seed_B, window.query_BQ, step
         proposal = self.sampler.propose(logits_BQV, self.policy.statistics, draw_key)
@@ -147,6 +147,8 @@ class Decoder:
         canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
 
         unfinished = (eligible_BQ & ~edit.commit_BQ).any()
+        if self.end_id is None:
+            return proposal, edit, -unfinished.long()
         return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())
 
     def completions(self, decoding: Decoding) -> list[Completion]:
@@ -173,13 +175,13 @@ class Decoder:
 
     def _reached_end(self, canvas: Canvas, window: Window) -> Tensor:
         """Which rows hold the end token in the window, bool [B]."""
-        if self.end_id is None:
-            return torch.zeros_like(canvas.stop_B, dtype=torch.bool)
         return (canvas.tokens_BS.gather(1, window.query_BQ) == self.end_id).any(1)
 
     def _drop_finished(self, decoding: Decoding, window: Window, next_index: int) -> None:
         """Take the rows out of the batch that reached the end token or have no window left."""
-        ended = self._reached_end(decoding.live, window).tolist()
+        ended = [False] * len(decoding.rows)
+        if self.end_id is not None:
+            ended = self._reached_end(decoding.live, window).tolist()
         kept = [row for row, count in enumerate(decoding.grid.counts) if count > next_index and not ended[row]]
         if decoding.live is not decoding.whole:
             decoding.whole.put_rows(torch.tensor(decoding.rows), decoding.live)

@@ -5,7 +5,7 @@ first token, so a row's windows do not depend on its batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -74,12 +74,12 @@ def _divided(first: int, stop: int, size: int) -> Span:
 class Window:
     """The current window of every row: the positions in it, int64 [B, Q], L where a row has none.
 
-    previous_BQ is the window before (None at the first), first_B where each row's first window begins, stop_B where the
+    previous_BQ is the window before (None at the first), first_B1 where each row's first window begins, stop_B where the
     row ends. `begin` and `reach` bound the windows' first positions and ends over all rows; `padded` says that rows
     differ."""
 
     index: int
-    first_B: Tensor
+    first_B1: Tensor
     stop_B: Tensor
     query_BQ: Tensor
     previous_BQ: Tensor | None
@@ -90,11 +90,11 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """The windows of all rows. Rows may begin at different positions and have different numbers of windows."""
+    """The windows of all rows: positions of the first one, [B, size], where each row ends, and how many windows it has.
+    Rows may begin at different positions and have different numbers of windows."""
 
-    first_B: Tensor
+    first_BQ: Tensor
     stop_B: Tensor
-    size: int
     counts: tuple[int, ...]
     largest_first: int
     length: int
@@ -104,20 +104,22 @@ class WindowGrid:
     def of(cls, spans: Sequence[Span], stop_B: Tensor, length: int) -> "WindowGrid":
         firsts = [span.first for span in spans]
         ends = {span.first + span.size * span.count for span in spans}
-        return cls(torch.tensor(firsts, device=stop_B.device), stop_B, max(span.size for span in spans),
+        offset_Q = torch.arange(max(span.size for span in spans), device=stop_B.device)
+        return cls(torch.tensor(firsts, device=stop_B.device)[:, None] + offset_Q, stop_B,
                    tuple(span.count for span in spans), max(firsts), length,
                    ragged=len(set(firsts)) > 1 or ends != {length})
 
     def rows(self, index_B: Tensor, kept: Sequence[int]) -> "WindowGrid":
-        return WindowGrid(self.first_B[index_B], self.stop_B[index_B], self.size,
-                          tuple(self.counts[row] for row in kept), self.largest_first, self.length, self.ragged)
+        """The windows of the rows that `index_B`, in the host's words `kept`, names."""
+        return replace(self, first_BQ=self.first_BQ[index_B], stop_B=self.stop_B[index_B],
+                       counts=tuple(self.counts[row] for row in kept))
 
     def window(self, index: int) -> Window:
-        offset_Q = torch.arange(self.size, device=self.first_B.device)
-        begin = self.largest_first + index * self.size
-        query_BQ = self.first_B[:, None] + (index * self.size + offset_Q)
-        previous_BQ = query_BQ - self.size if index else None
+        size = self.first_BQ.shape[1]
+        query_BQ = self.first_BQ + index * size
+        previous_BQ = self.first_BQ + (index - 1) * size if index else None
         if self.ragged:
             query_BQ = torch.where(query_BQ < self.stop_B[:, None], query_BQ, self.length)
-        return Window(index, self.first_B, self.stop_B, query_BQ, previous_BQ, begin, min(begin + self.size, self.length),
-                      self.ragged)
+        begin = self.largest_first + index * size
+        return Window(index, self.first_BQ[:, :1], self.stop_B, query_BQ, previous_BQ, begin,
+                      min(begin + size, self.length), self.ragged)

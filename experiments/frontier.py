@@ -187,7 +187,7 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
         "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
         "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": _peak_memory_bytes(),
-        "accounting": _total([batch.accounting.to_json() for batch in timed])}
+        "accounting": _total([batch.accounting.to_json(contestant.model) for batch in timed])}
 
 
 def _total(accounts: list[Json]) -> Json:

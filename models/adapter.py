@@ -21,12 +21,14 @@ class Plan:
     length L stands for "no position" and may follow the others where `padded` is true.
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
-    the store, whose first `context` slots are read."""
+    the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed position
+    see all of them, so that no mask is needed."""
 
     feed_BF: Tensor
     query_BQ: Tensor
     context: int | None = None
     padded: bool = False
+    sees_all: bool = False
 
 
 class LanguageModel(Protocol):
@@ -112,11 +114,13 @@ class DecodableTransformer:
                 visible_BFC = fed_B1C if visible_BFC is None else visible_BFC & fed_B1C
         else:
             write = store.write(feed_BF, plan.context)
-            slots_1C = torch.arange(plan.context, device=feed_BF.device)[None]
-            visible_BFC = self.pattern.visible(feed_BF, slots_1C)
+            visible_BFC = None
+            if not plan.sees_all:
+                slots_1C = torch.arange(plan.context, device=feed_BF.device)[None]
+                visible_BFC = self.pattern.visible(feed_BF, slots_1C)
         hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, visible_BFC, write)
-        if plan.query_BQ is feed_BF and not self.shift:
-            return hidden_BFE
+        if feed_BF.shape[1] == 1 or (plan.query_BQ is feed_BF and not self.shift):
+            return hidden_BFE[:, : plan.query_BQ.shape[1]]
         index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=feed_BF.shape[1] - 1)
         return hidden_BFE.gather(1, index_BQ[..., None].expand(-1, -1, hidden_BFE.shape[-1]))
 

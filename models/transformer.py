@@ -119,6 +119,17 @@ def rotate(x_BFHD: Tensor, cos_BF1D: Tensor, sin_BF1D: Tensor) -> Tensor:
     return turned if not kept.shape[-1] else torch.cat((turned, kept), dim=-1)
 
 
+def attend(q_BHFD: Tensor, k_BKCD: Tensor, v_BKCD: Tensor, visible_B1FC: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v over the visible keys, [B, H, F, D], in float32 under autocast: in bfloat16 this
+    kernel's backward takes several times as long on a CPU as all matrix products together."""
+    grouped = q_BHFD.shape[1] != k_BKCD.shape[1]
+    if not torch.is_autocast_enabled(q_BHFD.device.type):
+        return F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=visible_B1FC, enable_gqa=grouped)
+    with torch.autocast(q_BHFD.device.type, enabled=False):
+        return F.scaled_dot_product_attention(q_BHFD.float(), k_BKCD.float(), v_BKCD.float(), attn_mask=visible_B1FC,
+                                              enable_gqa=grouped)
+
+
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -140,11 +151,7 @@ class Attention(nn.Module):
         q_BFHD, k_BFKD = rotate(qk_BFHD, *rope).split((self.num_heads, self.num_kv_heads), dim=2)
         if write is not None:
             k_BFKD, v_BFKD = write.put(layer, k_BFKD, v_BFKD)
-        # Half precision would run this kernel's backward many times slower than float32 on a CPU.
-        with torch.autocast(x_BFE.device.type, enabled=False):
-            mixed_BHFD = F.scaled_dot_product_attention(
-                q_BFHD.transpose(1, 2), k_BFKD.transpose(1, 2).to(q_BFHD), v_BFKD.transpose(1, 2).to(q_BFHD),
-                attn_mask=visible_B1FC, enable_gqa=self.num_kv_heads != self.num_heads)
+        mixed_BHFD = attend(q_BFHD.transpose(1, 2), k_BFKD.transpose(1, 2), v_BFKD.transpose(1, 2), visible_B1FC)
         return self.o_proj(mixed_BHFD.transpose(1, 2).flatten(2))
 
 

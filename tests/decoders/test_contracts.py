@@ -153,7 +153,7 @@ def test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder: Decoder, patter
         setattr(decoding, holder, fake)
     with mode:
         decoding.store = None if real.store is None else model.new_store(len(requests), real.live.length)
-        decoding.grid = type(decoding.grid)(mode.from_tensor(decoding.grid.first_B),
+        decoding.grid = type(decoding.grid)(mode.from_tensor(decoding.grid.first_BQ),
                                             mode.from_tensor(decoding.grid.stop_B),
                                             *list(vars(decoding.grid).values())[2:])
         for index in range(2 if decoder.windows != Whole() else 1):
