@@ -22,7 +22,7 @@ check: .venv/check  ## lint, formatting of imports, types
 	$(BIN)/ruff check $(SOURCES)
 	mkdir -p .types/quicksilver
 	ln -sfn ../../kernels ../../models ../../decoders ../../experiments ../../conf .types/quicksilver/
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:  ## remove the virtual environment and caches; runs/ stays
 	rm -rf .venv .types .pytest_cache .ruff_cache .hypothesis build *.egg-info

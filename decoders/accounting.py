@@ -6,7 +6,7 @@ up from shapes that the host knows; no tensor is read while decoding.
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..models.adapter import LanguageModel, Plan
 
@@ -40,7 +40,7 @@ class Accounting:
             forwards[kind] += count
         return forwards
 
-    def to_json(self, model: LanguageModel) -> dict[str, object]:
+    def to_json(self, model: LanguageModel) -> dict[str, Any]:
         """All counts, with the FLOPs and bytes that the model's own formulas give for them."""
         totals = dict.fromkeys(("positions_computed", "positions_queried", "keys_seen", "flops", "bytes_read"), 0)
         for (_, num_rows, num_fed, num_queried, context), count in self.shapes.items():

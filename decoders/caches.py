@@ -77,7 +77,7 @@ class Append:
 
     def check_windows(self, windows: Windows) -> None:
         if windows != Blocks(1):
-            raise ValueError(f"cache append with {windows}: needs blocks of 1, since it never feeds an undecided position")
+            raise ValueError(f"cache append with {windows}: needs blocks of 1, since it feeds decided positions only")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         if not isinstance(model.pattern, Causal) or model.shift != 1:

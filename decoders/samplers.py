@@ -1,4 +1,4 @@
-"""What token: one pass over the vocabulary at the queried positions. After it nobody else sees the vocabulary.
+"""What token: one pass over the vocabulary at the queried positions, after which nobody else sees the vocabulary.
 
 Whether a policy's confidence is that of the tempered distribution is a number: statistics_temperature 1 ranks by the
 model's own distribution (LLaDA, Fast-dLLM), the sampling temperature by the tempered one (Dream, LLaDA2).
@@ -16,7 +16,7 @@ from ..kernels.token_statistics import Draw, Statistic, TokenStatistics, token_s
 class Sampler(Protocol):
     def propose(self, logits_BQV: Tensor, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, int]
                 ) -> TokenStatistics:
-        """Tokens and the wanted statistics of logits that hold -inf for banned tokens. The draw's key is the rows' seeds
+        """Tokens and the wanted statistics of logits that hold -inf for banned tokens. The draw's key: the rows' seeds
         [B], the positions [B, Q] and the step."""
         ...
 

@@ -74,8 +74,8 @@ def _divided(first: int, stop: int, size: int) -> Span:
 class Window:
     """The current window of every row: the positions in it, int64 [B, Q], L where a row has none.
 
-    previous_BQ is the window before (None at the first), first_B1 where each row's first window begins, stop_B where the
-    row ends. `begin` and `reach` bound the windows' first positions and ends over all rows; `padded` says that rows
+    previous_BQ is the window before (None at the first), first_B1 where each row's first window begins, stop_B where
+    the row ends. `begin` and `reach` bound the windows' first positions and ends over all rows; `padded` says that rows
     differ."""
 
     index: int

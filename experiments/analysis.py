@@ -32,7 +32,7 @@ class Row:
     first_step_seconds: float
     latency_p50: float
     latency_p95: float
-    forwards_per_item: float
+    forwards_per_item: float  # the steps that an item's batch took: one forward serves all rows of a batch
     peak_memory_bytes: int
     kv_bytes: int
     text: Json
@@ -59,20 +59,26 @@ def rows(records: Iterable[Json]) -> list[Row]:
     return [_row(key, results) for key, results in groups.items()]
 
 
-def _row(key: tuple, results: Sequence[Json]) -> Row:
+def _row(key: tuple[str, int, str, str, int | None, str], results: Sequence[Json]) -> Row:
+    task, batch_size, family, order, steps, sampler = key
     right = [mark == "1" for result in results for mark in result["right"]]
+    accounts = [result["accounting"] for result in results]
+
     def median(name: str) -> float:
         return float(np.median([result[name] for result in results]))
-    accounts = [result["accounting"] for result in results]
-    num_items = sum(result["num_items"] for result in results)
-    # A batch's forward serves all of its rows: per item it is the steps that the item's batch took.
-    steps = sum(account["row_steps"] for account in accounts) / num_items
-    text = {name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]}
-    return Row(*key, right, float(np.mean(right)), wilson(sum(right), len(right)),
-               [result["num_right"] / result["num_items"] for result in results], median("tokens_per_second"),
-               median("speed_up"), median("speed_up_p20"), median("speed_up_p80"), median("first_step_seconds_p50"),
-               median("latency_seconds_p50"), median("latency_seconds_p95"), steps,
-               int(median("peak_memory_bytes")), max(account["kv_store_bytes"] for account in accounts), text)
+
+    return Row(
+        task=task, batch_size=batch_size, family=family, order=order, steps=steps, sampler=sampler, right=right,
+        share=float(np.mean(right)), interval=wilson(sum(right), len(right)),
+        share_by_seed=[result["num_right"] / result["num_items"] for result in results],
+        tokens_per_second=median("tokens_per_second"), speed_up=median("speed_up"),
+        speed_up_p20=median("speed_up_p20"), speed_up_p80=median("speed_up_p80"),
+        first_step_seconds=median("first_step_seconds_p50"), latency_p50=median("latency_seconds_p50"),
+        latency_p95=median("latency_seconds_p95"),
+        forwards_per_item=sum(account["row_steps"] for account in accounts) / len(right),
+        peak_memory_bytes=int(median("peak_memory_bytes")),
+        kv_bytes=max(account["kv_store_bytes"] for account in accounts),
+        text={name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]})
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,8 @@ def sources(records: Iterable[Json]) -> list[str]:
         origin = record["provenance"]
         commit = origin["commit"][:10] + (" with local changes" if origin["dirty"] else "")
         machine = origin["machine"]
-        lines.append(f"{machine['cpu']}, {machine['cores']} cores; torch {origin['versions']['torch']}; commit {commit}")
+        versions = origin["versions"]
+        lines.append(f"{machine['cpu']}, {machine['cores']} cores; torch {versions['torch']}; commit {commit}")
     return list(dict.fromkeys(lines))
 
 

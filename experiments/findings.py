@@ -57,10 +57,9 @@ def _order_matters(task: str, rows: Sequence[Row]) -> Iterator[str]:
     batch_size = max(row.batch_size for row in rows)
     here = {(row.order, row.steps): row for row in rows if row.batch_size == batch_size and row.steps is not None}
     most = max((steps for _, steps in here if steps is not None), default=None)
-    confident, chance = here.get(("confident", most)), here.get(("random", most))
-    one = here.get(("confident", 1))
-    if confident is None or chance is None or one is None:
+    if most is None or not {("confident", most), ("confident", 1), ("random", most)} <= here.keys():
         return
+    confident, chance, one = here["confident", most], here["random", most], here["confident", 1]
     yield (f"{task}, {most} steps: committing the most confident positions first solves {_percent(confident.share)}, a "
            f"random order {_percent(chance.share)}; all at once solves {_percent(one.share)}.")
 

@@ -10,7 +10,6 @@ at each batch size. Every timed point also times its autoregressive reference, i
 speed-up is a ratio inside one record.
 """
 
-import resource
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +34,12 @@ from ..decoders import (
     Windows,
 )
 from ..kernels.checks import check_instance, check_integer
-from ..models import Transformer
 from .decoding import Contestant, TimedBatch, batches, canvases
 from .locks import machine_alone
+from .progress import bar, console
 from .records import Json
+from .report import write_report
+from .runner import Runner
 from .tasks.base import Task
 from .training import Recipe, TrainingPoint
 
@@ -147,13 +148,32 @@ class Frontier:
                     decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache, end_id)
                     yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
 
-    def measure(self, point: DecodePoint, models: Mapping[TrainingPoint, Transformer]) -> Json:
-        """Decode and time one point, with the machine to itself."""
-        torch.set_num_threads(point.threads)
-        contestant = point.model.contestant(models[point.model], point.decoder)
-        reference = point.reference.contestant(models[point.reference], point.reference_decoder)
-        with machine_alone():
-            return _measured(point, contestant, reference)
+    def run(self, folder: Path) -> int:
+        """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
+        points that failed."""
+        runner = Runner(folder)
+        training = [runner.train(point) for point in self.training_points()]
+        points, measured = list(self.points()), []
+        with bar("measure", len(points)) as shown:
+            for number, point in enumerate(points):
+                shown.update(number, f"{point.name}, {point.order}, batch {point.batch_size}")
+                measured.append(runner.record(point, lambda point=point: _measure(point, runner)))
+        report = write_report(folder / self._report_name(), training, measured)
+        console.print(f"report: {report}", markup=False)
+        return sum("failed" in record["result"] for record in (*training, *measured))
+
+    def _report_name(self) -> str:
+        seeds = "" if list(self.seeds) == [0] else "-seeds" + "+".join(map(str, self.seeds))
+        return "+".join(self.tasks) + seeds
+
+
+def _measure(point: DecodePoint, runner: Runner) -> Json:
+    """Decode and time one point, with the machine to itself."""
+    torch.set_num_threads(point.threads)
+    contestant = point.model.contestant(runner.model(point.model), point.decoder)
+    reference = point.reference.contestant(runner.model(point.reference), point.reference_decoder)
+    with machine_alone():
+        return _measured(point, contestant, reference)
 
 
 def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:
@@ -180,7 +200,8 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     seconds = [batch.seconds for batch in timed]
     num_answer_tokens = task.count_answer_tokens(problems, answer)
     return {
-        "num_items": point.num_items, "num_right": int(right.sum()), "right": "".join("01"[int(mark)] for mark in right),
+        "num_items": point.num_items, "num_right": int(right.sum()),
+        "right": "".join("01"[int(mark)] for mark in right),
         "text": task.describe_answers(problems, answer),
         "answer_tokens": num_answer_tokens, "tokens_per_second": num_answer_tokens / sum(seconds),
         "seconds": sum(seconds), "first_step_seconds_p50": statistics.median(b.first_step_seconds for b in timed),
@@ -211,14 +232,12 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _reset_peak_memory() -> None:
-    """Let the kernel count this process's peak memory anew (Linux)."""
+    """Let Linux count this process's peak memory anew."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory_bytes() -> int:
     """Peak resident memory of this process since the reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

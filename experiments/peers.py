@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -72,8 +72,10 @@ class LladaView:
     """A DecodableTransformer as LLaDA's generate calls a model: token rows in, an object with logits out."""
 
     model: DecodableTransformer
-    gaps: list[float] = field(default_factory=list)
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def __call__(self, tokens_BL: Tensor, attention_mask: None = None) -> SimpleNamespace:
         position_BL = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL).contiguous()
@@ -170,36 +172,53 @@ def llama_with_weights_of(transformer: Transformer) -> Any:
     return llama
 
 
+@dataclass(frozen=True)
+class LlamaPair:
+    """A random transformer as our autoregressive decoder runs it, and as transformers' generate does."""
+
+    transformer: Transformer
+    llama: Any
+    prompt: list[int]
+    num_new: int
+
+    @classmethod
+    def random(cls, shape: Shape, vocab_size: int, seed: int, num_prompt: int = 16, num_new: int = 64) -> "LlamaPair":
+        transformer = random_transformer(shape, vocab_size, num_prompt + num_new, Causal(), seed)
+        prompt = torch.randint(0, vocab_size - 1, (num_prompt,)).tolist()
+        return cls(transformer, llama_with_weights_of(transformer), prompt, num_new)
+
+    @property
+    def mask_id(self) -> int:
+        return self.transformer.config.vocab_size - 1
+
+    def ours(self) -> list[int]:
+        decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+        model = DecodableTransformer(self.transformer, mask_id=self.mask_id, shift=1)
+        return decoder.decode(model, [Request.completing(self.prompt, self.num_new, mask_id=self.mask_id)])[0].tokens
+
+    def theirs(self) -> list[int]:
+        prompt = torch.tensor([self.prompt])
+        return self.llama.generate(prompt, max_new_tokens=self.num_new, do_sample=False, use_cache=True,
+                                   attention_mask=torch.ones_like(prompt), suppress_tokens=[self.mask_id])[0].tolist()
+
+    def linear_floor(self) -> None:
+        """F.linear of one row with each weight matrix in turn, once a new token."""
+        linear_floor([p for p in (*self.transformer.blocks.parameters(), self.transformer.head.weight) if p.ndim == 2],
+                     self.num_new)
+
+
 def transformers_comparison(num_models: int = 20) -> Iterator[str]:
-    decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
-    prompt_length, length = 16, 64
     for name, (shape, vocab_size) in SHAPES.items():
-        num_same = 0
-        models = num_models if name == "0.85M" else 2
-        for seed in range(models):
-            transformer = random_transformer(shape, vocab_size, prompt_length + length, Causal(), seed)
-            llama = llama_with_weights_of(transformer)
-            mask_id = vocab_size - 1
-            model = DecodableTransformer(transformer, mask_id=mask_id, shift=1)
-            prompt = torch.randint(0, mask_id, (1, prompt_length))
-
-            def theirs(llama: Any = llama, prompt: Tensor = prompt, mask_id: int = mask_id) -> list[int]:
-                return llama.generate(prompt, max_new_tokens=length, do_sample=False, use_cache=True,
-                                      attention_mask=torch.ones_like(prompt), suppress_tokens=[mask_id])[0].tolist()
-
-            def ours(model: DecodableTransformer = model, prompt: Tensor = prompt) -> list[int]:
-                request = Request.completing(prompt[0].tolist(), length, mask_id=model.mask_id)
-                return decoder.decode(model, [request])[0].tokens
-
-            num_same += ours() == theirs()
-        yield f"{name}: {num_same} of {models} greedy decodes identical to transformers' generate"
-        own, peer, ratio = in_turns(ours, theirs)
-        yield (f"{name}, {length} tokens, batch 1: ours {1e3 * own / length:.3f} ms a token, transformers "
-               f"{1e3 * peer / length:.3f}, transformers / ours {ratio:.2f}")
-        weights = [p for p in (*transformer.blocks.parameters(), transformer.head.weight) if p.ndim == 2]
-        own, floor, ratio = in_turns(ours, lambda weights=weights: linear_floor(weights, length))
-        yield (f"{name}, {length} tokens, batch 1: ours {1e3 * own / length:.3f} ms a token, F.linear over the same "
-               f"weights at one row {1e3 * floor / length:.3f}, ours / F.linear {1 / ratio:.2f}")
+        pairs = [LlamaPair.random(shape, vocab_size, seed) for seed in range(num_models if name == "0.85M" else 2)]
+        num_same = sum(pair.ours() == pair.theirs() for pair in pairs)
+        yield f"{name}: {num_same} of {len(pairs)} greedy decodes identical to transformers' generate"
+        pair = pairs[0]
+        own, peer, ratio = in_turns(pair.ours, pair.theirs)
+        yield (f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, transformers "
+               f"{1e3 * peer / pair.num_new:.3f}, transformers / ours {ratio:.2f}")
+        own, floor, ratio = in_turns(pair.ours, pair.linear_floor)
+        yield (f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, F.linear over "
+               f"the same weights at one row {1e3 * floor / pair.num_new:.3f}, ours / F.linear {1 / ratio:.2f}")
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json
 
 def _html(table: Sequence[Row], origins: Sequence[str], images: dict[str, bytes], training: Sequence[Json],
           measured: Sequence[Json]) -> str:
-    template = resources.files(__package__).joinpath("report.html.j2").read_text()
+    template = resources.files("quicksilver.experiments").joinpath("report.html.j2").read_text()
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         findings=findings(table), origins=origins, rows=table, comparisons=equal_quality(table),

@@ -90,7 +90,7 @@ def trained(point: TrainingPoint, folder: Path) -> tuple[Transformer, Json]:
     the last saved state. Several processes may ask for the same point; one of them trains it."""
     records = RecordStore(folder / "records")
     weights = folder / "checkpoints" / f"{key_of(point)}.safetensors"
-    with exclusive(weights.with_suffix(".lock")):
+    with exclusive(folder / "locks" / key_of(point)):
         record = records.read_whole(point)
         if record is not None and "failed" not in record["result"] and weights.exists():
             try:

@@ -16,8 +16,8 @@ def check_integer(name: str, value: object, at_least: int = 1) -> None:
 def check_real(name: str, value: object, *, above: float = -math.inf, at_least: float = -math.inf,
                at_most: float = math.inf) -> None:
     """Refuse `value` unless it is a finite number in the interval that the keywords describe."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and above < value and at_least <= value <= at_most:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) \
+            and above < value and at_least <= value <= at_most:
         return
     lower = f"above {above:g}" if above > -math.inf else f"at least {at_least:g}" if at_least > -math.inf else ""
     upper = f"at most {at_most:g}" if at_most < math.inf else ""

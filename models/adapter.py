@@ -21,8 +21,8 @@ class Plan:
     length L stands for "no position" and may follow the others where `padded` is true.
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
-    the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed position
-    see all of them, so that no mask is needed."""
+    the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed
+    position see all of them, so that no mask is needed."""
 
     feed_BF: Tensor
     query_BQ: Tensor
@@ -52,7 +52,7 @@ class LanguageModel(Protocol):
         ...
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and one spare column (S = L + 1)."""
+        """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and a spare column (S = L + 1)."""
         ...
 
     def logits(self, hidden_BQE: Tensor) -> Tensor:

@@ -52,13 +52,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             metadata = file.metadata() or {}
             header = json.loads(metadata["header"])
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such checkpoint") from None
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a whole checkpoint of this library ({error})") from None
 
 
 def config_to_json(config: TransformerConfig) -> dict[str, object]:
     """A configuration as JSON values; `config_from_json` is its inverse."""
-    return {**asdict(config), "attention": {"kind": type(config.attention).__name__, **asdict(config.attention)}}
+    kind = type(config.attention).__name__
+    return {**asdict(config), "attention": {"kind": kind, **vars(config.attention)}}
 
 
 def config_from_json(values: dict) -> TransformerConfig:
@@ -84,7 +87,9 @@ def load_checkpoint(path: Path, expect: TransformerConfig | None = None) -> Tran
     tensors, header = load_tensors(path)
     config = config_from_json(header["config"])
     if expect is not None and config != expect:
-        raise ValueError(f"{path}: holds a checkpoint of {config}, not of {expect}")
+        differences = (f"{name}={value}, not {vars(expect)[name]}" for name, value in vars(config).items()
+                       if value != vars(expect)[name])
+        raise ValueError(f"{path}: a checkpoint of another configuration: {'; '.join(differences)}")
     if config.shape.tied_embeddings:
         tensors["head.weight"] = tensors["embedding.weight"]
     model = Transformer(config)

@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
 from quicksilver.decoders import Request
 from quicksilver.models import (
     AttentionPattern,
@@ -24,6 +23,7 @@ from quicksilver.models import (
     Transformer,
     TransformerConfig,
 )
+from torch import Tensor
 
 VOCAB_SIZE, MASK_ID, MAX_LENGTH = 11, 10, 24
 
@@ -33,11 +33,11 @@ def _two_threads() -> None:
     torch.set_num_threads(2)
 
 
-def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: object) -> Transformer:
+def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: Any) -> Transformer:
     """A small transformer whose every matrix is random (initialisation leaves some at zero) and whose head is scaled,
     so that decisions are separated."""
     torch.manual_seed(seed)
-    small = Shape(**({"width": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "ffn_width": 48} | shape))
+    small = replace(Shape(width=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_width=48), **shape)
     model = Transformer(TransformerConfig(VOCAB_SIZE, MAX_LENGTH, attention, small)).eval()
     for parameter in model.parameters():
         if parameter.ndim == 2:
@@ -73,7 +73,10 @@ class TableModel:
     mask_id: int = MASK_ID
     vocab_size: int = VOCAB_SIZE
     max_length: int = MAX_LENGTH
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     @property
     def shift(self) -> int:

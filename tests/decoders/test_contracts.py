@@ -35,7 +35,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-POLICIES: dict[str, Policy] = {path.stem: instantiate(OmegaConf.load(path)) for path in (CONF / "policy").glob("*.yaml")}
+POLICIES: dict[str, Policy] = {path.stem: instantiate(OmegaConf.load(path))
+                               for path in sorted((CONF / "policy").glob("*.yaml"))}
 SCHEDULES: list[Schedule] = [Linear(1), Linear(3), Cosine(3), Unbounded()]
 PLACES: list[tuple[Windows, Cache, AttentionPattern]] = [
     (Whole(), Recompute(), Bidirectional()),
@@ -133,7 +134,7 @@ def test_a_seed_reproduces_and_another_one_differs_only_if_something_is_drawn(
 class NoHostReads(TorchDispatchMode):
     """Fails on the operations by which the host learns a tensor's value or a data-dependent shape."""
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero", "masked_select", "item"), func
         return func(*args, **(kwargs or {}))
 

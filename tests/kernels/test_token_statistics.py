@@ -1,11 +1,13 @@
 """Token statistics against definitions written out in float64."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from quicksilver.kernels.token_statistics import Draw, token_statistics
+from quicksilver.kernels.token_statistics import Draw, Statistic, token_statistics
 
-ALL = frozenset({"log_prob", "margin", "entropy"})
+ALL: frozenset[Statistic] = frozenset({"log_prob", "margin", "entropy"})
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (2, 3, 5), (1, 7, 127), (3, 1, 1024)])
@@ -38,9 +40,9 @@ def test_only_what_is_wanted_is_computed() -> None:
     assert found.margin_BQ is not None
 
 
-def draws(logits: list[float], num: int, **cut: float) -> np.ndarray:
+def draws(logits: list[float], num: int, **cut: Any) -> np.ndarray:
     """How often each token is drawn in `num` draws."""
-    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), 0, **cut)  # pyright: ignore[reportArgumentType]
+    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), 0, **cut)
     token = token_statistics(torch.tensor(logits).expand(num, 1, -1), draw=draw).token_BQ
     return np.bincount(token.flatten().numpy(), minlength=len(logits)) / num
 

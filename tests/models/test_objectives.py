@@ -5,7 +5,16 @@ import math
 
 import pytest
 import torch
-from quicksilver.models import AutoregressiveNLL, Bidirectional, BlockDiffusion, Causal, MaskedDiffusion, exact_k_nll
+from quicksilver.models import (
+    AutoregressiveNLL,
+    Bidirectional,
+    BlockDiffusion,
+    Causal,
+    MaskedDiffusion,
+    Transformer,
+    exact_k_nll,
+)
+from quicksilver.models.attention import NoisyClean
 from quicksilver.models.objectives import low_discrepancy_t
 from torch import Tensor
 
@@ -18,11 +27,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def log_probs(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+def log_probs(model: Transformer, tokens: Tensor) -> Tensor:
     return model.head(model.sequence_hidden(tokens)).log_softmax(-1)
 
 
-def chain_nll(model: torch.nn.Module, sequence: tuple[int, ...], order: tuple[int, ...]) -> float:
+def chain_nll(model: Transformer, sequence: tuple[int, ...], order: tuple[int, ...]) -> float:
     """-log p of a sequence revealed in `order`, one position at a time."""
     canvas, nll = torch.full((1, len(sequence)), MASK_ID), 0.0
     for position in order:
@@ -105,8 +114,6 @@ def test_block_diffusion_scores_each_block_given_clean_blocks_before() -> None:
     clean = torch.randint(0, MASK_ID, (1, 6), generator=generator())
     noisy = clean.clone()
     noisy[0, [2, 3, 5]] = MASK_ID
-    from quicksilver.models.attention import NoisyClean
-
     labels = torch.arange(12)[None]
     both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, NoisyClean(2, 6).visible(labels, labels))
     for block in range(3):

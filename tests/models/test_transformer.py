@@ -73,7 +73,7 @@ def test_cost_formulas_count_what_the_model_does(options: dict[str, Any]) -> Non
 @pytest.mark.parametrize(("field", "value"), [
     ("width", 0), ("num_heads", 3), ("num_kv_heads", 3), ("rope_fraction", 1.5), ("rope_fraction", 0.1),
     ("norm_eps", 0), ("ffn_width", "wide"), ("rope_theta", -1)])
-def test_a_bad_shape_is_refused(field: str, value: object) -> None:
+def test_a_bad_shape_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{field}="):
         Shape(**{field: value})
 

@@ -1,0 +1,90 @@
+"""The decode experiment: one decoder, put together from options, on one task; its steps and what it gets right.
+
+A look, not a measurement: it is not recorded, and its speed is that of a machine doing other things too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..decoders import Decoder, Request
+from ..kernels.checks import check_integer
+from ..models import load_checkpoint
+from .decoding import Contestant, batches, canvases
+from .frontier import TaskSetup
+from .progress import console
+from .training import Recipe, TrainingPoint, trained
+
+
+class Family(Protocol):
+    """Which of a task's two models is decoded."""
+
+    def recipe(self, setup: TaskSetup) -> Recipe: ...
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    def recipe(self, setup: TaskSetup) -> Recipe:
+        return setup.diffusion
+
+
+@dataclass(frozen=True)
+class Autoregressive:
+    def recipe(self, setup: TaskSetup) -> Recipe:
+        return setup.autoregressive
+
+
+@dataclass(frozen=True)
+class Decode:
+    """`checkpoint` takes the weights from a file instead of training them; it must hold the task's configuration."""
+
+    tasks: Mapping[str, TaskSetup]
+    family: Family
+    decoder: Decoder
+    seed: int
+    num_items: int
+    batch_size: int
+    threads: int
+    checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.tasks) != 1:
+            raise ValueError(f"task={list(self.tasks)}: experiment=decode takes exactly one")
+        for name in ("num_items", "batch_size", "threads"):
+            check_integer(name, getattr(self, name))
+        check_integer("seed", self.seed, at_least=0)
+
+    def run(self, folder: Path) -> int:
+        """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""
+        (name, setup), = self.tasks.items()
+        point = TrainingPoint(name, setup.task, self.family.recipe(setup), self.seed)
+        if self.checkpoint is None:
+            transformer, _ = trained(point, folder)
+        else:
+            transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
+        torch.set_num_threads(self.threads)
+        contestant = point.contestant(transformer, self.decoder)
+        problems = setup.task.test_problems(self.num_items)
+        requests = contestant.requests(setup.task, problems, self.seed)
+        _trace(contestant, requests[0])
+        decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]
+        completions = [completion for batch in decoded for completion in batch.completions]
+        right = setup.task.grade(problems, contestant.format.answer(setup.task, problems, canvases(completions)))
+        steps = sum(batch.accounting.row_steps for batch in decoded) / self.num_items
+        seconds = sum(batch.seconds for batch in decoded)
+        console.print(f"{name}: {int(right.sum())} of {self.num_items} right, {steps:.1f} steps an item, "
+                      f"{1e3 * seconds / self.num_items:.2f} ms an item at batch {self.batch_size}", markup=False)
+        return 0
+
+
+def _trace(contestant: Contestant, request: Request) -> None:
+    """The completion of one request after each step, a dot for what is still masked."""
+    decoding = contestant.decoder.begin(contestant.model, [request])
+    for number, step in enumerate(contestant.decoder.stream(decoding), start=1):
+        marks = zip(step.canvas.tokens_BS[0, request.start : -1].tolist(),
+                    step.canvas.masked_BS[0, request.start : -1].tolist(), strict=True)
+        console.print(f"step {number:3}  " + " ".join("\u00b7" if masked else str(token) for token, masked in marks),
+                      markup=False)
