@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .analysis import Json, Row
+from .analysis import Json, Row, is_collapsed
 
 mpl.use("Agg")
 
-_REFERENCE = ("#000000", "*")
-_STYLES = {"confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"), "random": ("#D55E00", "^"),
-           "threshold": ("#009E73", "D")}
-_OTHER = ("#CC79A7", "v")
+_STYLES = {"autoregressive": ("#000000", "*"), "confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"),
+           "random": ("#D55E00", "^"), "threshold": ("#009E73", "D"), "collapsed": ("#888888", "x"),
+           "masked diffusion": ("#0072B2", "o"), "block diffusion": ("#CC79A7", "v")}
+_LINES = ("-", "--", ":")
+_FAMILIES = {"AutoregressiveNLL": "autoregressive", "MaskedDiffusion": "masked diffusion",
+             "BlockDiffusion": "block diffusion"}
 _WARNING = "#D55E00"
 _PANEL_INCHES = (4.6, 3.6)
 _DOTS_PER_INCH = 130
@@ -27,41 +31,50 @@ def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> by
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(2, len(tasks))
     lines = -(-len(tasks) // columns)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * columns + 0.8, _PANEL_INCHES[1] * lines + 0.8), layout="constrained")
+    width = 7.6 if columns == 1 else _PANEL_INCHES[0] * columns + 0.8
+    figure = Figure(figsize=(width, _PANEL_INCHES[1] * lines + 0.8), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
     for axes, task in zip(grid.flat, tasks, strict=False):
         axes.set_title(f"{task}, batch {batch_size}", fontsize=10)
         _panel(axes, [row for row in rows if row.task == task and row.batch_size == batch_size])
-    return _png(figure, sources, legend_columns=3 if columns == 1 else 5)
+    return _png(figure, sources, legend_columns=2 if columns == 1 else 5)
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
-    series: dict[str, list[Row]] = {}
+    samplers = list(dict.fromkeys(row.sampler for row in rows))
+    series: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        name = row.order.split()[0] if row.family == "diffusion" else row.family
-        series.setdefault(name if row.sampler == "greedy" else f"{name}, {row.sampler}", []).append(row)
-    for name, members in series.items():
-        is_reference = members[0].family == "autoregressive"
-        colour, marker = _REFERENCE if is_reference else _STYLES.get(name.split(",")[0], _OTHER)
+        kind = row.order.split()[0] if row.family == "diffusion" else row.family
+        series.setdefault(("collapsed" if is_collapsed(row.text) else kind, row.sampler), []).append(row)
+    for (kind, sampler), members in series.items():
+        is_reference = kind == "autoregressive"
+        colour, marker = _STYLES[kind]
         members = sorted(members, key=lambda row: row.tokens_per_second)
         speed = [row.tokens_per_second for row in members]
         share = [100 * row.share for row in members]
         below = [100 * max(0.0, row.share - row.interval[0]) for row in members]
         above = [100 * max(0.0, row.interval[1] - row.share) for row in members]
+        label = kind if sampler == "greedy" or kind == "collapsed" else f"{kind}, {sampler}"
+        is_line = not is_reference and kind != "collapsed"
         axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
-                      markersize=15 if is_reference else 5.5, linestyle="none" if is_reference else "-", linewidth=1.2,
-                      elinewidth=0.9, zorder=4 if is_reference else 3,
-                      label=f"{name} (numbers: steps)" if name == "confident" else name)
-        if name == "confident":
+                      markersize=15 if is_reference else 5.5, linewidth=1.2, elinewidth=0.9,
+                      linestyle=_LINES[samplers.index(sampler)] if is_line else "none",
+                      fillstyle="full" if samplers.index(sampler) == 0 else "none", zorder=4 if is_reference else 3,
+                      label=f"{label} (numbers: steps)" if kind == "confident" else label)
+        if kind == "confident":
             for row in members:
                 axes.annotate(str(row.steps), (row.tokens_per_second, 100 * row.share), xytext=(5, 3),
-                              textcoords="offset points", fontsize=8, color=colour, zorder=5)
+                              textcoords="offset points", fontsize=8, color=colour, zorder=5,
+                              path_effects=[withStroke(linewidth=2, foreground="white")])
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda speed, _: f"{speed:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(-4, 110)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_xlabel("answer tokens per second (log)", fontsize=9)
+    axes.set_xlabel("answer tokens per second", fontsize=9)
     axes.set_ylabel("right answers, % (95 % interval)" if not rows or not rows[0].text else "valid lines, %",
                     fontsize=9)
     axes.tick_params(labelsize=8)
@@ -82,7 +95,8 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.set_visible(False)
     for axes, (task, records) in zip(grid.flat, by_task.items(), strict=False):
         for record in records:
-            family, (colour, marker) = family_of(record["point"])
+            family = family_of(record["point"])
+            colour, marker = _STYLES[family]
             curve = record["result"]["curve"]
             axes.plot([point["seconds"] for point in curve], [100 * point["right"] for point in curve], color=colour,
                       marker=marker, markersize=8 if marker == "*" else 5, linewidth=1.2, label=family)
@@ -96,11 +110,9 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     return _png(figure, sources, legend_columns=2)
 
 
-def family_of(point: Mapping) -> tuple[str, tuple[str, str]]:
-    """A training point's family, in words, and its colour and marker."""
-    families = {"AutoregressiveNLL": ("autoregressive", _REFERENCE), "MaskedDiffusion": ("masked diffusion",
-                _STYLES["confident"]), "BlockDiffusion": ("block diffusion", _OTHER)}
-    return families[point["recipe"]["objective"]["kind"]]
+def family_of(point: Mapping) -> str:
+    """A training point's family, in words."""
+    return _FAMILIES[point["recipe"]["objective"]["kind"]]
 
 
 def _png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:

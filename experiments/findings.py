@@ -73,9 +73,10 @@ def _free_text(task: str, rows: Sequence[Row]) -> Iterator[str]:
             yield (f"{task}: the best {family} setting ({best.label}, batch {best.batch_size}) writes "
                    f"{_percent(best.text['valid_unique_novel'])} lines that are valid, unique and novel, at "
                    f"{best.tokens_per_second:,.0f} tokens/s.")
-    for row in rows:
-        if is_collapsed(row.text):
-            yield (f"{task}: {row.family} {row.label} (batch {row.batch_size}) has collapsed: "
-                   f"{_percent(row.text['unique'])} of its lines are distinct, so its validity of "
-                   f"{_percent(row.share)} says nothing.")
+    collapsed = [row for row in rows if is_collapsed(row.text)]
+    if collapsed:
+        worst = max(collapsed, key=lambda row: row.share)
+        yield (f"{task}: {len(collapsed)} of {len(rows)} settings have collapsed (under half of their lines are "
+               f"distinct) and are left out: {worst.family}, {worst.label} (batch {worst.batch_size}), prints "
+               f"{_percent(worst.share)} valid lines, of which {_percent(worst.text['unique'])} are distinct.")
     yield f"{task} is free text: its quality is several numbers, so no single speed-up is quoted."

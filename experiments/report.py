@@ -54,14 +54,14 @@ def _training_row(record: Json, training: Sequence[Json]) -> Json:
     rivals = [other["result"]["seconds"] for other in training if other["point"]["name"] == point["name"]
               and other["point"]["seed"] == point["seed"] and "failed" not in other["result"]]
     within = [look["right"] for look in result["curve"] if look["seconds"] <= min(rivals) + 1e-9]
-    return result | {"task": point["name"], "seed": point["seed"], "family": figures.family_of(point)[0],
+    return result | {"task": point["name"], "seed": point["seed"], "family": figures.family_of(point),
                      "format": point["recipe"]["format"]["kind"], "final": result["curve"][-1]["right"],
                      "at_equal_seconds": within[-1] if within else None}
 
 
 def _settings(training: Sequence[Json], measured: Sequence[Json]) -> list[tuple[str, str]]:
     """Every setting behind the report: each model's point, and each task's decoders, as JSON."""
-    found = [(f"train {record['point']['name']}: {figures.family_of(record['point'])[0]}, seed "
+    found = [(f"train {record['point']['name']}: {figures.family_of(record['point'])}, seed "
               f"{record['point']['seed']}", record["point"]) for record in training]
     decoders: dict[str, list[Json]] = {}
     for record in measured:

@@ -8,11 +8,12 @@ the test if and only if (31 a + b) mod 97 is 0.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from ...kernels.checks import check_integer
-from .base import OneRightAnswer, PromptedProblems
+from .base import OneRightAnswer, PromptedProblems, first_problems
 
 PLUS, EQUALS, MASK = 10, 11, 12
 _HELD_OUT_MODULUS = 97
@@ -40,7 +41,7 @@ class Addition(OneRightAnswer):
 
     def test_problems(self, num: int) -> PromptedProblems:
         """The first `num` test problems, always the same ones."""
-        return self._problems(np.random.default_rng([self.test_seed, 1]), num, held_out=True)
+        return first_problems(partial(self._problems, held_out=True), self.test_seed, num)
 
     def grade(self, problems: PromptedProblems, answer: np.ndarray) -> np.ndarray:
         return (answer == problems.solution).all(1)

@@ -1,10 +1,12 @@
 """What a task is: problems with an exact checker, and the formats in which each family sees them."""
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,15 @@ class PromptedProblems(Sized):
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+
+def first_problems(make: Callable[[np.random.Generator, int], PromptedProblems], seed: int, num: int
+                   ) -> PromptedProblems:
+    """The first `num` of an endless list of problems that `make` draws in chunks of fixed size, so that a shorter list
+    is always the beginning of a longer one."""
+    chunks = [make(np.random.default_rng([seed, 1, chunk]), _CHUNK) for chunk in range(-(-num // _CHUNK))]
+    return PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks])[:num],
+                            np.concatenate([chunk.solution for chunk in chunks])[:num])
 
 
 @dataclass(frozen=True)

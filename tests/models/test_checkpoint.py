@@ -27,7 +27,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, attention: Causal, ti
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "m.safetensors", random_transformer(Causal()))
-    with pytest.raises(ValueError, match=r"m\.safetensors: a checkpoint of another configuration: attention=Causal\(\), not Bidirectional\(\)"):
+    with pytest.raises(ValueError, match=r"m\.safetensors: .* another configuration: attention=Causal\(\), not Bidir"):
         load_checkpoint(tmp_path / "m.safetensors", expect=random_transformer(Bidirectional()).config)
 
 
