@@ -120,6 +120,6 @@ class WindowGrid:
         previous_BQ = self.first_BQ + (index - 1) * size if index else None
         if self.ragged:
             query_BQ = torch.where(query_BQ < self.stop_B[:, None], query_BQ, self.length)
-        begin = self.largest_first + index * size
-        return Window(index, self.first_BQ[:, :1], self.stop_B, query_BQ, previous_BQ, begin,
-                      min(begin + size, self.length), self.ragged)
+        # The row that begins last may be finished already, so its windows only bound those of the others.
+        begin, reach = (min(self.largest_first + position * size, self.length) for position in (index, index + 1))
+        return Window(index, self.first_BQ[:, :1], self.stop_B, query_BQ, previous_BQ, begin, reach, self.ragged)

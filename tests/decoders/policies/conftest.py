@@ -1,0 +1,34 @@
+"""A situation built by hand."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from quicksilver.decoders import Canvas, Quota, Request, Situation
+from quicksilver.kernels.token_statistics import TokenStatistics
+from quicksilver.models import Bidirectional
+from torch import Tensor
+
+from tests.conftest import MASK_ID, TableModel
+
+Situate = Callable[..., Situation]
+
+
+@pytest.fixture
+def situate() -> Situate:
+    """situate(log_prob=..., margin=..., entropy=..., eligible=..., at_least=..., at_most=...), one row each."""
+
+    def build(*, eligible: list[bool], at_least: int = 1, at_most: int = 1, seed: int = 0, step: int = 0,
+              **statistics: list[float]) -> Situation:
+        num = len(eligible)
+        canvas = Canvas.of([Request([MASK_ID] * num, seed=seed)], TableModel(Bidirectional()))
+
+        def row(values: list[float] | None) -> Tensor | None:
+            return None if values is None else torch.tensor([values])
+
+        proposal = TokenStatistics(torch.zeros(1, num, dtype=torch.int64), row(statistics.get("log_prob")),
+                                   row(statistics.get("margin")), row(statistics.get("entropy")))
+        return Situation(proposal, torch.tensor([eligible]), torch.arange(num)[None],
+                         Quota(torch.tensor([at_least]), torch.tensor([at_most])), canvas, step)
+
+    return build

@@ -1,0 +1,221 @@
+"""The loop against naive loops written from the papers, caches against recomputation, infilling, stopping."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from quicksilver.decoders import (
+    Append,
+    BlockCausalCache,
+    Blocks,
+    Cache,
+    Categorical,
+    Decoder,
+    Greedy,
+    GridBlocks,
+    Leftmost,
+    Linear,
+    RandomOrder,
+    Recompute,
+    Request,
+    Threshold,
+    TopProbability,
+    Unbounded,
+    Whole,
+    Windows,
+)
+from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
+from torch import Tensor
+
+from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
+
+AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+CLOSE = 1e-5
+
+
+def whole_logits(model: DecodableTransformer, tokens: list[int]) -> Tensor:
+    logits = model.logits(model.transformer.sequence_hidden(torch.tensor([tokens])))[0]
+    logits[:, model.mask_id] = -torch.inf
+    return logits
+
+
+@torch.no_grad()
+def naive_llada(model: DecodableTransformer, prompt: list[int], num_new: int, steps: int, block: int) -> list[int]:
+    """LLaDA's algorithm 5 (arXiv 2502.09992): in each block, M // T tokens a step and the remainder first."""
+    tokens = prompt + [MASK_ID] * num_new
+    for begin in range(len(prompt), len(tokens), block):
+        masks = sum(token == MASK_ID for token in tokens[begin : begin + block])
+        for step in range(steps):
+            p = whole_logits(model, tokens).softmax(-1)
+            open_positions = [i for i in range(begin, begin + block) if tokens[i] == MASK_ID]
+            quota = masks // steps + (step < masks % steps)
+            for i in sorted(open_positions, key=lambda i: (-p[i].max().item(), i))[:quota]:
+                tokens[i] = int(p[i].argmax())
+    return tokens
+
+
+@torch.no_grad()
+def naive_autoregression(model: DecodableTransformer, prompt: list[int], num_new: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(num_new):
+        tokens.append(int(whole_logits(model, tokens)[-1].argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_llada_setting_is_lladas_algorithm(seed: int) -> None:
+    model, prompt = random_model(Bidirectional(), seed), [1, 2, 3]
+    for block, steps in itertools.product((4, 12), (1, 3, 4)):
+        decoder = Decoder(Blocks(block), Linear(steps), Greedy(), TopProbability(), Recompute())
+        ours = decoder.decode(model, [Request.completing(prompt, 12, mask_id=MASK_ID)])[0].tokens
+        assert ours == naive_llada(model, prompt, 12, steps, block)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("cache", [Append(), Recompute()], ids=str)
+def test_blocks_of_one_are_autoregression(seed: int, cache: Cache) -> None:
+    model, prompt = random_model(Causal(), seed), [1, 2, 3, 4]
+    decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), cache)
+    ours = decoder.decode(model, [Request.completing(prompt, 12, mask_id=MASK_ID)])[0].tokens
+    assert ours == naive_autoregression(model, prompt, 12)
+
+
+@pytest.mark.parametrize(("windows", "pattern", "exact"), [
+    (Blocks(1), Causal(), Append()), (GridBlocks(4), BlockCausal(4), BlockCausalCache()),
+    (GridBlocks(1), BlockCausal(1), BlockCausalCache())], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_an_exact_cache_gives_recomputations_logits_to_rounding(
+        windows: Windows, pattern: AttentionPattern, exact: Cache, seed: int) -> None:
+    """Log-probabilities of every commit, ragged batch included, differ by float32 rounding at most."""
+    requests = ragged_requests(5, seed, block=4)
+    found = []
+    for cache in (exact, Recompute()):
+        decoder = Decoder(windows, Linear(3), Greedy(), TopProbability(), cache)
+        decoding = decoder.begin(random_model(pattern, seed), requests)
+        for _ in decoder.stream(decoding):
+            pass
+        found.append((decoding.whole.tokens_BS[:, :-1], decoding.whole.log_prob_BS[:, :-1]))
+    (tokens, log_prob), (expected_tokens, expected_log_prob) = found
+    assert (tokens == expected_tokens).all()
+    torch.testing.assert_close(log_prob, expected_log_prob, rtol=1e-4, atol=2e-5)
+
+
+SETTINGS = [(Decoder(Whole(), Linear(4), Greedy(), TopProbability(), Recompute()), Bidirectional()),
+            (Decoder(Blocks(4), Unbounded(), Greedy(), Threshold(0.6), Recompute()), Bidirectional()),
+            (Decoder(Whole(), Linear(5), Categorical(0.7), RandomOrder(), Recompute()), Bidirectional()),
+            (Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCache()), BlockCausal(4)),
+            (AUTOREGRESSIVE, Causal())]
+
+
+@pytest.mark.parametrize(("decoder", "pattern"), SETTINGS, ids=lambda part: type(part).__name__)
+def test_over_random_transformers_a_batch_changes_no_separated_decision(
+        decoder: Decoder, pattern: AttentionPattern) -> None:
+    """A batch may turn a decision only where two choices are within 1e-5; such rows are counted and printed."""
+    num_rows = num_close = 0
+    for seed in range(8):
+        model, requests = random_model(pattern, seed), ragged_requests(6, seed, block=4)
+        together = decoder.decode(model, requests)
+        for row, request in enumerate(requests):
+            alone = decoder.decode(model, [request])[0].tokens
+            num_rows += 1
+            if alone != together[row].tokens:
+                assert smallest_separation(decoder, model, request) <= CLOSE, (seed, row)
+                num_close += 1
+    print(f"{num_close} of {num_rows} rows held a decision closer than {CLOSE:g} that the batch turned")
+    assert num_close <= num_rows // 20
+
+
+def smallest_separation(decoder: Decoder, model: DecodableTransformer, request: Request) -> float:
+    """The smallest gap, over a row's steps, of the two best logits or of the confidences at the cut."""
+    smallest, decoding = np.inf, decoder.begin(model, [request])
+    masked = decoding.live.masked_BS.clone()
+    for step in decoder.stream(decoding):
+        for position in step.window.query_BQ[0].tolist():
+            if position < decoding.live.length and masked[0, position]:
+                best = whole_logits(model, decoding.live.tokens_BS[0, :-1].tolist())[position].topk(2).values
+                smallest = min(smallest, float(best[0] - best[1]))
+        score = step.proposal.log_prob_BQ
+        commit = step.edit.commit_BQ[0]
+        if score is not None and commit.any():
+            left = masked.gather(1, step.window.query_BQ)[0] & ~commit
+            if left.any():
+                smallest = min(smallest, float((score[0][commit].min() - score[0][left].max()).abs()))
+        masked = decoding.live.masked_BS.clone()
+    return smallest
+
+
+@pytest.mark.parametrize("windows", [Whole(), Blocks(4)], ids=str)
+def test_blanks_anywhere_are_filled_and_the_rest_is_kept(windows: Windows) -> None:
+    tokens = [MASK_ID, 3, MASK_ID, MASK_ID, 5, 6, MASK_ID, 7]
+    decoder = Decoder(windows, Linear(2), Greedy(), TopProbability(), Recompute())
+    filled = decoder.decode(random_model(Bidirectional()), [Request(tokens)])[0].tokens
+    assert MASK_ID not in filled
+    assert [b for a, b in zip(tokens, filled, strict=True) if a != MASK_ID] == [3, 5, 6, 7]
+
+
+def test_a_row_stops_after_its_end_token_and_what_follows_is_not_useful() -> None:
+    model = TableModel(Causal(), seed=4)
+    free = AUTOREGRESSIVE.decode(model, [Request.completing([1], 20, mask_id=MASK_ID)])[0]
+    end_id = free.completion[5]
+    stopping = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append(), end_id)
+    decoding = stopping.begin(model, [Request.completing([1], 20, mask_id=MASK_ID)] * 2)
+    steps = sum(1 for _ in stopping.stream(decoding))
+    first = free.completion.index(end_id) + 1
+    assert steps == first
+    assert stopping.completions(decoding)[0].completion == free.completion[:first]
+    assert decoding.accounting.tokens_useful == decoding.accounting.tokens_committed == 2 * first
+
+    whole = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute(), end_id)
+    decoding = whole.begin(TableModel(Bidirectional(), seed=4), [Request.completing([1], 20, mask_id=MASK_ID)])
+    for _ in whole.stream(decoding):
+        pass
+    completion = whole.completions(decoding)[0].completion
+    assert decoding.accounting.tokens_committed == 20
+    assert decoding.accounting.tokens_useful == len(completion)
+    assert end_id not in completion[:-1]
+
+
+def test_a_step_can_be_consumed_as_it_comes() -> None:
+    decoder = Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute())
+    decoding = decoder.begin(random_model(Bidirectional()), [Request.completing([1], 6, mask_id=MASK_ID)])
+    masks_left = [int(step.canvas.masked_BS.sum()) for step in decoder.stream(decoding)]
+    assert masks_left == [4, 2, 0]
+
+
+def test_an_autoregressive_draw_does_not_depend_on_how_it_was_reached() -> None:
+    """The step within a window of one is always 0, so a draw is keyed by (seed, position, token) alone."""
+    decoder = Decoder(Blocks(1), Linear(1), Categorical(1.0), Leftmost(), Append())
+    model = TableModel(Causal())
+    full = decoder.decode(model, [Request.completing([1, 2], 10, mask_id=MASK_ID, seed=9)])[0].tokens
+    resumed = decoder.decode(model, [Request.completing(full[:7], 5, mask_id=MASK_ID, seed=9)])[0].tokens
+    assert resumed == full
+
+
+@pytest.mark.parametrize(("request_", "message"), [
+    (lambda: Request([1, 2], start=2), "the prompt must be shorter than the canvas"),
+    (lambda: Request([1, MASK_ID], seed=-1), "seed=-1"),
+    (lambda: Request.completing([1], 0, mask_id=MASK_ID), "num_new=0"),
+    (lambda: Request.completing([1, VOCAB_SIZE], 2, mask_id=MASK_ID), f"token id {VOCAB_SIZE}"),
+    (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), "token id -3"),
+    (lambda: Request.completing([1] * 20, 20, mask_id=MASK_ID), "a canvas of 40 tokens: the model's max_length is 24"),
+])
+def test_a_bad_request_is_refused(request_, message: str) -> None:  # noqa: ANN001
+    decoder = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute())
+    with pytest.raises(ValueError, match=message):
+        decoder.decode(random_model(Bidirectional()), [request_()])
+
+
+def test_no_request_and_no_prompt_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one request"):
+        AUTOREGRESSIVE.decode(random_model(Causal()), [])
+    with pytest.raises(ValueError, match="give a prompt of at least one token"):
+        AUTOREGRESSIVE.decode(random_model(Causal()), [Request([MASK_ID, MASK_ID])])
+
+
+def test_a_bad_mask_id_or_shift_is_refused() -> None:
+    transformer = random_model(Bidirectional()).transformer
+    with pytest.raises(ValueError, match=f"mask_id={VOCAB_SIZE}"):
+        DecodableTransformer(transformer, VOCAB_SIZE)
+    with pytest.raises(ValueError, match="shift=2"):
+        DecodableTransformer(transformer, MASK_ID, shift=2)
