@@ -81,15 +81,23 @@ def _row(key: tuple[str, int, str, str, int | None, str], results: Sequence[Json
         text={name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]})
 
 
+_LEAST_SHARE = 0.05
+
+
 @dataclass(frozen=True)
 class EqualQuality:
-    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share)."""
+    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share). None where
+    there is no such setting, and where the reference solves under 5 %: to be as good as that says nothing."""
 
     task: str
     batch_size: int
     reference: Row
     fastest: Row | None
     tolerance: float
+
+    @property
+    def reference_fails(self) -> bool:
+        return self.reference.share < _LEAST_SHARE
 
 
 def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
@@ -103,7 +111,8 @@ def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
             continue
         fastest, widest = None, 0.01
         for row in here:
-            if row.family == "autoregressive" or len(row.right) != len(reference.right):
+            if (row.family == "autoregressive" or reference.share < _LEAST_SHARE
+                    or len(row.right) != len(reference.right)):
                 continue
             difference, half_width = paired_difference(row.right, reference.right)
             tolerance = max(0.01, half_width)

@@ -32,7 +32,9 @@ def _equal_quality(comparison: EqualQuality, rows: Sequence[Row]) -> str:
     if fastest is None:
         best = max((row for row in rows if row.batch_size == comparison.batch_size and row.family == "diffusion"),
                    key=lambda row: row.share, default=None)
-        tail = "" if best is None else f"; its best setting ({best.label}) solves {_percent(best.share)}"
+        tail = "" if best is None else f"; diffusion's best setting ({best.label}) solves {_percent(best.share)}"
+        if comparison.reference_fails:
+            return f"{head}: too little for a speed-up at equal quality to mean anything{tail}."
         return f"{head}. Diffusion loses: no setting comes within {100 * comparison.tolerance:.1f} points{tail}."
     verdict = "faster" if fastest.speed_up > 1 else "slower: diffusion loses on speed"
     factor = fastest.speed_up if fastest.speed_up > 1 else 1 / fastest.speed_up

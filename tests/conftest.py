@@ -29,8 +29,8 @@ VOCAB_SIZE, MASK_ID, MAX_LENGTH = 11, 10, 24
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # the models are too small to gain from more
 
 
 def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: Any) -> Transformer:

@@ -15,6 +15,7 @@ import ast
 import hashlib
 import platform
 import sysconfig
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -132,7 +133,9 @@ class LineUpToEnd:
 def parses(line: str) -> bool:
     """Whether a line is one simple Python statement by itself."""
     try:
-        body = ast.parse(line).body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # such as `1if x else 2`: odd, but it parses
+            body = ast.parse(line).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return len(body) == 1 and isinstance(body[0], _SIMPLE)

@@ -200,7 +200,7 @@ def test_an_autoregressive_draw_does_not_depend_on_how_it_was_reached() -> None:
     (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), "token id -3"),
     (lambda: Request.completing([1] * 20, 20, mask_id=MASK_ID), "a canvas of 40 tokens: the model's max_length is 24"),
 ])
-def test_a_bad_request_is_refused(request_, message: str) -> None:  # noqa: ANN001
+def test_a_bad_request_is_refused(request_, message: str) -> None:
     decoder = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute())
     with pytest.raises(ValueError, match=message):
         decoder.decode(random_model(Bidirectional()), [request_()])

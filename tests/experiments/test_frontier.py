@@ -1,0 +1,126 @@
+"""The frontier end to end on tiny models: records, resume, failure, the report."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from quicksilver.experiments import frontier as module
+from quicksilver.experiments.frontier import Frontier, TaskSetup
+
+from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
+
+Build = Callable[..., Frontier]
+UNTIMED = ("seconds", "tokens_per_second", "first_step_seconds_p50", "latency_seconds_p50", "latency_seconds_p95",
+           "speed_up", "speed_up_p20", "speed_up_p80", "peak_memory_bytes")
+
+
+def records(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))}
+
+
+def test_it_measures_every_point_and_writes_one_self_contained_report(tmp_path: Path, frontier: Build) -> None:
+    experiment = frontier()
+    assert experiment.run(tmp_path) == 0
+    found = records(tmp_path)
+    # 2 models; at each of 2 batch sizes autoregression, 2 + 1 fixed settings, 1 threshold.
+    assert len(found) == 2 + 2 * (1 + 3 + 1)
+    decoded = [record for record in found.values() if record["point"]["kind"] == "DecodePoint"]
+    for record in decoded:
+        result = record["result"]
+        assert result["num_items"] == len(result["right"]) == {1: 3, 4: 8}[record["point"]["batch_size"]]
+        assert result["num_right"] == result["right"].count("1")
+        assert result["answer_tokens"] == 10 * result["num_items"]
+        assert result["speed_up_p20"] <= result["speed_up"] <= result["speed_up_p80"]
+        assert result["first_step_seconds_p50"] <= result["latency_seconds_p50"] <= result["latency_seconds_p95"]
+        assert result["peak_memory_bytes"] > 10 * 2**20
+        is_reference = record["point"]["family"] == "autoregressive"
+        assert (result["accounting"]["kv_store_bytes"] > 0) == is_reference
+        assert record["provenance"]["versions"]["torch"]
+    html = (tmp_path / "sudoku4" / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html.replace("http-equiv", "")
+    assert (tmp_path / "sudoku4" / "frontier.png").exists()
+
+
+def test_a_second_run_reuses_everything(tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    frontier().run(tmp_path)
+    before = records(tmp_path)
+    monkeypatch.setattr(module, "_measured", lambda *_: pytest.fail("measured again"))
+    assert frontier().run(tmp_path) == 0
+    assert records(tmp_path) == before
+
+
+def test_two_runs_agree_apart_from_times(tmp_path: Path, frontier: Build) -> None:
+    found = []
+    for name in "ab":
+        frontier().run(tmp_path / name)
+        found.append(records(tmp_path / name))
+        for record in found[-1].values():
+            for field in UNTIMED:
+                record["result"].pop(field, None)
+            for look in record["result"].get("curve", []):
+                look.pop("seconds")
+    assert found[0] == found[1]
+
+
+def test_a_missing_or_damaged_record_alone_is_measured_again(
+        tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    frontier().run(tmp_path)
+    decoded = [path for path in sorted((tmp_path / "records").glob("*.json"))
+               if json.loads(path.read_text())["point"]["kind"] == "DecodePoint"]
+    decoded[0].unlink()
+    decoded[1].write_text(decoded[1].read_text()[:-40])
+    measured, measure = [], module._measured
+
+    def counting(*arguments):
+        measured.append(arguments[0])
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_measured", counting)
+    assert frontier().run(tmp_path) == 0
+    assert len(measured) == 2
+    assert len(records(tmp_path)) == 12
+
+
+def test_a_failing_point_is_recorded_with_its_reason_and_tried_again(
+        tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = module._measured
+
+    def failing(point, *rest):
+        if point.order == "random":
+            raise RuntimeError("out of memory")
+        return measure(point, *rest)
+
+    monkeypatch.setattr(module, "_measured", failing)
+    assert frontier().run(tmp_path) == 2
+    failed = [record for record in records(tmp_path).values() if "failed" in record["result"]]
+    assert [record["result"]["failed"] for record in failed] == ["RuntimeError: out of memory"] * 2
+    assert "2 points failed" in (tmp_path / "sudoku4" / "report.html").read_text()
+    monkeypatch.setattr(module, "_measured", measure)
+    assert frontier().run(tmp_path) == 0
+
+
+def test_identical_outputs_are_graded_alike_alone_and_in_batches(tmp_path: Path, frontier: Build) -> None:
+    frontier(batches={1: 8, 4: 8}).run(tmp_path)
+    right: dict[str, set[str]] = {}
+    for record in records(tmp_path).values():
+        if record["point"]["kind"] == "DecodePoint":
+            point = record["point"]
+            right.setdefault(f"{point['order']} {point['steps']}", set()).add(record["result"]["right"])
+    assert all(len(marks) == 1 for marks in right.values())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"thresholds": [1.5]}, "tau=1.5"), ({"batches": {0: 3}}, "batches"), ({"batches": {1: 0}}, "batches"),
+    ({"seeds": []}, "at least one of each"), ({"tasks": {}}, "at least one of each"), ({"seeds": [-1]}, "seeds=-1"),
+    ({"threads": 0}, "threads=0"), ({"tasks": {"x": 3}}, "task.x=3")])
+def test_a_bad_experiment_is_refused(frontier: Build, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frontier(**changes)
+
+
+@pytest.mark.parametrize("steps", [[], [0]])
+def test_bad_steps_are_refused(steps: list[int]) -> None:
+    with pytest.raises(ValueError, match="steps="):
+        TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=steps, contrast_steps=[])

@@ -1,0 +1,62 @@
+"""The default recipes reach what the README says, trained from nothing: minutes long."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
+from quicksilver.experiments.decoding import share_right
+from quicksilver.experiments.training import TrainingPoint, trained
+
+pytestmark = pytest.mark.slow
+Share = Callable[..., float]
+NUM_ITEMS = 512
+
+
+def any_order(steps: int, policy: Policy) -> Decoder:
+    return Decoder(Whole(), Linear(steps), Greedy(), policy, Recompute())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipes")
+
+
+@pytest.fixture
+def share(folder: Path) -> Share:
+    """share(task, family, decoder): right answers of the default recipe's model; the recipe's decoder by default."""
+
+    def measured(task: str, family: str, decoder: Decoder | None = None) -> float:
+        with initialize_config_module("quicksilver.conf", version_base="1.3"):
+            config = compose("config", overrides=[f"task={task}"])
+            setup = instantiate(config.experiment, _convert_="all").tasks[task]
+        recipe = getattr(setup, family)
+        point = TrainingPoint(task, setup.task, recipe, seed=0)
+        transformer, _ = trained(point, folder)
+        return share_right(point.contestant(transformer, decoder or recipe.curve_decoder), setup.task, NUM_ITEMS, 128)
+
+    return measured
+
+
+def test_sudoku6_rises_with_steps_and_needs_the_confident_order(share: Share) -> None:
+    by_steps = {steps: share("sudoku6", "diffusion", any_order(steps, TopProbability())) for steps in (1, 4, 22)}
+    assert by_steps[22] >= 0.95
+    assert by_steps[4] >= 0.80
+    assert by_steps[22] - by_steps[1] >= 0.50
+    assert share("sudoku6", "diffusion", any_order(22, RandomOrder())) <= by_steps[22] - 0.15
+
+
+def test_sudoku4_is_solved_by_both(share: Share) -> None:
+    assert share("sudoku4", "autoregressive") >= 0.65
+    assert share("sudoku4", "diffusion") >= 0.95
+
+
+def test_extraction_takes_diffusion_one_step(share: Share) -> None:
+    assert share("extraction", "autoregressive") >= 0.99
+    assert share("extraction", "diffusion", any_order(1, TopProbability())) >= 0.99
+
+
+def test_addition_is_learnt_left_to_right(share: Share) -> None:
+    assert share("addition", "autoregressive") >= 0.95

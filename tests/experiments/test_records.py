@@ -1,0 +1,73 @@
+"""Records: named by their point, atomic, and never read when damaged."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from quicksilver.experiments.records import RecordStore, describe, key_of, read_record
+from quicksilver.experiments.training import TrainingPoint
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "records")
+
+
+def test_a_record_comes_back(store: RecordStore, training_point: Callable[..., TrainingPoint]) -> None:
+    point = training_point()
+    assert store.read(point) is None
+    written = store.write(point, {"right": 0.5}, {"commit": "abc"})
+    assert store.read(point) == written == next(iter(store.all()))
+    assert store.path(point).stem == key_of(point)
+
+
+def test_everything_that_changes_the_answer_changes_the_name(training_point: Callable[..., TrainingPoint]) -> None:
+    keys = {key_of(training_point()), key_of(training_point(seed=1)), key_of(training_point(updates=7)),
+            key_of(training_point(threads=2)), key_of(training_point(precision="float32"))}
+    assert len(keys) == 5
+    assert key_of(training_point()) == key_of(training_point())
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:-20], lambda text: "", lambda text: "[]", lambda text: text.replace('"seed": 0', '"seed": 5'),
+    lambda text: json.dumps({"point": json.loads(text)["point"]})])
+def test_a_damaged_record_is_named_and_not_read(
+        store: RecordStore, training_point: Callable[..., TrainingPoint], damage: Callable[[str], str],
+        capsys: pytest.CaptureFixture[str]) -> None:
+    point = training_point()
+    store.write(point, {"right": 0.5}, {})
+    store.path(point).write_text(damage(store.path(point).read_text()))
+    with pytest.raises(ValueError, match=f"{key_of(point)}.json: a damaged record"):
+        read_record(store.path(point))
+    assert store.read_whole(point) is None
+
+
+def test_a_record_may_not_hold_nan(store: RecordStore, training_point: Callable[..., TrainingPoint]) -> None:
+    with pytest.raises(ValueError, match="may not hold nan"):
+        store.write(training_point(), {"a": [{"b": float("nan")}]}, {})
+    assert not list(store.folder.glob("*")) if store.folder.exists() else True
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_earlier_records_intact(
+        store: RecordStore, training_point: Callable[..., TrainingPoint], monkeypatch: pytest.MonkeyPatch,
+        call: str) -> None:
+    store.write(training_point(), {"right": 0.5}, {})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.write(training_point(seed=1), {"right": 0.5}, {})
+    monkeypatch.undo()
+    assert [record["point"]["seed"] for record in store.all()] == [0]
+    assert len(list(store.folder.iterdir())) == 1
+
+
+def test_only_plain_values_describe_a_point() -> None:
+    with pytest.raises(ValueError, match="a point holds dataclasses"):
+        describe({"a": object()})

@@ -1,0 +1,50 @@
+"""The wheel, installed in an empty environment outside the repository, runs the README's Python example."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def readme_example() -> str:
+    """The README's only Python block."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    return block
+
+
+def test_the_readme_example_runs_and_is_ten_lines() -> None:
+    example = readme_example()
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", example], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("\n") == 4
+
+
+@pytest.mark.slow
+def test_the_wheel_is_complete_and_runs_on_its_own(tmp_path: Path) -> None:
+    def run(*command: str | Path) -> str:
+        finished = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout + finished.stderr
+
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("quicksilver-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ("kernels", "models", "decoders", "experiments", "conf"):
+        assert f"quicksilver/{folder}/py.typed" in held
+        sources = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.yaml", "*.j2")
+                   for path in (ROOT / folder).rglob(pattern)}
+        assert {f"quicksilver/{path}" for path in sources} <= held
+    assert not [name for name in held if name.startswith(("kernels/", "tests/", "quicksilver/tests/"))]
+    run(sys.executable, "-m", "venv", tmp_path / "env")
+    python = tmp_path / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", wheel)
+    assert run(python, "-W", "error", "-c", readme_example()).count("\n") == 4
+    assert "task=nope" not in run(python, "-m", "quicksilver.experiments", "--help")
+    printed = run(python, "-c", "import quicksilver.experiments.records as r; print(r.__file__)")
+    assert str(tmp_path) in printed
