@@ -45,7 +45,8 @@ class Accounting:
         totals = dict.fromkeys(("positions_computed", "positions_queried", "keys_seen", "flops", "bytes_read"), 0)
         for (_, num_rows, num_fed, num_queried, context), count in self.shapes.items():
             keys_seen = num_rows * num_fed * context
-            flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_rows * num_queried)
+            stored_read = num_rows * context if self.kv_store_bytes else 0
+            flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_rows * num_queried, stored_read)
             for name, amount in zip(totals, (num_rows * num_fed, num_rows * num_queried, keys_seen, flops, bytes_read),
                                     strict=True):
                 totals[name] += count * amount

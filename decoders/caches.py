@@ -56,7 +56,9 @@ class Recompute:
         """Any windows will do."""
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        """Any model will do."""
+        if isinstance(model.pattern, Causal) and windows != Blocks(1):
+            raise ValueError(f"attention {model.pattern} with {windows}: a causal model decides from left to right, in "
+                             "blocks of 1")
 
     def entry_plan(self, window: Window, length: int) -> None:
         return None

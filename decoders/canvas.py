@@ -40,8 +40,8 @@ class Request:
 class Canvas:
     """State of B rows, each tensor [B, S] with S = L + 1 (the spare column); written in place.
 
-    tokens int64; masked bool; given bool (what the request fixed); log_prob float32 in nats and step int64 (within its
-    window) of each commit; stop_B and seed_B int64."""
+    tokens int64; masked bool; given bool (what the request fixed); step int64 (within its window) of each commit, and
+    its log_prob float32 in nats where the policy asked for one (else 0); stop_B and seed_B int64."""
 
     tokens_BS: Tensor
     masked_BS: Tensor
@@ -61,13 +61,19 @@ class Canvas:
             raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
         rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
         for row, request in zip(rows, requests, strict=True):
-            row[: len(request.tokens)] = torch.tensor(request.tokens)
+            tokens = torch.tensor(request.tokens)
+            if tokens.dtype != torch.int64:
+                raise ValueError(f"tokens={request.tokens[:4]}...: must be integer token ids")
+            row[: len(tokens)] = tokens
         if rows.min() < 0 or rows.max() >= model.vocab_size:
             outside = int(rows.min() if rows.min() < 0 else rows.max())
             raise ValueError(f"token id {outside}: must be from 0 to {model.vocab_size - 1} (vocab_size - 1)")
         stop_B = torch.tensor([len(request.tokens) for request in requests])
         exists_BS = torch.arange(length + 1) < stop_B[:, None]
         masked_BS = exists_BS & (rows == model.mask_id)
+        start_B = torch.tensor([request.start for request in requests])
+        if (masked_BS & (torch.arange(length + 1) < start_B[:, None])).any():
+            raise ValueError(f"the mask id {model.mask_id} stands before a request's start, where nothing is decided")
         shifted_out = masked_BS[:, : model.shift]
         if shifted_out.any():
             raise ValueError("a next-token model cannot decide position 0: give a prompt of at least one token")

@@ -93,15 +93,19 @@ class Decoder:
     def begin(self, model: LanguageModel, requests: Sequence[Request]) -> Decoding:
         """Check the requests against the model and the parts, and lay them on a canvas. ValueError names what does
         not fit."""
-        self.cache.check_model(model, self.windows)
+        spans = [self.check(model, request) for request in requests]
         whole = Canvas.of(requests, model)
-        spans = [self.windows.span(request.start, len(request.tokens)) for request in requests]
         grid = WindowGrid.of(spans, whole.stop_B, whole.length)
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
         decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))))
         if store is not None:
             decoding.accounting.kv_store_bytes = store.num_bytes
         return decoding
+
+    def check(self, model: LanguageModel, request: Request) -> Span:
+        """The windows of a request. ValueError with the reason if the parts cannot serve the model or the request."""
+        self.cache.check_model(model, self.windows)
+        return self.windows.span(request.start, len(request.tokens))
 
     @torch.inference_mode()
     def stream(self, decoding: Decoding) -> Iterator[Step]:
@@ -166,16 +170,16 @@ class Decoder:
             accounting.tokens_useful += sum(decided[request.start : stop])
             for window, num_steps in zip(range(span.count), decoding.steps_per_window, strict=False):
                 begin = span.first + window * span.size
-                if not any(decided[begin : begin + span.size]):
-                    continue
-                last = max(step[p] for p in range(begin, min(begin + span.size, length)) if decided[p])
-                accounting.idle_row_steps += num_steps - 1 - last
+                positions = range(begin, min(begin + span.size, length))
+                used = max((step[p] + 1 for p in positions if decided[p]), default=0)
+                accounting.idle_row_steps += num_steps - used
             completions.append(Completion(tokens[:length], tokens[request.start : stop]))
         return completions
 
     def _reached_end(self, canvas: Canvas, window: Window) -> Tensor:
-        """Which rows hold the end token in the window, bool [B]."""
-        return (canvas.tokens_BS.gather(1, window.query_BQ) == self.end_id).any(1)
+        """Which rows decided on the end token in the window, bool [B]; a given one ends nothing."""
+        query_BQ = window.query_BQ
+        return ((canvas.tokens_BS.gather(1, query_BQ) == self.end_id) & ~canvas.given_BS.gather(1, query_BQ)).any(1)
 
     def _drop_finished(self, decoding: Decoding, window: Window, next_index: int) -> None:
         """Take the rows out of the batch that reached the end token or have no window left."""

@@ -12,12 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from .progress import console
+from .provenance import available_cores
+
+
+class PointsFailed(Exception):
+    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
 
 
 @contextmanager
@@ -27,12 +35,6 @@ def _errors_in_one_line() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         console.print(f"error: {_one_line(error)}", markup=False)
         sys.exit(2)
-    except OSError as error:
-        console.print(f"error: {error}; what was recorded before is intact", markup=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on from here", markup=False)
-        sys.exit(130)
 
 
 def _one_line(error: BaseException) -> str:
@@ -48,19 +50,40 @@ def _one_line(error: BaseException) -> str:
 
 @hydra.main(config_path="pkg://quicksilver.conf", config_name="config", version_base="1.3")
 def _run(config: DictConfig) -> None:
-    # Caught here as well as outside: Hydra prints a line of its own about an exception that leaves the job.
+    # Input is checked here; a ValueError that comes later is our own mistake and keeps its traceback. Errors are
+    # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
+        if config.threads is None:
+            config.threads = _free_cores(HydraConfig.get())
         experiment = instantiate(config.experiment, _convert_="all")
+        experiment.check()
+    try:
         num_failed = experiment.run(Path(config.output))
-    if num_failed:
+    except OSError as error:
+        console.print(f"error: {error}; what was recorded before is intact", markup=False)
         sys.exit(1)
+    if num_failed:
+        raise PointsFailed(f"{num_failed} points failed; see the report")
+
+
+def _free_cores(hydra_config: HydraConf) -> int:
+    """Two of the cores, or one for each job where a launcher runs several at once."""
+    runs_in_parallel = hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher.get("n_jobs", 1) != 1
+    return 1 if runs_in_parallel else min(2, available_cores())
 
 
 def main() -> None:
     # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _errors_in_one_line():
-        _run()
+    try:
+        with _errors_in_one_line():
+            _run()
+    except PointsFailed as error:
+        console.print(f"error: {error}", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted: the same command goes on from here", markup=False)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

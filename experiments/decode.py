@@ -16,7 +16,7 @@ from ..models import load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .frontier import TaskSetup
 from .progress import console
-from .training import Recipe, TrainingPoint, trained
+from .training import LARGEST_SEED, Recipe, TrainingPoint, trained
 
 
 class Family(Protocol):
@@ -55,12 +55,22 @@ class Decode:
             raise ValueError(f"task={list(self.tasks)}: experiment=decode takes exactly one")
         for name in ("num_items", "batch_size", "threads"):
             check_integer(name, getattr(self, name))
-        check_integer("seed", self.seed, at_least=0)
+        check_integer("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
+
+    def check(self) -> None:
+        """ValueError with the reason if the decoder or the checkpoint does not fit; before anything is trained."""
+        _, point = self._setup_and_point()
+        point.check(self.decoder)
+        if self.checkpoint is not None:
+            load_checkpoint(Path(self.checkpoint), expect=point.config())
+
+    def _setup_and_point(self) -> tuple[TaskSetup, TrainingPoint]:
+        ((name, setup),) = self.tasks.items()
+        return setup, TrainingPoint(name, setup.task, self.family.recipe(setup), self.seed)
 
     def run(self, folder: Path) -> int:
         """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""
-        (name, setup), = self.tasks.items()
-        point = TrainingPoint(name, setup.task, self.family.recipe(setup), self.seed)
+        setup, point = self._setup_and_point()
         if self.checkpoint is None:
             transformer, _ = trained(point, folder)
         else:
@@ -75,7 +85,7 @@ class Decode:
         right = setup.task.grade(problems, contestant.format.answer(setup.task, problems, canvases(completions)))
         steps = sum(batch.accounting.row_steps for batch in decoded) / self.num_items
         seconds = sum(batch.seconds for batch in decoded)
-        console.print(f"{name}: {int(right.sum())} of {self.num_items} right, {steps:.1f} steps an item, "
+        console.print(f"{point.name}: {int(right.sum())} of {self.num_items} right, {steps:.1f} steps an item, "
                       f"{1e3 * seconds / self.num_items:.2f} ms an item at batch {self.batch_size}", markup=False)
         return 0
 

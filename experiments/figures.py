@@ -5,7 +5,6 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -13,11 +12,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .analysis import Json, Row, is_collapsed
 
-mpl.use("Agg")
-
 _STYLES = {"autoregressive": ("#000000", "*"), "confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"),
            "random": ("#D55E00", "^"), "threshold": ("#009E73", "D"), "collapsed": ("#888888", "x"),
            "masked diffusion": ("#0072B2", "o"), "block diffusion": ("#CC79A7", "v")}
+_OTHER = ("#56B4E9", "v")
 _LINES = ("-", "--", ":")
 _FAMILIES = {"AutoregressiveNLL": "autoregressive", "MaskedDiffusion": "masked diffusion",
              "BlockDiffusion": "block diffusion"}
@@ -50,7 +48,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         series.setdefault(("collapsed" if is_collapsed(row.text) else kind, row.sampler), []).append(row)
     for (kind, sampler), members in series.items():
         is_reference = kind == "autoregressive"
-        colour, marker = _STYLES[kind]
+        colour, marker = _STYLES.get(kind, _OTHER)
         members = sorted(members, key=lambda row: row.tokens_per_second)
         speed = [row.tokens_per_second for row in members]
         share = [100 * row.share for row in members]
@@ -60,7 +58,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         is_line = not is_reference and kind != "collapsed"
         axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
                       markersize=15 if is_reference else 5.5, linewidth=1.2, elinewidth=0.9,
-                      linestyle=_LINES[samplers.index(sampler)] if is_line else "none",
+                      linestyle=_LINES[samplers.index(sampler) % len(_LINES)] if is_line else "none",
                       fillstyle="full" if samplers.index(sampler) == 0 else "none", zorder=4 if is_reference else 3,
                       label=f"{label} (numbers: steps)" if kind == "confident" else label)
         if kind == "confident":
@@ -96,7 +94,7 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     for axes, (task, records) in zip(grid.flat, by_task.items(), strict=False):
         for record in records:
             family = family_of(record["point"])
-            colour, marker = _STYLES[family]
+            colour, marker = _STYLES.get(family, _OTHER)
             curve = record["result"]["curve"]
             axes.plot([point["seconds"] for point in curve], [100 * point["right"] for point in curve], color=colour,
                       marker=marker, markersize=8 if marker == "*" else 5, linewidth=1.2, label=family)
@@ -112,7 +110,8 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
 
 def family_of(point: Mapping) -> str:
     """A training point's family, in words."""
-    return _FAMILIES[point["recipe"]["objective"]["kind"]]
+    kind: str = point["recipe"]["objective"]["kind"]
+    return _FAMILIES.get(kind, kind)
 
 
 def _png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:

@@ -10,11 +10,14 @@ at each batch size. Every timed point also times its autoregressive reference, i
 speed-up is a ratio inside one record.
 """
 
+import contextlib
+import hashlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..decoders import (
@@ -37,13 +40,14 @@ from ..kernels.checks import check_instance, check_integer
 from .decoding import Contestant, TimedBatch, batches, canvases
 from .locks import machine_alone
 from .progress import bar, console
-from .records import Json
+from .records import Json, key_of
 from .report import write_report
 from .runner import Runner
 from .tasks.base import Task
-from .training import Recipe, TrainingPoint
+from .training import LARGEST_SEED, Recipe, TrainingPoint
 
 _NUM_ROUNDS = 8
+_REFERENCE_BATCHES = 2  # a round
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,12 @@ class TaskSetup:
     def __post_init__(self) -> None:
         if not self.steps:
             raise ValueError("steps=[]: needs at least one number of steps")
-        for steps in (*self.steps, *self.contrast_steps):
-            check_integer("steps", steps)
+        for name in ("steps", "contrast_steps"):
+            values = getattr(self, name)
+            for steps in values:
+                check_integer(name, steps)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)}: must all be different")
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,14 @@ class DecodePoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """`batches` maps a batch size to the number of items decoded at it."""
+    """`num_items` are decoded at each of `batch_sizes`, in their order."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
     orders: Mapping[str, Policy]
     thresholds: Sequence[float]
-    batches: Mapping[int, int]
+    batch_sizes: Sequence[int]
+    num_items: Sequence[int]
     threads: int
 
     def __post_init__(self) -> None:
@@ -106,11 +115,18 @@ class Frontier:
         if not self.tasks or not self.seeds:
             raise ValueError(f"tasks={list(self.tasks)}, seeds={list(self.seeds)}: needs at least one of each")
         check_integer("threads", self.threads)
+        if len(self.batch_sizes) != len(self.num_items) or not self.batch_sizes:
+            raise ValueError(f"batch_sizes={list(self.batch_sizes)}, num_items={list(self.num_items)}: must be as many "
+                             "of one as of the other, at least one")
+        for name in ("batch_sizes", "num_items"):
+            for value in getattr(self, name):
+                check_integer(name, value)
+        for name, values in (("seeds", self.seeds), ("thresholds", self.thresholds),
+                             ("batch_sizes", self.batch_sizes)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)}: must all be different")
         for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0)
-        for batch_size, num_items in self.batches.items():
-            check_integer("batches (size)", batch_size)
-            check_integer("batches (items)", num_items)
+            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
         for tau in self.thresholds:
             Threshold(tau)
 
@@ -128,10 +144,9 @@ class Frontier:
     def _points(self, name: str, setup: TaskSetup, seed: int) -> Iterator[DecodePoint]:
         diffusion = TrainingPoint(name, setup.task, setup.diffusion, seed)
         autoregressive = TrainingPoint(name, setup.task, setup.autoregressive, seed)
-        end_id = setup.task.end_id
-        for batch_size, num_items in self.batches.items():
+        for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
             for sampler_name, sampler in setup.samplers.items():
-                reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append(), end_id)
+                reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append())
 
                 def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None, *,
                           sampler_name: str = sampler_name, reference: Decoder = reference,
@@ -142,11 +157,16 @@ class Frontier:
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
                 for number, (order, policy) in enumerate(self.orders.items()):
                     for steps in setup.contrast_steps if number else setup.steps:
-                        decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache, end_id)
+                        decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache)
                         yield point(diffusion, decoder, "diffusion", order, steps)
                 for tau in self.thresholds:
-                    decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache, end_id)
+                    decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache)
                     yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
+
+    def check(self) -> None:
+        """ValueError with the reason if a setting could not be decoded; before anything is trained."""
+        for point in self.points():
+            point.model.check(point.decoder)
 
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
@@ -163,8 +183,9 @@ class Frontier:
         return sum("failed" in record["result"] for record in (*training, *measured))
 
     def _report_name(self) -> str:
+        """A folder of their own for the tasks, the seeds and all other settings."""
         seeds = "" if list(self.seeds) == [0] else "-seeds" + "+".join(map(str, self.seeds))
-        return "+".join(self.tasks) + seeds
+        return f"{'+'.join(self.tasks)}{seeds}-{key_of(self)[:6]}"
 
 
 def _measure(point: DecodePoint, runner: Runner) -> Json:
@@ -187,13 +208,17 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     size = -(-len(work) // _NUM_ROUNDS)
     timed: list[TimedBatch] = []
     speed_ups = []
-    for begin in range(0, len(work), size):
-        in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
-        reference_batch = reference.decode(reference_work[begin])
+    for number, begin in enumerate(range(0, len(work), size)):
+        chosen = slice(begin, begin + size), slice(begin, begin + min(size, _REFERENCE_BATCHES))
+        # Who goes first changes from round to round, so that neither gains by it.
+        if number % 2 == 0:
+            in_round = [contestant.decode(batch) for batch in work[chosen[0]]]
+            of_reference = [reference.decode(batch) for batch in reference_work[chosen[1]]]
+        else:
+            of_reference = [reference.decode(batch) for batch in reference_work[chosen[1]]]
+            in_round = [contestant.decode(batch) for batch in work[chosen[0]]]
         timed += in_round
-        num_items = sum(len(batch.completions) for batch in in_round)
-        per_item = sum(batch.seconds for batch in in_round) / num_items
-        speed_ups.append(reference_batch.seconds / len(reference_batch.completions) / per_item)
+        speed_ups.append(_seconds_per_item(of_reference) / _seconds_per_item(in_round))
     completions = [completion for batch in timed for completion in batch.completions]
     answer = contestant.format.answer(task, problems, canvases(completions))
     right = task.grade(problems, answer)
@@ -202,6 +227,7 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     return {
         "num_items": point.num_items, "num_right": int(right.sum()),
         "right": "".join("01"[int(mark)] for mark in right),
+        "answers_sha256": hashlib.sha256(np.ascontiguousarray(answer).tobytes()).hexdigest(),
         "text": task.describe_answers(problems, answer),
         "answer_tokens": num_answer_tokens, "tokens_per_second": num_answer_tokens / sum(seconds),
         "seconds": sum(seconds),
@@ -210,6 +236,10 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
         "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": _peak_memory_bytes(),
         "accounting": _total([batch.accounting.to_json(contestant.model) for batch in timed])}
+
+
+def _seconds_per_item(decoded: Sequence[TimedBatch]) -> float:
+    return sum(batch.seconds for batch in decoded) / sum(len(batch.completions) for batch in decoded)
 
 
 def _total(accounts: list[Json]) -> Json:
@@ -233,12 +263,14 @@ def _quantile(values: Sequence[float], share: float) -> float:
 
 
 def _reset_peak_memory() -> None:
-    """Let Linux count this process's peak memory anew."""
-    Path("/proc/self/clear_refs").write_text("5")
+    """Let Linux count this process's peak memory anew, where it allows that."""
+    with contextlib.suppress(PermissionError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_memory_bytes() -> int:
-    """Peak resident memory of this process since the reset."""
+    """Peak resident memory of this process, both models and PyTorch itself included, since the reset (since its start
+    where Linux did not allow that)."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 

@@ -32,12 +32,14 @@ def provenance() -> Json:
     """Facts of this process that hold for all its records. `commit` is "none" outside a git checkout, where
     `source_hash` still tells one state of the code from another."""
     commit = _git("rev-parse", "HEAD")
+    sources = [str(_SOURCE / folder) for folder in ("kernels", "models", "decoders", "experiments", "conf")]
     return {
         "commit": commit or "none",
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "dirty": bool(_git("status", "--porcelain", "--", *sources)) if commit else None,
         "source_hash": _source_hash(),
         "machine": machine(),
         "device": "cpu",
+        "dtype": "float32",
         "kernels": "pytorch reference",
         "versions": {"python": platform.python_version(), "quicksilver": metadata.version("quicksilver"),
                      "torch": torch.__version__, "numpy": metadata.version("numpy")},

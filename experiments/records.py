@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..models.checkpoint import atomic_write
+from ..kernels.atomic_file import atomic_write, clear_temporaries
 from .progress import console
 
 Json = dict[str, Any]
@@ -64,9 +64,10 @@ class RecordStore:
             return None
 
     def write(self, point: object, result: Json, provenance: Json) -> Json:
-        """Write and return the point's record."""
+        """Write and return the point's record. FloatingPointError if the result holds a NaN or an infinity."""
         record = {"point": describe(point), "result": result, "provenance": provenance}
         _refuse_nan(record, self.path(point))
+        clear_temporaries(self.path(point))
         atomic_write(self.path(point), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
         return record
 
@@ -97,4 +98,4 @@ def _refuse_nan(value: Any, where: Path) -> None:
         for item in value:
             _refuse_nan(item, where)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where}: a record may not hold {value}")
+        raise FloatingPointError(f"{where}: a record may not hold {value}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment
 from rich.table import Table
 
-from ..models.checkpoint import atomic_write
+from ..kernels.atomic_file import atomic_write
 from . import figures
 from .analysis import Json, Row, equal_quality, is_collapsed, rows, sources
 from .findings import findings
@@ -44,7 +44,9 @@ def _html(table: Sequence[Row], origins: Sequence[str], images: dict[str, bytes]
         images={name: base64.b64encode(image).decode() for name, image in images.items()},
         training=[_training_row(record, training) for record in training if "failed" not in record["result"]],
         failures=[record for record in (*training, *measured) if "failed" in record["result"]],
-        settings=_settings(training, measured), is_collapsed=is_collapsed)
+        settings=_settings(training, measured), is_collapsed=is_collapsed,
+        text_names=list(dict.fromkeys(name for row in table for name in row.text)),
+        num_seeds=max((len(row.right_by_seed) for row in table), default=0))
 
 
 def _training_row(record: Json, training: Sequence[Json]) -> Json:
@@ -78,11 +80,16 @@ def _print(table: Sequence[Row]) -> None:
         shown = Table("batch", "order", title=task, title_justify="left", box=None, header_style="bold")
         for name in ("steps", "right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
             shown.add_column(name, justify="right")
-        for row in (row for row in table if row.task == task):
+        here = [row for row in table if row.task == task]
+        for name in here[0].text:
+            shown.add_column(name.replace("_", " "), justify="right")
+        for row in here:
             low, high = row.interval
-            shown.add_row(str(row.batch_size), row.order_label, str(row.steps or "-"), f"{100 * row.share:.1f}",
-                          f"{100 * low:.1f}-{100 * high:.1f}", f"{row.tokens_per_second:,.0f}", f"{row.speed_up:.2f}",
-                          f"{row.forwards_per_item:.1f}", f"{1e3 * row.latency_p50:.1f}",
+            collapsed = " (collapsed)" if is_collapsed(row.text) else ""
+            shown.add_row(str(row.batch_size), row.order_label + collapsed, str(row.steps or "-"),
+                          f"{100 * row.share:.1f}", f"{100 * low:.1f}-{100 * high:.1f}",
+                          f"{row.tokens_per_second:,.0f}", f"{row.speed_up:.2f}", f"{row.forwards_per_item:.1f}",
+                          f"{1e3 * row.latency_p50:.1f}", *(f"{value:.2f}" for value in row.text.values()),
                           style="bold" if row.family == "autoregressive" else "")
         console.print(shown)
     for sentence in findings(table):

@@ -7,7 +7,7 @@ clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Ever
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from ..decoders import Decoder
+from ..kernels.atomic_file import clear_temporaries
 from ..kernels.checks import check_integer, check_real
 from ..models import DecodableTransformer, Objective, Shape, Transformer, TransformerConfig
-from ..models.checkpoint import config_to_json, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from .decoding import Contestant, share_right
 from .locks import exclusive, machine_shared
 from .progress import bar, console
@@ -27,6 +28,7 @@ from .tasks.base import Format, Task
 
 _SECONDS_BETWEEN_SAVES = 10.0
 _PRECISIONS = ("float32", "bfloat16")
+LARGEST_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,25 @@ class TrainingPoint:
     seed: int
 
     def __post_init__(self) -> None:
-        check_integer("seed", self.seed, at_least=0)
+        check_integer("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
 
     def config(self) -> TransformerConfig:
         encoded = self.recipe.format.encode(self.task, self.task.test_problems(1))
         return TransformerConfig(self.task.vocab_size, encoded.tokens.shape[1], self.recipe.objective.attention,
                                  self.recipe.shape)
 
+    def check(self, decoder: Decoder) -> None:
+        """ValueError with the reason if the decoder cannot decode this model and task; nothing is trained."""
+        with torch.device("meta"):
+            transformer = Transformer(self.config())
+        contestant = self.contestant(transformer, decoder)
+        request = contestant.requests(self.task, self.task.test_problems(1), self.seed)[0]
+        decoder.check(contestant.model, request)
+
     def contestant(self, transformer: Transformer, decoder: Decoder) -> Contestant:
+        """The model with a decoder, which stops where the task's answers end."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift)
-        return Contestant(model, decoder, self.recipe.format)
+        return Contestant(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
 
 
 def trained(point: TrainingPoint, folder: Path) -> tuple[Transformer, Json]:
@@ -97,6 +108,8 @@ def trained(point: TrainingPoint, folder: Path) -> tuple[Transformer, Json]:
                 return load_checkpoint(weights, expect=point.config()).eval(), record
             except ValueError as error:
                 console.print(f"trained again: {error}", markup=False, style="yellow")
+        clear_temporaries(weights)
+        clear_temporaries(weights.with_suffix(".state.safetensors"))
         with machine_shared():
             transformer, result = _train(point, weights.with_suffix(".state.safetensors"))
         save_checkpoint(weights, transformer, key=key_of(point))
@@ -129,12 +142,12 @@ def _begin(point: TrainingPoint) -> _Run:
 
 
 def _save(run: _Run, path: Path, point: TrainingPoint) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in run.transformer.state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in weights_of(run.transformer).items()}
     for number, optimizer in enumerate(run.optimizers):
         for parameter, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{parameter}.{name}": tensor for name, tensor in state.items()}
-    header = {"config": config_to_json(run.transformer.config), "key": key_of(point), "update": run.update,
-              "seconds": run.seconds, "curve": run.curve, "losses": run.losses}
+    header = {"key": key_of(point), "update": run.update, "seconds": run.seconds, "curve": run.curve,
+              "losses": run.losses}
     save_tensors(path, tensors, header)
 
 
@@ -143,7 +156,7 @@ def _restore(run: _Run, path: Path, point: TrainingPoint) -> None:
     if header.get("key") != key_of(point):
         raise ValueError(f"{path}: holds the state of another recipe")
     model = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    run.transformer.load_state_dict(model)
+    set_weights(run.transformer, model, path)
     for number, optimizer in enumerate(run.optimizers):
         state: dict[int, Json] = {}
         for name, tensor in tensors.items():
@@ -184,11 +197,10 @@ def _train(point: TrainingPoint, state_path: Path) -> tuple[Transformer, Json]:
                                       recipe.num_curve_items, recipe.num_curve_items)
                 run.transformer.train()
                 run.curve.append({"update": run.update, "seconds": run.seconds, "right": quality})
-                began += time.perf_counter() - now
-            if now - saved > _SECONDS_BETWEEN_SAVES:
+            if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
                 _save(run, state_path, point)
                 saved = time.perf_counter()
-                began += saved - now
+            began += time.perf_counter() - now  # looks and saves are not training
     return run.transformer.eval(), {
         "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
         "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(), "curve": run.curve,

@@ -7,10 +7,12 @@ a ValueError that names the field, the value and what is allowed.
 import math
 
 
-def check_integer(name: str, value: object, at_least: int = 1) -> None:
-    """Refuse `value` unless it is an int (not a bool) of `at_least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name}={value!r}: must be an integer of at least {at_least}")
+def check_integer(name: str, value: object, at_least: int = 1, at_most: int | None = None) -> None:
+    """Refuse `value` unless it is an int (not a bool) from `at_least` to `at_most`."""
+    if isinstance(value, int) and not isinstance(value, bool) and at_least <= value <= (at_most or value):
+        return
+    upper = "" if at_most is None else f" and at most {at_most}"
+    raise ValueError(f"{name}={value!r}: must be an integer of at least {at_least}{upper}")
 
 
 def check_real(name: str, value: object, *, above: float = -math.inf, at_least: float = -math.inf,

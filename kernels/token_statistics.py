@@ -6,7 +6,7 @@
     entropy          = -sum_v p_v log p_v                  of softmax(z / s), in nats
 
 top_k and top_p cut the tempered distribution before the draw (Hugging Face's convention: the token that crosses
-top_p stays). Ties take the lowest index.
+top_p stays), top_k first. Ties take the lowest index.
 """
 
 from dataclasses import dataclass
@@ -68,13 +68,14 @@ def token_statistics(
 
 def _drawn(logits_BQV: Tensor, draw: Draw) -> Tensor:
     tempered_BQV = logits_BQV / draw.temperature
-    if draw.top_k is not None and draw.top_k < tempered_BQV.shape[-1]:
-        cutoff_BQ1 = tempered_BQV.topk(draw.top_k, dim=-1).values[..., -1:]
-        tempered_BQV = tempered_BQV.masked_fill(tempered_BQV < cutoff_BQ1, -torch.inf)
-    if draw.top_p is not None and draw.top_p < 1:
+    if draw.top_k is not None or draw.top_p is not None:
         sorted_BQV, order_BQV = tempered_BQV.sort(dim=-1, descending=True, stable=True)
-        probs_BQV = sorted_BQV.softmax(-1)
-        outside_BQV = probs_BQV.cumsum(-1) - probs_BQV >= draw.top_p
-        tempered_BQV = tempered_BQV.masked_fill(outside_BQV.gather(-1, order_BQV.argsort(-1)), -torch.inf)
+        rank_V = torch.arange(sorted_BQV.shape[-1], device=sorted_BQV.device)
+        cut_BQV = rank_V >= (draw.top_k or len(rank_V))
+        if draw.top_p is not None:
+            probs_BQV = sorted_BQV.masked_fill(cut_BQV, -torch.inf).softmax(-1)
+            cut_BQV = cut_BQV | (probs_BQV.cumsum(-1) - probs_BQV >= draw.top_p)
+        cut_BQV = torch.zeros_like(order_BQV, dtype=torch.bool).scatter_(-1, order_BQV, cut_BQV.expand_as(order_BQV))
+        tempered_BQV = tempered_BQV.masked_fill(cut_BQV, -torch.inf)
     noise_BQV = gumbel(draw.seed_B, draw.position_BQ, draw.step, logits_BQV.shape[-1])
     return (tempered_BQV + noise_BQV).argmax(-1)

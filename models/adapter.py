@@ -59,8 +59,9 @@ class LanguageModel(Protocol):
         """Logits [B, Q, V] of hidden states; the caller may overwrite them."""
         ...
 
-    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
-        """FLOPs of a forward, and the bytes it must at least read."""
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
+        """FLOPs of a forward, and the bytes it must at least read. Keys are counted a query, masked ones included;
+        `num_stored_read` counts the positions read from a store."""
         ...
 
 
@@ -127,7 +128,7 @@ class DecodableTransformer:
     def logits(self, hidden_BQE: Tensor) -> Tensor:
         return self.transformer.head(hidden_BQE)
 
-    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         size = self.transformer.head.weight.element_size()
         return (self.config.forward_flops(num_fed, num_keys_seen, num_queried),
-                self.config.forward_bytes(0, num_queried, size))
+                self.config.forward_bytes(num_stored_read, num_queried, size))

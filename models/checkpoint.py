@@ -1,11 +1,6 @@
-"""Checkpoints: weights in safetensors with the model's configuration in the header, written atomically.
-
-`atomic_write` is the only way in which this project puts a file in place: a reader sees the old file or the new one.
-"""
+"""Checkpoints: weights in safetensors with the model's configuration in the header, written atomically."""
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,30 +8,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..kernels.atomic_file import atomic_write
 from .attention import Bidirectional, BlockCausal, Causal
 from .transformer import Shape, Transformer, TransformerConfig
 
-# mkstemp makes private files; what is put in place gets the permissions that open() would have given.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-
 _PATTERNS = {pattern.__name__: pattern for pattern in (Bidirectional, BlockCausal, Causal)}
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, flush it to the disk, then rename: on any failure `path` is as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_UMASK)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, object]) -> None:
@@ -75,23 +51,39 @@ def config_from_json(values: dict) -> TransformerConfig:
 
 def save_checkpoint(path: Path, model: Transformer, **facts: object) -> None:
     """Write the model's weights with its configuration, and `facts` (JSON values), to `path`."""
+    save_tensors(path, weights_of(model), {"config": config_to_json(model.config), **facts})
+
+
+def weights_of(model: Transformer) -> dict[str, Tensor]:
+    """The model's weights by name, a tied head left out."""
     tensors = model.state_dict()
     if model.config.shape.tied_embeddings:
         del tensors["head.weight"]
-    save_tensors(path, tensors, {"config": config_to_json(model.config), **facts})
+    return tensors
+
+
+def set_weights(model: Transformer, tensors: dict[str, Tensor], origin: Path) -> None:
+    """Give the model the weights that `weights_of` gave. ValueError names `origin` if they are those of another."""
+    if model.config.shape.tied_embeddings:
+        tensors = tensors | {"head.weight": tensors["embedding.weight"]}
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise ValueError(f"{origin}: its weights are not those of {model.config}") from None
 
 
 def load_checkpoint(path: Path, expect: TransformerConfig | None = None) -> Transformer:
     """The model that `save_checkpoint` wrote. ValueError if the file is damaged, or if it holds another configuration
     than the one expected."""
     tensors, header = load_tensors(path)
-    config = config_from_json(header["config"])
+    try:
+        config = config_from_json(header["config"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds no configuration of this library's ({error})") from None
     if expect is not None and config != expect:
         differences = (f"{name}={value}, not {vars(expect)[name]}" for name, value in vars(config).items()
                        if value != vars(expect)[name])
         raise ValueError(f"{path}: a checkpoint of another configuration: {'; '.join(differences)}")
-    if config.shape.tied_embeddings:
-        tensors["head.weight"] = tensors["embedding.weight"]
     model = Transformer(config)
-    model.load_state_dict(tensors)
+    set_weights(model, tensors, path)
     return model

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from torch import Generator, Tensor
 
 from ..kernels.checks import check_integer
@@ -66,11 +67,11 @@ class MaskedDiffusion:
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        t_B1 = low_discrepancy_t(len(tokens_BL), generator)[:, None].expand_as(tokens_BL)
-        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_B1)
+        t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
+        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         hidden_BLE = model.sequence_hidden(tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL)
-        return (nll_M / t_B1[masked_BL]).sum() / target_BL.sum()
+        return (nll_M / t_BL[masked_BL]).sum() / target_BL.sum()
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ class BlockDiffusion:
         if length % self.block:
             raise ValueError(f"block={self.block}: must divide the sequence length {length}")
         num_blocks = length // self.block
-        t_BL = low_discrepancy_t(num_rows * num_blocks, generator)
-        t_BL = t_BL[torch.randperm(len(t_BL), generator=generator)].view(num_rows, -1).repeat_interleave(self.block, 1)
+        t_N = low_discrepancy_t(num_rows * num_blocks, generator)
+        t_N = t_N[torch.randperm(len(t_N), generator=generator)]
+        t_BL = repeat(t_N, "(row block) -> row (block position)", row=num_rows, position=self.block)
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = torch.arange(2 * length)[None]

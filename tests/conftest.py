@@ -109,7 +109,7 @@ class TableModel:
     def logits(self, hidden_BQE: Tensor) -> Tensor:
         return hidden_BQE.clone()
 
-    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int) -> tuple[int, int]:
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> Any:
-    return compose("config", overrides=list(overrides))
+    return compose("config", overrides=["threads=2", *overrides])
 
 
 def built(*overrides: str) -> Any:
@@ -38,12 +39,15 @@ def check_types(value: Any, where: str = "") -> int:
     """Compare the scalar fields of nested dataclasses with their annotations; returns how many were compared."""
     if isinstance(value, dict):
         return sum(check_types(item, f"{where}.{key}") for key, item in value.items())
+    if isinstance(value, list):
+        return sum(check_types(item, f"{where}[{place}]") for place, item in enumerate(value))
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return 0
     count, hints = 0, typing.get_type_hints(type(value))
     for field in dataclasses.fields(value):
         item, hint = getattr(value, field.name), hints[field.name]
-        allowed = [kind for kind in (typing.get_args(hint) or (hint,)) if kind in (int, float, bool, str, type(None))]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        allowed = [kind for kind in kinds if kind in (int, float, bool, str, type(None))]
         if allowed:
             if float in allowed:
                 allowed.append(int)
@@ -66,7 +70,7 @@ def test_the_default_is_the_four_tasks_with_one_seed() -> None:
     experiment = built()
     assert list(experiment.tasks) == ["sudoku6", "sudoku4", "extraction", "addition"]
     assert experiment.seeds == [0]
-    assert experiment.batches == {1: 128, 16: 512}
+    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [128, 512])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -81,7 +81,7 @@ class CodeLines:
         return np.array([parses(line) for line in self.lines(answer)])
 
     def count_answer_tokens(self, problems: LineProblems, answer: np.ndarray) -> int:
-        return sum(len(self._until_end(row)) + 1 for row in answer.tolist())
+        return sum(min(len(self._until_end(row)) + 1, len(row)) for row in answer.tolist())
 
     def describe_answers(self, problems: LineProblems, answer: np.ndarray) -> dict[str, float]:
         lines, corpus = self.lines(answer), _corpus(self)
@@ -126,8 +126,7 @@ class LineUpToEnd:
         target[:, 0] = False
         return Encoded(problems.rows, target, 1)
 
-    def answer(self, task: CodeLines, problems: LineProblems, tokens: np.ndarray) -> np.ndarray:
-        return tokens[:, 1:]
+    answer = WholeLine.answer
 
 
 def parses(line: str) -> bool:

@@ -2,8 +2,9 @@
 
 Boxes are box_height x box_width; the grid's side is their product. Puzzles are dug from random full grids while a
 solver still finds one solution, then varied by the grid's symmetries (digits, rows within a band, bands, columns within
-a stack, stacks). Test puzzles come from other full grids, none of which is a training grid with its digits renamed.
-A 4x4 grid has only 288 fillings, all of which the symmetries reach: there only the clue patterns are new.
+a stack, stacks). Test puzzles come from other full grids, none of which is a base grid with its digits renamed. Small
+grids fall into few classes under these symmetries (all 288 fillings of 4x4 occur in training, and many of 6x6), so
+there it is the clue patterns that are new; 9x9 grids do not recur.
 
     >>> task = Sudoku(box_height=2, box_width=2, num_blanks=10)
     >>> problems = task.test_problems(3)
@@ -20,6 +21,8 @@ from ...kernels.checks import check_integer
 from .base import Encoded, OneRightAnswer
 
 BLANK = 0
+_FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # of a puzzle with one solution, by side
+_MOST_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ class Sudoku(OneRightAnswer):
         check_integer("num_blanks", self.num_blanks)
         check_integer("num_training_bases", self.num_training_bases)
         check_integer("base_seed", self.base_seed, at_least=0)
-        if self.num_blanks > self.num_cells - self.side:
-            raise ValueError(f"num_blanks={self.num_blanks}: must leave at least {self.side} of {self.num_cells} cells "
-                             "as clues, or no puzzle has one solution")
+        fewest_clues = _FEWEST_CLUES.get(self.side, self.side)
+        if self.num_blanks > self.num_cells - fewest_clues:
+            raise ValueError(f"num_blanks={self.num_blanks}: must leave at least {fewest_clues} of {self.num_cells} "
+                             "cells as clues, or no puzzle has one solution")
 
     @property
     def side(self) -> int:
@@ -148,7 +152,7 @@ class Sudoku(OneRightAnswer):
     def dig(self, grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Blank cells of a full grid in random order, each only while the solution stays unique; start again when
         the order leads to too few blanks."""
-        while True:
+        for _ in range(_MOST_ATTEMPTS):
             puzzle, num_left = grid.copy(), self.num_blanks
             for cell in rng.permutation(self.num_cells):
                 digit, puzzle[cell] = puzzle[cell], BLANK
@@ -158,6 +162,7 @@ class Sudoku(OneRightAnswer):
                         return puzzle
                 else:
                     puzzle[cell] = digit
+        raise ValueError(f"num_blanks={self.num_blanks}: no puzzle with so many blanks in {_MOST_ATTEMPTS} attempts")
 
     @cached_property
     def training_bases(self) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,7 @@ def frontier() -> Callable[..., Frontier]:
         settings: dict[str, Any] = {
             "tasks": {"sudoku4": setup}, "seeds": [0], "thresholds": [0.9],
             "orders": {"confident": TopProbability(), "random": RandomOrder()},
-            "batches": {1: 3, 4: 8}, "threads": 1}
+            "batch_sizes": [1, 4], "num_items": [3, 8], "threads": 1}
         return Frontier(**(settings | changes))
 
     return build

@@ -1,5 +1,7 @@
 """Rows, the speed-up at equal quality, findings, figures and the report, from records written by hand."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,17 @@ TEXT = {"valid": 1.0, "unique": 0.004, "novel": 0.5, "valid_unique_novel": 0.002
 
 def record(family: str, share: float, speed_up: float, *, order: str = "confident", steps: int | None = 4,
            batch_size: int = 1, task: str = "sums", text: dict | None = None, commit: str = "a" * 40,
-           cpu: str = "cpu", sampler: str = "greedy") -> dict[str, Any]:
+           cpu: str = "cpu", sampler: str = "greedy", seed: int = 0, source_hash: str = "s") -> dict[str, Any]:
     right = "".join("1" if i < share * ITEMS else "0" for i in range(ITEMS))
     result = {"num_items": ITEMS, "right": right, "num_right": right.count("1"), "text": text or {},
               "tokens_per_second": 1000 * speed_up, "speed_up": speed_up, "speed_up_p20": speed_up * 0.9,
               "speed_up_p80": speed_up * 1.1, "first_step_seconds_p50": 0.01, "latency_seconds_p50": 0.02,
               "latency_seconds_p95": 0.03, "peak_memory_bytes": 2**28,
-              "accounting": {"row_steps": 4 * ITEMS, "kv_store_bytes": 0}}
+              "accounting": {"forwards": {"denoise": 4 * ITEMS // batch_size}, "kv_store_bytes": 0}}
     return {"point": {"name": task, "batch_size": batch_size, "family": family, "order": order, "steps": steps,
-                      "sampler": sampler},
-            "result": result, "provenance": {"commit": commit, "dirty": False, "versions": {"torch": "2"},
+                      "sampler": sampler, "model": {"seed": seed}},
+            "result": result, "provenance": {"commit": commit, "dirty": source_hash != "s", "versions": {"torch": "2"},
+                                             "source_hash": source_hash,
                                              "machine": {"cpu": cpu, "cores": 2}}}
 
 
@@ -80,11 +83,21 @@ def test_the_batch_size_where_the_advantage_vanishes_is_named(speed_ups: tuple, 
 
 
 def test_seeds_are_pooled() -> None:
-    (row,) = rows([record("diffusion", 0.9, 2.0), record("diffusion", 0.8, 4.0)])
+    (row,) = rows([record("diffusion", 0.9, 2.0), record("diffusion", 0.8, 4.0, seed=1)])
     assert row.share == pytest.approx(0.85)
     assert row.share_by_seed == [0.9, 0.8]
     assert row.speed_up == 3.0
-    assert len(row.right) == 2 * ITEMS
+    assert row.num_items == 2 * ITEMS
+    assert row.forwards_per_item == 4
+
+
+def test_items_are_paired_within_their_seed() -> None:
+    """Autoregression failed under seed 1, diffusion under seed 2: only seed 0 can be compared."""
+    table = rows([reference(0.9), reference(0.2, seed=2), record("diffusion", 0.9, 3.0),
+                  record("diffusion", 0.1, 3.0, seed=1)])
+    assert equal_quality(table)[0].fastest is not None
+    apart = rows([reference(0.9, seed=1), record("diffusion", 0.9, 3.0)])
+    assert equal_quality(apart)[0].fastest is None
 
 
 def test_a_collapsed_decoder_is_flagged_and_not_ranked() -> None:
@@ -104,8 +117,9 @@ def test_a_collapsed_decoder_is_flagged_and_not_ranked() -> None:
 def test_mixed_machines_and_commits_are_said(tmp_path: Path) -> None:
     one = [reference(0.9), record("diffusion", 0.9, 2.0)]
     other_commit, other_machine = record("diffusion", 0.9, 2.0, commit="b" * 40), record("diffusion", 0.9, 2, cpu="x")
+    edits = [record("diffusion", 0.9, 2.0, source_hash=source_hash) for source_hash in ("edited", "again")]
     assert len(sources(one)) == 1
-    assert len(sources([*one, other_commit])) == len(sources([*one, other_machine])) == 2
+    assert len(sources([*one, other_commit])) == len(sources([*one, other_machine])) == len(sources(edits)) == 2
     path = write_report(tmp_path, [training()], [*one, other_machine])
     assert "come from 2 sources" in path.read_text()
     assert "come from" not in write_report(tmp_path, [training()], one).read_text()
@@ -119,6 +133,25 @@ def test_the_report_holds_every_row_setting_and_failure(tmp_path: Path) -> None:
     for expected in ("7.25", "confident, 4 steps", "left to right", "RuntimeError: &lt;out of memory&gt;",
                      "cpu, 2 cores", "Every setting", "masked diffusion", "not measured"):
         assert expected in html, expected
+
+
+def test_tasks_with_and_without_text_measures_share_a_table(tmp_path: Path) -> None:
+    html = write_report(tmp_path, [training()], [
+        reference(0.9), reference(0.7, task="lines", text=TEXT), record("diffusion", 1.0, 2.0, task="lines", text=TEXT)
+    ]).read_text()
+    assert "<th>valid unique novel</th>" in html
+    assert "(collapsed)" in html
+
+
+def test_an_order_without_a_style_of_its_own_is_drawn() -> None:
+    table = rows([reference(0.9), record("diffusion", 0.9, 2.0, order="my new policy")])
+    assert figures.frontier(table, ["here"], 1).startswith(b"\x89PNG")
+
+
+def test_report_and_figures_import_no_torch() -> None:
+    code = ("import sys, quicksilver.experiments.rebuild, quicksilver.experiments.figures; "
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_figures_are_images_of_the_promised_size() -> None:

@@ -13,7 +13,7 @@ import pytest
 TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
         "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
         "task.sudoku4.autoregressive.updates=8", "task.sudoku4.diffusion.num_curve_items=8",
-        "task.sudoku4.autoregressive.num_curve_items=8", "experiment.batches.1=4", "experiment.batches.16=16"]
+        "task.sudoku4.autoregressive.num_curve_items=8", "experiment.num_items=[4,16]"]
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -50,7 +50,7 @@ def test_bad_input_is_answered_with_one_line_and_exit_code_2(
 
 
 def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_path: Path) -> None:
-    first = run("experiment=decode", *TINY[:-2], "decoder=autoregressive", cwd=tmp_path)
+    first = run("experiment=decode", *TINY[:-1], "decoder=autoregressive", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "of 64 right" in first.stderr
     (weights,) = (tmp_path / "runs" / "checkpoints").glob("*.safetensors")
@@ -58,7 +58,7 @@ def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_p
             (["windows=blocks", "windows.size=5"], "size=5: blocks must divide the 16 positions"),
             ([f"experiment.checkpoint={weights}"], "a checkpoint of another configuration: max_length=32, not 16"),
             (["experiment.checkpoint=nowhere.safetensors"], "nowhere.safetensors: no such checkpoint")):
-        finished = run("experiment=decode", *TINY[:-2], *arguments, cwd=tmp_path)
+        finished = run("experiment=decode", *TINY[:-1], *arguments, cwd=tmp_path)
         assert finished.returncode == 2, finished.stderr
         assert message in finished.stderr.splitlines()[-1]
 
@@ -67,7 +67,8 @@ def test_kill_9_in_the_middle_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "quicksilver.experiments", *TINY]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
     folder = tmp_path / "runs" / "records"
-    while len(list(folder.glob("*.json"))) < 5 and process.poll() is None:
+    while len(list(folder.glob("*.json"))) < 5:
+        assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -82,6 +83,22 @@ def test_kill_9_in_the_middle_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     again = {path: path.read_bytes() for path in folder.glob("*.json")}
     assert run(*TINY, cwd=tmp_path).returncode == 0
     assert {path: path.read_bytes() for path in folder.glob("*.json")} == again
+
+
+def test_a_report_is_made_again_from_records_alone(tmp_path: Path) -> None:
+    assert run(*TINY, cwd=tmp_path).returncode == 0
+    for path in (tmp_path / "runs" / "checkpoints").iterdir():
+        path.unlink()
+    finished = run("experiment=report", "experiment.records=runs/records", "output=again", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (first,) = (tmp_path / "runs").glob("sudoku4-*/report.html")
+    def table(path: Path) -> str:
+        return path.read_text().partition("<h2>All settings</h2>")[2].partition("<h2>Training</h2>")[0]
+
+    assert table(tmp_path / "again" / "report.html") == table(first)
+    finished = run("experiment=report", "experiment.records=nowhere", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "records='nowhere': must be a folder that holds records" in finished.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -107,10 +124,12 @@ def test_a_full_disk_ends_with_one_clear_line_and_keeps_earlier_records(tmp_path
 
 @pytest.mark.slow
 def test_multirun_with_joblib_runs_seeds_in_parallel_without_clobbering(tmp_path: Path) -> None:
-    finished = run("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "seeds=[0],[1],[0,1]", cwd=tmp_path)
+    finished = run("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "seeds=[0],[1],[0,1]",
+                   "threads=null", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").glob("*.json")]
     trained = [record["point"] for record in records if record["point"]["kind"] == "TrainingPoint"]
     assert sorted(point["seed"] for point in trained) == [0, 0, 1, 1]
     reports = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/report.html"))
-    assert reports == ["sudoku4", "sudoku4-seeds0+1", "sudoku4-seeds1"]
+    assert [name.rpartition("-")[0] for name in reports] == ["sudoku4", "sudoku4-seeds0+1", "sudoku4-seeds1"]
+    assert {point["recipe"]["threads"] for point in trained} == {1}

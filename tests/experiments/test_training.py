@@ -151,7 +151,8 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path: Path, training_point: Poin
     root = Path(__file__).resolve().parents[2]
     state = tmp_path / "cut" / "checkpoints" / f"{key_of(training_point(updates=60))}.state.safetensors"
     process = subprocess.Popen(command, cwd=root)
-    while not state.exists() and process.poll() is None:
+    while not state.exists():
+        assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

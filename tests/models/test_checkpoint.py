@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from quicksilver.kernels.atomic_file import atomic_write
 from quicksilver.models import Bidirectional, BlockCausal, Causal, load_checkpoint, save_checkpoint
-from quicksilver.models.checkpoint import atomic_write
 
 from tests.conftest import random_transformer
 
