@@ -17,6 +17,7 @@ _STYLES = {"autoregressive": ("#000000", "*"), "confident": ("#0072B2", "o"), "m
            "masked diffusion": ("#0072B2", "o"), "block diffusion": ("#CC79A7", "v")}
 _OTHER = ("#56B4E9", "v")
 _LINES = ("-", "--", ":")
+_FILLS = ("full", "none", "left")
 _FAMILIES = {"AutoregressiveNLL": "autoregressive", "MaskedDiffusion": "masked diffusion",
              "BlockDiffusion": "block diffusion"}
 _WARNING = "#D55E00"
@@ -59,7 +60,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
         axes.errorbar(speed, share, yerr=(below, above), color=colour, marker=marker,
                       markersize=15 if is_reference else 5.5, linewidth=1.2, elinewidth=0.9,
                       linestyle=_LINES[samplers.index(sampler) % len(_LINES)] if is_line else "none",
-                      fillstyle="full" if samplers.index(sampler) == 0 else "none", zorder=4 if is_reference else 3,
+                      fillstyle=_FILLS[samplers.index(sampler) % len(_FILLS)], zorder=4 if is_reference else 3,
                       label=f"{label} (numbers: steps)" if kind == "confident" else label)
         if kind == "confident":
             for row in members:

@@ -47,7 +47,7 @@ from .tasks.base import Task
 from .training import LARGEST_SEED, Recipe, TrainingPoint
 
 _NUM_ROUNDS = 8
-_REFERENCE_BATCHES = 2  # a round
+_LEAST_REFERENCE_ITEMS = 2  # a round
 
 
 @dataclass(frozen=True)
@@ -206,10 +206,11 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     reference.decode(reference_work[0])
     _reset_peak_memory()
     size = -(-len(work) // _NUM_ROUNDS)
+    reference_size = -(-_LEAST_REFERENCE_ITEMS // point.batch_size)
     timed: list[TimedBatch] = []
     speed_ups = []
     for number, begin in enumerate(range(0, len(work), size)):
-        chosen = slice(begin, begin + size), slice(begin, begin + min(size, _REFERENCE_BATCHES))
+        chosen = slice(begin, begin + size), slice(begin, begin + reference_size)
         # Who goes first changes from round to round, so that neither gains by it.
         if number % 2 == 0:
             in_round = [contestant.decode(batch) for batch in work[chosen[0]]]

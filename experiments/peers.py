@@ -6,15 +6,14 @@
 LLaDA's generate and our LLaDA setting drive the same model object; transformers' generate drives a Llama of the same
 shape and weights as our autoregressive decoder's. Everything is float32 at temperature 0, the head scaled so that
 decisions are separated and the mask id banned on both sides; decisions closer than 1e-5 are counted. Times are taken in
-turns in one process; a ratio is the median of the rounds' ratios.
+turns in one process; a ratio is the median of the rounds' ratios. Exit code 1 if tokens differ.
 """
 
 import argparse
 import importlib.util
-import statistics
+import itertools
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -36,35 +35,21 @@ from ..decoders import (
     TopProbability,
 )
 from ..models import (
-    AttentionPattern,
     Bidirectional,
     Causal,
     DecodableTransformer,
     Plan,
     Shape,
     Transformer,
-    TransformerConfig,
 )
+from .agreement import CLOSE, Finding, close_decisions, in_turns, random_transformer
 from .progress import console
 
 SHAPES = {
     "0.85M": (Shape(position_table=False), 64),
     "20M": (Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6, ffn_width=1024, position_table=False), 8192),
 }
-CLOSE = 1e-5
-_HEAD_SCALE = 6.0
-
-
-def random_transformer(shape: Shape, vocab_size: int, length: int, attention: AttentionPattern, seed: int
-                       ) -> Transformer:
-    """A transformer in which every matrix is random and the head is scaled."""
-    torch.manual_seed(seed)
-    model = Transformer(TransformerConfig(vocab_size, length, attention, shape)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    model.head.weight.data *= _HEAD_SCALE
-    return model
+AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 
 
 @dataclass(frozen=True)
@@ -84,11 +69,6 @@ class LladaView:
         logits_BLV[..., self.model.mask_id] = -torch.inf
         return SimpleNamespace(logits=logits_BLV)
 
-    def close_decisions(self, canvas: Sequence[int]) -> int:
-        """Positions of a canvas whose two best logits are closer than CLOSE."""
-        first, second = self(torch.tensor([canvas])).logits.topk(2, dim=-1).values.unbind(-1)
-        return int((first - second < CLOSE).sum())
-
 
 def load_llada(path: Path) -> ModuleType:
     """LLaDA's generate.py as a module. ValueError if the path does not hold it."""
@@ -107,7 +87,7 @@ def llada_decoder(steps: int, block: int, length: int) -> Decoder:
     return Decoder(Blocks(block), Linear(steps * block // length), Greedy(), TopProbability(), Recompute())
 
 
-def llada_agreement(llada: ModuleType, num_models: int = 20) -> Iterator[str]:
+def llada_agreement(llada: ModuleType, num_models: int = 20) -> Iterator[Finding]:
     prompt_length, length, vocab_size = 8, 24, 32
     settings = [(steps, block) for block in (24, 12, 6) for steps in (24, 12, 8, 4) if steps * block % length == 0]
     num_runs = num_same = num_close = 0
@@ -120,14 +100,16 @@ def llada_agreement(llada: ModuleType, num_models: int = 20) -> Iterator[str]:
             theirs = llada.generate(LladaView(model), torch.tensor([prompt]), steps=steps, gen_length=length,
                                     block_length=block, temperature=0.0, mask_id=model.mask_id)[0].tolist()
             request = Request.completing(prompt, length, mask_id=model.mask_id)
-            ours = llada_decoder(steps, block, length).decode(model, [request])[0].tokens
-            num_runs, num_same = num_runs + 1, num_same + (ours == theirs)
-            num_close += LladaView(model).close_decisions(ours)
-    yield (f"LLaDA generate: {num_same} of {num_runs} decodes identical ({num_models} random models x {len(settings)} "
-           f"settings of steps and blocks); {num_close} decisions on final canvases closer than {CLOSE:g}")
+            decoder = llada_decoder(steps, block, length)
+            num_close += close_decisions(decoder, model, request)
+            num_runs += 1
+            num_same += decoder.decode(model, [request])[0].tokens == theirs
+    yield Finding(f"LLaDA generate: {num_same} of {num_runs} decodes identical ({num_models} random models x "
+                  f"{len(settings)} settings of steps and blocks); {num_close} decisions closer than {CLOSE:g}",
+                  num_same == num_runs)
 
 
-def llada_times(llada: ModuleType) -> Iterator[str]:
+def llada_times(llada: ModuleType) -> Iterator[Finding]:
     prompt_length, length, steps, block = 32, 64, 32, 32
     for name, (shape, vocab_size) in SHAPES.items():
         transformer = random_transformer(shape, vocab_size, prompt_length + length, Bidirectional(), 0)
@@ -139,8 +121,8 @@ def llada_times(llada: ModuleType) -> Iterator[str]:
             lambda decoder=decoder, model=model, request=request: decoder.decode(model, [request]),
             lambda view=view, prompts=prompts, model=model: llada.generate(
                 view, prompts, steps=steps, gen_length=length, block_length=block, mask_id=model.mask_id))
-        yield (f"{name}, {length} tokens in {steps} steps, blocks of {block}: ours {1e3 * ours:.1f} ms, LLaDA "
-               f"{1e3 * theirs:.1f} ms, LLaDA / ours {ratio:.2f}")
+        yield Finding(f"{name}, {length} tokens in {steps} steps, blocks of {block}: ours {1e3 * ours:.1f} ms, LLaDA "
+                      f"{1e3 * theirs:.1f} ms, LLaDA / ours {ratio:.2f}")
 
 
 def llama_with_weights_of(transformer: Transformer) -> Any:
@@ -191,10 +173,16 @@ class LlamaPair:
     def mask_id(self) -> int:
         return self.transformer.config.vocab_size - 1
 
+    @property
+    def model(self) -> DecodableTransformer:
+        return DecodableTransformer(self.transformer, mask_id=self.mask_id, shift=1)
+
+    @property
+    def request(self) -> Request:
+        return Request.completing(self.prompt, self.num_new, mask_id=self.mask_id)
+
     def ours(self) -> list[int]:
-        decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
-        model = DecodableTransformer(self.transformer, mask_id=self.mask_id, shift=1)
-        return decoder.decode(model, [Request.completing(self.prompt, self.num_new, mask_id=self.mask_id)])[0].tokens
+        return AUTOREGRESSIVE.decode(self.model, [self.request])[0].tokens
 
     def theirs(self) -> list[int]:
         prompt = torch.tensor([self.prompt])
@@ -207,18 +195,21 @@ class LlamaPair:
                      self.num_new)
 
 
-def transformers_comparison(num_models: int = 20) -> Iterator[str]:
+def transformers_comparison(num_models: int = 20) -> Iterator[Finding]:
     for name, (shape, vocab_size) in SHAPES.items():
         pairs = [LlamaPair.random(shape, vocab_size, seed) for seed in range(num_models if name == "0.85M" else 2)]
         num_same = sum(pair.ours() == pair.theirs() for pair in pairs)
-        yield f"{name}: {num_same} of {len(pairs)} greedy decodes identical to transformers' generate"
+        num_close = sum(close_decisions(AUTOREGRESSIVE, pair.model, pair.request) for pair in pairs)
+        yield Finding(f"{name}: {num_same} of {len(pairs)} greedy decodes identical to transformers' generate; "
+                      f"{num_close} decisions closer than {CLOSE:g}", num_same == len(pairs))
         pair = pairs[0]
         own, peer, ratio = in_turns(pair.ours, pair.theirs)
-        yield (f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, transformers "
-               f"{1e3 * peer / pair.num_new:.3f}, transformers / ours {ratio:.2f}")
+        yield Finding(f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, "
+                      f"transformers {1e3 * peer / pair.num_new:.3f}, transformers / ours {ratio:.2f}")
         own, floor, ratio = in_turns(pair.ours, pair.linear_floor)
-        yield (f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, F.linear over "
-               f"the same weights at one row {1e3 * floor / pair.num_new:.3f}, ours / F.linear {1 / ratio:.2f}")
+        yield Finding(f"{name}, {pair.num_new} tokens, batch 1: ours {1e3 * own / pair.num_new:.3f} ms a token, "
+                      f"F.linear over the same weights at one row {1e3 * floor / pair.num_new:.3f}, ours / F.linear "
+                      f"{1 / ratio:.2f}")
 
 
 @torch.inference_mode()
@@ -228,21 +219,6 @@ def linear_floor(weights: Sequence[Tensor], repeats: int) -> None:
     for _ in range(repeats):
         for weight in weights:
             F.linear(rows[weight.shape[1]], weight)
-
-
-def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of theirs / ours, after one round of warm-up."""
-    times = []
-    for _ in range(rounds + 1):
-        pair = []
-        for run in (ours, theirs):
-            began = time.perf_counter()
-            run()
-            pair.append(time.perf_counter() - began)
-        times.append(pair)
-    times = times[1:]
-    own, peer = (statistics.median(column) for column in zip(*times, strict=True))
-    return own, peer, statistics.median(b / a for a, b in times)
 
 
 def main() -> None:
@@ -256,16 +232,21 @@ def main() -> None:
         parser.error("name a peer: --llada path/to/generate.py, or --transformers")
     torch.set_num_threads(options.threads)
     try:
+        findings: list[Finding] = []
+        comparisons: list[Iterator[Finding]] = []
         if options.llada is not None:
             llada = load_llada(options.llada)
-            for line in (*llada_agreement(llada), *llada_times(llada)):
-                console.print(line, markup=False)
+            comparisons += [llada_agreement(llada), llada_times(llada)]
         if options.transformers:
-            for line in transformers_comparison():
-                console.print(line, markup=False)
+            comparisons.append(transformers_comparison())
+        for finding in itertools.chain.from_iterable(comparisons):
+            console.print(finding.text, markup=False)
+            findings.append(finding)
     except (ValueError, ImportError) as error:
         console.print(f"error: {error}", markup=False)
         sys.exit(2)
+    if not all(finding.holds for finding in findings):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

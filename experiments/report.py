@@ -23,10 +23,11 @@ def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json
     """Write report.html and the figures to `folder`, print the table, and return the report's path."""
     table = rows(measured)
     origins = sources((*training, *measured))
-    images = {"learning_curves.png": figures.learning_curves(training, origins)}
+    images: dict[str, bytes] = {}
     for number, batch_size in enumerate(sorted({row.batch_size for row in table})):
         name = "frontier.png" if number == 0 else f"frontier_batch{batch_size}.png"
         images[name] = figures.frontier(table, origins, batch_size)
+    images["learning_curves.png"] = figures.learning_curves(training, origins)
     for name, image in images.items():
         atomic_write(folder / name, image)
     path = folder / "report.html"

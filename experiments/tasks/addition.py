@@ -8,19 +8,18 @@ the test if and only if (31 a + b) mod 97 is 0.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from ...kernels.checks import check_integer
-from .base import OneRightAnswer, PromptedProblems, first_problems
+from .base import PromptedProblems, PromptedTask
 
 PLUS, EQUALS, MASK = 10, 11, 12
 _HELD_OUT_MODULUS = 97
 
 
 @dataclass(frozen=True)
-class Addition(OneRightAnswer):
+class Addition(PromptedTask):
     num_digits: int = 8
     chain_digits: int = 5
     test_seed: int = 0
@@ -36,20 +35,7 @@ class Addition(OneRightAnswer):
     def vocab_size(self) -> int:
         return MASK + 1
 
-    def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
-        return self._problems(rng, size, held_out=False)
-
-    def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones."""
-        return first_problems(partial(self._problems, held_out=True), self.test_seed, num)
-
-    def grade(self, problems: PromptedProblems, answer: np.ndarray) -> np.ndarray:
-        return (answer == problems.solution).all(1)
-
-    def count_answer_tokens(self, problems: PromptedProblems, answer: np.ndarray) -> int:
-        return answer.size
-
-    def _problems(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
+    def draw(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
         a = np.empty((0, self.num_digits), np.int64)
         b = a.copy()
         # A test pair is one in 97, so a test set takes some hundred times as many draws.

@@ -1,6 +1,7 @@
 """What a task is: problems with an exact checker, and the formats in which each family sees them."""
 
-from collections.abc import Callable, Sized
+from abc import ABC, abstractmethod
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,13 +77,31 @@ class PromptedProblems(Sized):
         return len(self.prompt)
 
 
-def first_problems(make: Callable[[np.random.Generator, int], PromptedProblems], seed: int, num: int
-                   ) -> PromptedProblems:
-    """The first `num` of an endless list of problems that `make` draws in chunks of fixed size, so that a shorter list
-    is always the beginning of a longer one."""
-    chunks = [make(np.random.default_rng([seed, 1, chunk]), _CHUNK) for chunk in range(-(-num // _CHUNK))]
-    return PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks])[:num],
-                            np.concatenate([chunk.solution for chunk in chunks])[:num])
+class PromptedTask(OneRightAnswer, ABC):
+    """A task of prompts and right answers that only has to say how its problems are drawn."""
+
+    test_seed: int
+
+    @abstractmethod
+    def draw(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
+        """`size` random problems: of the test if `held_out`, else of the training."""
+
+    def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
+        return self.draw(rng, size, held_out=False)
+
+    def test_problems(self, num: int) -> PromptedProblems:
+        """The first `num` test problems, always the same ones: they are drawn in chunks of fixed size, so that a
+        shorter list is the beginning of a longer one."""
+        chunks = [self.draw(np.random.default_rng([self.test_seed, 1, chunk]), _CHUNK, held_out=True)
+                  for chunk in range(-(-num // _CHUNK))]
+        return PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks])[:num],
+                                np.concatenate([chunk.solution for chunk in chunks])[:num])
+
+    def grade(self, problems: PromptedProblems, answer: np.ndarray) -> np.ndarray:
+        return (answer == problems.solution).all(1)
+
+    def count_answer_tokens(self, problems: PromptedProblems, answer: np.ndarray) -> int:
+        return answer.size
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,17 @@ record belongs to the test if and only if the sum of its value numbers is a mult
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from ...kernels.checks import check_integer
-from .base import OneRightAnswer, PromptedProblems, first_problems
+from .base import PromptedProblems, PromptedTask
 
 _HELD_OUT_MODULUS = 7
 
 
 @dataclass(frozen=True)
-class Extraction(OneRightAnswer):
+class Extraction(PromptedTask):
     num_fields: int = 6
     values_per_field: int = 24
     cues_per_field: int = 3
@@ -36,20 +35,7 @@ class Extraction(OneRightAnswer):
         """The start token, fillers, cues, values, the mask."""
         return 1 + self.num_fillers + self.num_fields * (self.cues_per_field + self.values_per_field) + 1
 
-    def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
-        return self._problems(rng, size, held_out=False)
-
-    def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones."""
-        return first_problems(partial(self._problems, held_out=True), self.test_seed, num)
-
-    def grade(self, problems: PromptedProblems, answer: np.ndarray) -> np.ndarray:
-        return (answer == problems.solution).all(1)
-
-    def count_answer_tokens(self, problems: PromptedProblems, answer: np.ndarray) -> int:
-        return answer.size
-
-    def _problems(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
+    def draw(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
         value = np.empty((0, self.num_fields), np.int64)
         while len(value) < size:
             more = rng.integers(self.values_per_field, size=(4 * _HELD_OUT_MODULUS * size, self.num_fields))

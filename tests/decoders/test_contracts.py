@@ -53,10 +53,12 @@ def decoders() -> Iterator[tuple[Decoder, AttentionPattern]]:
             PLACES, SCHEDULES, POLICIES.values(), SAMPLERS):
         if not (policy.needs_open_quota and schedule.is_fixed):
             yield Decoder(windows, schedule, sampler, policy, cache), pattern
+    for windows, cache, pattern in PLACES:
+        yield Decoder(windows, Linear(2), Greedy(), POLICIES["leftmost"], cache, end_id=5), pattern
 
 
 EVERY = list(decoders())
-FEW = EVERY[::7]
+FEW = EVERY[::7] + EVERY[-len(PLACES) :]
 
 
 def name(value: object) -> str | None:
@@ -84,26 +86,25 @@ def test_it_ends_keeps_what_was_given_and_never_writes_the_mask(decoder: Decoder
     requests = ragged_requests(4, seed=2, block=4)
     for request, completion in zip(requests, decoder.decode(TableModel(pattern, 3), requests), strict=True):
         assert len(completion.tokens) == len(request.tokens)
-        assert MASK_ID not in completion.tokens
+        assert decoder.end_id in completion.completion or MASK_ID not in completion.tokens
         assert all(0 <= token < VOCAB_SIZE for token in completion.tokens)
         given = [(a, b) for a, b in zip(request.tokens, completion.tokens, strict=True) if a != MASK_ID]
         assert all(a == b for a, b in given)
-        assert completion.completion == completion.tokens[request.start :]
+        stop = request.start + len(completion.completion)
+        assert completion.completion == completion.tokens[request.start : stop]
+        assert MASK_ID not in completion.completion
+        assert decoder.end_id is not None or stop == len(request.tokens)
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), EVERY, ids=name)
 def test_every_step_commits_eligible_positions_within_the_quota(decoder: Decoder, pattern: AttentionPattern) -> None:
     requests = ragged_requests(4, seed=4, block=4)
     decoding = decoder.begin(TableModel(pattern, 1), requests)
-    masked_before = decoding.live.masked_BS.clone()
-    at_start, window_index, live = None, -1, decoding.live
+    masked = {row: tokens.clone() for row, tokens in enumerate(decoding.whole.masked_BS)}
+    at_start, window_index = None, -1
     for step in decoder.stream(decoding):
-        if step.canvas is not live:
-            masked_before, live = masked_before[[r for r, _ in enumerate(requests) if r in step.rows]], step.canvas
-            requests = [requests[r] for r in step.rows] if len(step.rows) != len(requests) else requests
-            masked_before = step.canvas.masked_BS.clone().scatter_(
-                1, step.window.query_BQ, step.canvas.masked_BS.gather(1, step.window.query_BQ) | step.edit.commit_BQ)
-        eligible = masked_before.gather(1, step.window.query_BQ)
+        before = torch.stack([masked[row] for row in step.rows])
+        eligible = before.gather(1, step.window.query_BQ)
         if step.window.index != window_index:
             at_start, window_index = eligible.sum(1), step.window.index
         assert at_start is not None
@@ -112,7 +113,7 @@ def test_every_step_commits_eligible_positions_within_the_quota(decoder: Decoder
         count = step.edit.commit_BQ.sum(1)
         assert (quota.at_least_B <= count).all()
         assert (count <= quota.at_most_B).all()
-        masked_before = step.canvas.masked_BS.clone()
+        masked |= {row: tokens.clone() for row, tokens in zip(step.rows, step.canvas.masked_BS, strict=True)}
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), FEW, ids=name)
@@ -155,6 +156,7 @@ def test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder: Decoder, patter
             proposal, edit, state = decoder.step(decoding, window, masked, 0)
             assert proposal.token_BQ.shape == edit.commit_BQ.shape == window.query_BQ.shape
             assert state.shape == ()
+            decoder.step(decoding, window, masked, 1)
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), FEW, ids=name)
@@ -167,7 +169,9 @@ def test_waste_and_work_are_counted(decoder: Decoder, pattern: AttentionPattern)
     assert counted.forwards["denoise"] == len(steps)
     assert counted.row_steps == sum(rows for _, rows in steps)
     wanted = sum(token == MASK_ID for request in requests for token in request.tokens[request.start :])
-    assert counted.tokens_committed == counted.tokens_useful == wanted
+    if decoder.end_id is None:
+        assert counted.tokens_committed == counted.tokens_useful == wanted
+    assert counted.tokens_useful <= counted.tokens_committed <= wanted
     assert 0 <= counted.idle_row_steps < counted.row_steps
     stores = decoder.cache == BlockCausalCache()
     assert (counted.forwards["store"] > 0) == stores

@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from quicksilver.decoders import (
@@ -25,13 +24,13 @@ from quicksilver.decoders import (
     Whole,
     Windows,
 )
+from quicksilver.experiments.agreement import CLOSE, close_decisions
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
 from torch import Tensor
 
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
 
 AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
-CLOSE = 1e-5
 
 
 def whole_logits(model: DecodableTransformer, tokens: list[int]) -> Tensor:
@@ -120,29 +119,19 @@ def test_over_random_transformers_a_batch_changes_no_separated_decision(
             alone = decoder.decode(model, [request])[0].tokens
             num_rows += 1
             if alone != together[row].tokens:
-                assert smallest_separation(decoder, model, request) <= CLOSE, (seed, row)
+                assert close_decisions(decoder, model, request) > 0, (seed, row)
                 num_close += 1
     print(f"{num_close} of {num_rows} rows held a decision closer than {CLOSE:g} that the batch turned")
     assert num_close <= num_rows // 20
 
 
-def smallest_separation(decoder: Decoder, model: DecodableTransformer, request: Request) -> float:
-    """The smallest gap, over a row's steps, of the two best logits or of the confidences at the cut."""
-    smallest, decoding = np.inf, decoder.begin(model, [request])
-    masked = decoding.live.masked_BS.clone()
-    for step in decoder.stream(decoding):
-        for position in step.window.query_BQ[0].tolist():
-            if position < decoding.live.length and masked[0, position]:
-                best = whole_logits(model, decoding.live.tokens_BS[0, :-1].tolist())[position].topk(2).values
-                smallest = min(smallest, float(best[0] - best[1]))
-        score = step.proposal.log_prob_BQ
-        commit = step.edit.commit_BQ[0]
-        if score is not None and commit.any():
-            left = masked.gather(1, step.window.query_BQ)[0] & ~commit
-            if left.any():
-                smallest = min(smallest, float((score[0][commit].min() - score[0][left].max()).abs()))
-        masked = decoding.live.masked_BS.clone()
-    return smallest
+def test_separation_sees_a_tie() -> None:
+    """The excuse that the test above accepts is not always at hand: a tie is seen, an ordinary row is separated."""
+    decoder, request = SETTINGS[0][0], Request.completing([1, 2], 8, mask_id=MASK_ID)
+    model = random_model(Bidirectional())
+    assert close_decisions(decoder, model, request) == 0
+    model.transformer.head.weight.data[:] = model.transformer.head.weight.data[:1]
+    assert close_decisions(decoder, model, request) > 0
 
 
 @pytest.mark.parametrize("windows", [Whole(), Blocks(4)], ids=str)
@@ -198,12 +187,43 @@ def test_an_autoregressive_draw_does_not_depend_on_how_it_was_reached() -> None:
     (lambda: Request.completing([1], 0, mask_id=MASK_ID), "num_new=0"),
     (lambda: Request.completing([1, VOCAB_SIZE], 2, mask_id=MASK_ID), f"token id {VOCAB_SIZE}"),
     (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), "token id -3"),
+    (lambda: Request([1, MASK_ID, 3, MASK_ID], start=2), f"the mask id {MASK_ID} stands before a request's start"),
+    (lambda: Request([1.5, MASK_ID], start=1), "must be integer token ids"),  # pyright: ignore[reportArgumentType]
     (lambda: Request.completing([1] * 20, 20, mask_id=MASK_ID), "a canvas of 40 tokens: the model's max_length is 24"),
 ])
 def test_a_bad_request_is_refused(request_, message: str) -> None:
     decoder = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute())
     with pytest.raises(ValueError, match=message):
         decoder.decode(random_model(Bidirectional()), [request_()])
+
+
+def test_a_given_end_token_ends_nothing() -> None:
+    decoder = Decoder(GridBlocks(4), Linear(1), Greedy(), TopProbability(), Recompute(), end_id=5)
+    model = TableModel(Bidirectional(), seed=1)
+    tokens = decoder.decode(model, [Request([1, 2, 3, 4, 1, 5, *[MASK_ID] * 10], start=6)])[0].tokens
+    assert tokens.count(MASK_ID) == 0 or 5 in tokens[6:]
+    blanks = Decoder(Blocks(4), Linear(1), Greedy(), TopProbability(), Recompute(), end_id=5)
+    filled = blanks.decode(model, [Request([MASK_ID, 5, MASK_ID, 1, *[MASK_ID] * 4])])[0]
+    own = [place for place, token in enumerate(filled.tokens) if token == 5 and place not in (1, 3)]
+    assert len(filled.completion) == (own[0] + 1 if own else 8)
+
+
+@pytest.mark.parametrize(("windows", "cache"), [(Whole(), Recompute()), (Blocks(4), Recompute())], ids=str)
+def test_a_causal_model_is_decoded_from_left_to_right_only(windows: Windows, cache: Cache) -> None:
+    decoder = Decoder(windows, Linear(1), Greedy(), TopProbability(), cache)
+    with pytest.raises(ValueError, match="a causal model decides from left to right"):
+        decoder.decode(random_model(Causal()), [Request.completing([1], 8, mask_id=MASK_ID)])
+
+
+def test_a_window_without_masks_is_counted_as_idle() -> None:
+    decoder = Decoder(Blocks(4), Linear(1), Greedy(), TopProbability(), Recompute())
+    requests = [Request([1, 2, 3, 4, *[MASK_ID] * 4]), Request([MASK_ID] * 8)]
+    decoding = decoder.begin(random_model(Bidirectional()), requests)
+    for _ in decoder.stream(decoding):
+        pass
+    decoder.completions(decoding)
+    assert decoding.accounting.row_steps == 4
+    assert decoding.accounting.idle_row_steps == 1
 
 
 def test_no_request_and_no_prompt_are_refused() -> None:

@@ -58,6 +58,14 @@ def test_there_is_none_where_no_setting_qualifies() -> None:
     assert any("Diffusion loses: no setting comes within" in sentence for sentence in findings(table))
 
 
+def test_what_diffusions_best_quality_costs_is_said() -> None:
+    table = rows([reference(0.2), record("diffusion", 0.5, 8.0, steps=1), record("diffusion", 0.985, 3.0, steps=4),
+                  record("diffusion", 0.99, 0.5, steps=9)])
+    assert any("diffusion solves 98.5 % (confident, 4 steps) at 3.0 times" in sentence for sentence in findings(table))
+    level = rows([reference(0.99), record("diffusion", 0.99, 0.5)])
+    assert not any("within a point of its best" in sentence for sentence in findings(level))
+
+
 def test_a_reference_that_solves_nothing_gives_no_speed_up() -> None:
     table = rows([reference(0.01), record("diffusion", 0.01, 20.0, steps=1), record("diffusion", 0.8, 2.0)])
     (found,) = equal_quality(table)

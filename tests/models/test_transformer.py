@@ -1,11 +1,22 @@
 """The transformer: its options, its cost formulas against counting, and position blindness."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from quicksilver.models import Bidirectional, Causal, Shape, Transformer, TransformerConfig
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    Shape,
+    Transformer,
+    TransformerConfig,
+)
 from quicksilver.models.transformer import rotate
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,15 +26,68 @@ OPTIONS = [{}, {"qk_norm": True}, {"qkv_bias": True}, {"tied_embeddings": True},
            {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"rope_fraction": 0.5}, {"rope_fraction": 0.0}]
 
 
+def naive_logits(model: Transformer, tokens: list[int], attends: Callable[[int, int], bool]) -> Tensor:
+    """The transformer written out in float64, one position, head and key at a time."""
+    shape, weights = model.config.shape, {name: p.double() for name, p in model.named_parameters()}
+    head_width, group = shape.head_width, shape.num_heads // shape.num_kv_heads
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean() + shape.norm_eps).sqrt() * weight
+
+    def rotated(x: Tensor, position: int) -> Tensor:
+        half, out = shape.rope_width // 2, x.clone()
+        for i in range(half):
+            angle = position * shape.rope_theta ** (-i / half)
+            a, b = x[i], x[i + half]
+            out[i] = a * math.cos(angle) - b * math.sin(angle)
+            out[i + half] = b * math.cos(angle) + a * math.sin(angle)
+        return out
+
+    states = [weights["embedding.weight"][token] for token in tokens]
+    if shape.position_table:
+        states = [x + weights["position_table.weight"][position] for position, x in enumerate(states)]
+    for layer in range(shape.num_layers):
+        prefix = f"blocks.{layer}."
+        w = {name.removeprefix(prefix): p for name, p in weights.items() if name.startswith(prefix)}
+        projected = [w["attention.qkv_proj.weight"] @ norm(x, w["attention_norm.weight"])
+                     + w.get("attention.qkv_proj.bias", torch.zeros((), dtype=torch.float64)) for x in states]
+        heads = [x.view(-1, head_width) for x in projected]
+
+        def query_or_key(position: int, head: int, kind: str, heads: list[Tensor] = heads, w: dict = w) -> Tensor:
+            x = heads[position][head]
+            return rotated(norm(x, w[f"attention.{kind}_norm.weight"]) if shape.qk_norm else x, position)
+
+        mixed = []
+        for position in range(len(tokens)):
+            outputs = []
+            for head in range(shape.num_heads):
+                seen = [key for key in range(len(tokens)) if attends(position, key)]
+                q = query_or_key(position, head, "q")
+                key_head = shape.num_heads + head // group
+                score = torch.stack([q @ query_or_key(key, key_head, "k") / math.sqrt(head_width) for key in seen])
+                values = torch.stack([heads[key][key_head + shape.num_kv_heads] for key in seen])
+                outputs.append(score.softmax(0) @ values)
+            mixed.append(torch.cat(outputs))
+        states = [x + w["attention.o_proj.weight"] @ y for x, y in zip(states, mixed, strict=True)]
+        for position, x in enumerate(states):
+            gate, up = (w["ffn.gate_up_proj.weight"] @ norm(x, w["ffn_norm.weight"])).chunk(2)
+            states[position] = x + w["ffn.down_proj.weight"] @ (gate * torch.sigmoid(gate) * up)
+    return torch.stack([model.head.weight.double() @ norm(x, weights["norm.weight"]) for x in states])
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_every_option_changes_the_function_and_trains(options: dict[str, Any]) -> None:
-    model = random_transformer(Causal(), **options)
-    tokens = torch.randint(0, VOCAB_SIZE, (2, 9), generator=torch.Generator().manual_seed(1))
-    logits = model.head(model.sequence_hidden(tokens))
-    assert logits.shape == (2, 9, VOCAB_SIZE)
-    if options:
-        plain = random_transformer(Causal())
-        assert not torch.allclose(logits, plain.head(plain.sequence_hidden(tokens)))
+@pytest.mark.parametrize(("attention", "attends"), [
+    (Causal(), lambda q, k: k <= q), (Bidirectional(), lambda q, k: True),
+    (BlockCausal(2), lambda q, k: k // 2 <= q // 2)], ids=["causal", "bidirectional", "block_causal"])
+def test_it_is_the_transformer_of_its_definition_and_trains(
+        attention: AttentionPattern, attends: Callable[[int, int], bool], options: dict[str, Any]) -> None:
+    model = random_transformer(attention, **options)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.3)
+    tokens = [3, 1, 4, 1, 5]
+    logits = model.head(model.sequence_hidden(torch.tensor([tokens])))[0]
+    torch.testing.assert_close(logits.double(), naive_logits(model, tokens, attends), rtol=1e-4, atol=1e-4)
     logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
