@@ -165,10 +165,11 @@ class Decoder:
                                                         decided_BS, whole.step_BS.tolist(), strict=True):
             length = len(request.tokens)
             ends = (p for p in range(request.start, length) if tokens[p] == self.end_id and decided[p])
-            stop = next(ends, length - 1) + 1
+            last = next(ends, length - 1)
+            stop, num_windows = last + 1, (last - span.first) // span.size + 1
             accounting.tokens_committed += sum(decided[request.start : length])
             accounting.tokens_useful += sum(decided[request.start : stop])
-            for window, num_steps in zip(range(span.count), decoding.steps_per_window, strict=False):
+            for window, num_steps in enumerate(decoding.steps_per_window[:num_windows]):
                 begin = span.first + window * span.size
                 positions = range(begin, min(begin + span.size, length))
                 used = max((step[p] + 1 for p in positions if decided[p]), default=0)
