@@ -127,7 +127,7 @@ def llada_times(llada: ModuleType) -> Iterator[Finding]:
 
 def llama_with_weights_of(transformer: Transformer) -> Any:
     """A transformers LlamaForCausalLM of the same shape and weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM  # pyright: ignore[reportMissingImports]
 
     config, shape = transformer.config, transformer.config.shape
     llama = LlamaForCausalLM(LlamaConfig(
