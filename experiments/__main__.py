@@ -2,7 +2,7 @@
 
 The only file that knows Hydra: it composes the configuration, builds the experiment, and runs its missing points.
 `-m` with a Hydra launcher fans a sweep out over processes. Bad input ends with one line and exit code 2, a failed point
-or a full disk with exit code 1.
+or a full disk with exit code 1. Launchers send `_run` to other processes by value: what it refers to lives in modules.
 """
 
 import os
@@ -20,12 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from .progress import console
+from . import progress
 from .provenance import available_cores
-
-
-class PointsFailed(Exception):
-    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
+from .runner import PointsFailed
 
 
 @contextmanager
@@ -33,7 +30,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        console.print(f"error: {_one_line(error)}", markup=False)
+        progress.console.print(f"error: {_one_line(error)}", markup=False)
         sys.exit(2)
 
 
@@ -60,7 +57,7 @@ def _run(config: DictConfig) -> None:
     try:
         num_failed = experiment.run(Path(config.output))
     except OSError as error:
-        console.print(f"error: {error}; what was recorded before is intact", markup=False)
+        progress.console.print(f"error: {error}; what was recorded before is intact", markup=False)
         sys.exit(1)
     if num_failed:
         raise PointsFailed(f"{num_failed} points failed; see the report")
@@ -79,10 +76,10 @@ def main() -> None:
         with _errors_in_one_line():
             _run()
     except PointsFailed as error:
-        console.print(f"error: {error}", markup=False)
+        progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on from here", markup=False)
+        progress.console.print("interrupted: the same command goes on from here", markup=False)
         sys.exit(130)
 
 

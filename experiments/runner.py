@@ -13,6 +13,10 @@ from .training import TrainingPoint, trained
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
 
+class PointsFailed(Exception):
+    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
+
+
 class Runner:
     """The records and models of one output folder. A point that fails is recorded with its reason, the others go on,
     and the next run tries it again."""

@@ -106,7 +106,7 @@ def test_a_report_is_made_again_from_records_alone(tmp_path: Path) -> None:
 def test_a_full_disk_ends_with_one_clear_line_and_keeps_earlier_records(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("this machine does not allow mounts")
     try:
