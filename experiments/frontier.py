@@ -47,7 +47,6 @@ from .tasks.base import Task
 from .training import LARGEST_SEED, Recipe, TrainingPoint
 
 _NUM_ROUNDS = 8
-_LEAST_REFERENCE_ITEMS = 2  # a round
 
 
 @dataclass(frozen=True)
@@ -206,20 +205,18 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     reference.decode(reference_work[0])
     _reset_peak_memory()
     size = -(-len(work) // _NUM_ROUNDS)
-    reference_size = -(-_LEAST_REFERENCE_ITEMS // point.batch_size)
     timed: list[TimedBatch] = []
     speed_ups = []
     for number, begin in enumerate(range(0, len(work), size)):
-        chosen = slice(begin, begin + size), slice(begin, begin + reference_size)
         # Who goes first changes from round to round, so that neither gains by it.
-        if number % 2 == 0:
-            in_round = [contestant.decode(batch) for batch in work[chosen[0]]]
-            of_reference = [reference.decode(batch) for batch in reference_work[chosen[1]]]
+        if number % 2:
+            of_reference = reference.decode(reference_work[begin])
+            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
         else:
-            of_reference = [reference.decode(batch) for batch in reference_work[chosen[1]]]
-            in_round = [contestant.decode(batch) for batch in work[chosen[0]]]
+            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+            of_reference = reference.decode(reference_work[begin])
         timed += in_round
-        speed_ups.append(_seconds_per_item(of_reference) / _seconds_per_item(in_round))
+        speed_ups.append(_seconds_per_item([of_reference]) / _seconds_per_item(in_round))
     completions = [completion for batch in timed for completion in batch.completions]
     answer = contestant.format.answer(task, problems, canvases(completions))
     right = task.grade(problems, answer)
