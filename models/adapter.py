@@ -119,11 +119,12 @@ class DecodableTransformer:
             if not plan.sees_all:
                 slots_1C = torch.arange(plan.context, device=feed_BF.device)[None]
                 visible_BFC = self.pattern.visible(feed_BF, slots_1C)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, visible_BFC, write)
-        if feed_BF.shape[1] == 1 or (plan.query_BQ is feed_BF and not self.shift):
-            return hidden_BFE[:, : plan.query_BQ.shape[1]]
-        index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=feed_BF.shape[1] - 1)
-        return hidden_BFE.gather(1, index_BQ[..., None].expand(-1, -1, hidden_BFE.shape[-1]))
+        num_fed, num_queried = feed_BF.shape[1], plan.query_BQ.shape[1]
+        index_BQ = None
+        if num_fed > 1 and num_queried and (self.shift or plan.query_BQ is not feed_BF):
+            index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=num_fed - 1)
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, visible_BFC, write, index_BQ)
+        return hidden_BFE[:, :num_queried]
 
     def logits(self, hidden_BQE: Tensor) -> Tensor:
         return self.transformer.head(hidden_BQE)

@@ -141,7 +141,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
 
     def forward(self, x_BFE: Tensor, rope: tuple[Tensor, Tensor], visible_B1FC: Tensor | None, write: KVWrite | None,
-                layer: int) -> Tensor:
+                layer: int, index_BQ: Tensor | None) -> Tensor:
         num_qk_heads = self.num_heads + self.num_kv_heads
         qkv_BFHD = self.qkv_proj(x_BFE).unflatten(-1, (-1, self.head_width))
         qk_BFHD, v_BFKD = qkv_BFHD.split((num_qk_heads, self.num_kv_heads), dim=2)
@@ -151,6 +151,11 @@ class Attention(nn.Module):
         q_BFHD, k_BFKD = rotate(qk_BFHD, *rope).split((self.num_heads, self.num_kv_heads), dim=2)
         if write is not None:
             k_BFKD, v_BFKD = write.put(layer, k_BFKD, v_BFKD)
+        if index_BQ is not None:
+            q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
+            if visible_B1FC is not None and visible_B1FC.shape[2] > 1:
+                visible_B1FC = visible_B1FC.expand(len(index_BQ), -1, -1, -1).gather(
+                    2, index_BQ[:, None, :, None].expand(-1, -1, -1, visible_B1FC.shape[-1]))
         mixed_BHFD = attend(q_BFHD.transpose(1, 2), k_BFKD.transpose(1, 2), v_BFKD.transpose(1, 2), visible_B1FC)
         return self.o_proj(mixed_BHFD.transpose(1, 2).flatten(2))
 
@@ -175,9 +180,13 @@ class Block(nn.Module):
         self.ffn = SwiGLU(shape)
 
     def forward(self, x_BFE: Tensor, rope: tuple[Tensor, Tensor], visible_B1FC: Tensor | None, write: KVWrite | None,
-                layer: int) -> Tensor:
-        x_BFE = x_BFE + self.attention(self.attention_norm(x_BFE), rope, visible_B1FC, write, layer)
-        return x_BFE + self.ffn(self.ffn_norm(x_BFE))
+                layer: int, index_BQ: Tensor | None) -> Tensor:
+        """The block's output at the fed positions, or at those that index_BQ [B, Q] picks: [B, Q, E]."""
+        attended_BQE = self.attention(self.attention_norm(x_BFE), rope, visible_B1FC, write, layer, index_BQ)
+        if index_BQ is not None:
+            x_BFE = x_BFE.gather(1, index_BQ[..., None].expand(-1, -1, x_BFE.shape[-1]))
+        x_BQE = x_BFE + attended_BQE
+        return x_BQE + self.ffn(self.ffn_norm(x_BQE))
 
 
 class Transformer(nn.Module):
@@ -215,17 +224,19 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
 
     def hidden(self, tokens_BF: Tensor, positions_BF: Tensor, visible_BFC: Tensor | None,
-               write: KVWrite | None = None) -> Tensor:
+               write: KVWrite | None = None, index_BQ: Tensor | None = None) -> Tensor:
         """Normalised last hidden states, float [B, F, E], of tokens at positions (int64 [B, F]; B of positions may be
-        1). `visible_BFC` (bool, None: all) says which keys each fed position sees: the fed ones, or the store's first
-        C slots when `write` puts the fed ones there."""
+        1), or [B, Q, E] at those that index_BQ picks of the F: the last layer then computes no more. `visible_BFC`
+        (bool, None: all) says which keys each fed position sees: the fed ones, or the store's first C slots when
+        `write` puts the fed ones there."""
         x_BFE = self.embedding(tokens_BF)
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
         rope = self.cos_LD[positions_BF].unsqueeze(-2), self.sin_LD[positions_BF].unsqueeze(-2)
         visible_B1FC = None if visible_BFC is None else visible_BFC.unsqueeze(1)
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x_BFE = block(x_BFE, rope, visible_B1FC, write, layer)
+            x_BFE = block(x_BFE, rope, visible_B1FC, write, layer, index_BQ if layer == last else None)
         return self.norm(x_BFE)
 
     def sequence_hidden(self, tokens_BL: Tensor) -> Tensor:
