@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from quicksilver.decoders import Request
+from quicksilver.experiments import agreement
 from quicksilver.models import (
     AttentionPattern,
     Bidirectional,
@@ -21,7 +22,6 @@ from quicksilver.models import (
     Plan,
     Shape,
     Transformer,
-    TransformerConfig,
 )
 from torch import Tensor
 
@@ -34,16 +34,9 @@ def _one_thread() -> None:
 
 
 def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: Any) -> Transformer:
-    """A small transformer whose every matrix is random (initialisation leaves some at zero) and whose head is scaled,
-    so that decisions are separated."""
-    torch.manual_seed(seed)
+    """A small transformer whose decisions are separated."""
     small = replace(Shape(width=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_width=48), **shape)
-    model = Transformer(TransformerConfig(VOCAB_SIZE, MAX_LENGTH, attention, small)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-    model.head.weight.data *= 6
-    return model
+    return agreement.random_transformer(small, VOCAB_SIZE, MAX_LENGTH, attention, seed)
 
 
 def random_model(attention: AttentionPattern, seed: int = 0) -> DecodableTransformer:

@@ -44,10 +44,9 @@ def test_a_right_answer_grades_as_right_and_a_changed_one_as_wrong(task: Task, f
         assert not task.grade(problems, form.answer(task, problems, wrong)).any()
 
 
-@pytest.mark.parametrize(("task", "form"), PAIRS, ids=str)
+# Not of 4x4 Sudoku, whose 288 fillings are all in training: test_sudoku checks the base grids of the larger ones.
+@pytest.mark.parametrize(("task", "form"), [pair for pair in PAIRS if pair[0] != SUDOKU], ids=str)
 def test_no_test_problem_is_a_training_problem(task: Task, form: Format) -> None:
-    if task == SUDOKU:
-        pytest.skip("a 4x4 grid has 288 fillings, all of them in training; test_sudoku checks 6x6")
     test = {row.tobytes() for row in form.encode(task, task.test_problems(200)).tokens}
     training = form.encode(task, task.training_problems(np.random.default_rng(0), 5000)).tokens
     assert not [row for row in training if row.tobytes() in test]
