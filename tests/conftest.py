@@ -5,11 +5,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 import numpy as np
 import pytest
-import torch
 from quicksilver.decoders import Request
 from quicksilver.experiments import agreement
 from quicksilver.models import (

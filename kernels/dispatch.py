@@ -1,0 +1,146 @@
+"""Which implementation of a kernel runs: one explicit decision, and a record of what it was.
+
+A kernel's file holds a PyTorch `reference` and a launcher of Triton kernels of the same signature; `kernel` makes the
+public function out of the two. It runs Triton where the inputs lie on a GPU, PyTorch elsewhere, and PyTorch wherever a
+gradient is required of a kernel without a backward. `using` overrides the choice by device; without a GPU, Triton then
+runs in its interpreter (TRITON_INTERPRET=1, set before Triton is imported).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import triton
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from .interpreter import mend_bfloat16
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+if INTERPRETED:
+    mend_bfloat16()
+
+
+class Implementation(Enum):
+    """Triton kernels, or their references in PyTorch."""
+
+    REFERENCE = "reference"
+    TRITON = "triton"
+
+
+_chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
+_ran: ContextVar[set[tuple[str, Implementation]] | None] = ContextVar("ran", default=None)
+_compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
+
+
+@contextmanager
+def using(implementation: Implementation | None) -> Iterator[None]:
+    """Run this implementation of every kernel, whatever the device; None chooses by device. ValueError where Triton is
+    asked for and neither a GPU nor the interpreter can run it."""
+    if implementation is Implementation.TRITON and not (INTERPRETED or torch.cuda.is_available() or _compiling()):
+        raise ValueError("kernels=triton: there is no GPU, and TRITON_INTERPRET=1 was not set before Triton was "
+                         "imported; must be reference, or be interpreted")
+    token = _chosen.set(implementation)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+@contextmanager
+def recording() -> Iterator[set[tuple[str, Implementation]]]:
+    """Collect the names of the kernels that run, and which implementation of each."""
+    token = _ran.set(set())
+    try:
+        ran = _ran.get()
+        assert ran is not None
+        yield ran
+    finally:
+        _ran.reset(token)
+
+
+@contextmanager
+def compiling() -> Iterator[list[Any]]:
+    """Collect, instead of running them, what the Triton kernels compile to for the active driver's target. Public
+    functions are then called with tensors on the meta device."""
+    token, chosen = _compiled.set([]), _chosen.set(Implementation.TRITON)
+    try:
+        compiled = _compiled.get()
+        assert compiled is not None
+        yield compiled
+    finally:
+        _compiled.reset(token)
+        _chosen.reset(chosen)
+
+
+def _compiling() -> bool:
+    return _compiled.get() is not None
+
+
+def choice(tensors: Sequence[Tensor]) -> Implementation:
+    """The implementation that would run on these tensors."""
+    if _need_gradient(tensors):
+        return Implementation.REFERENCE
+    by_device = Implementation.TRITON if tensors[0].is_cuda else Implementation.REFERENCE
+    return _chosen.get() or by_device
+
+
+def _need_gradient(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a launcher the public function of a kernel: it takes and returns what `reference` does, whose docstring
+    speaks for both. `mutates` names the arguments written in place. torch.compile sees a custom operator."""
+
+    def public(launcher: Callable[P, R]) -> Callable[P, R]:
+        name = launcher.__name__
+
+        @wraps(launcher)
+        def decided(*args: P.args, **kwargs: P.kwargs) -> R:
+            implementation = choice(_tensors(args, kwargs))
+            ran = _ran.get()
+            if ran is not None:
+                ran.add((name, implementation))
+            return (launcher if implementation is Implementation.TRITON else reference)(*args, **kwargs)
+
+        operator = torch.library.custom_op(f"quicksilver::{name}", decided, mutates_args=mutates)
+        operator.register_fake(launcher)
+
+        @wraps(launcher)
+        def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
+            # Calling the operator costs more than a launch, and only torch.compile needs it.
+            if not torch.compiler.is_compiling():
+                return decided(*args, **kwargs)
+            needs_gradient = _need_gradient(_tensors(args, kwargs))
+            return reference(*args, **kwargs) if needs_gradient else operator(*args, **kwargs)
+
+        dispatched.__doc__ = reference.__doc__
+        return dispatched
+
+    return public
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+
+
+def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+    """Run a Triton program on a grid. Under `compiling` it is compiled instead; on tensors without data (FakeTensorMode,
+    meta) and on empty grids nothing happens."""
+    compiled = _compiled.get()
+    if compiled is not None:
+        compiled.append(program.warmup(*arguments, grid=grid, **options))
+        return
+    first = next(argument for argument in arguments if isinstance(argument, Tensor))
+    if first.is_meta or isinstance(first, FakeTensor) or 0 in grid:
+        return
+    with torch.cuda.device_of(first):
+        program[grid](*arguments, **options)

@@ -1,0 +1,45 @@
+"""Mends bfloat16 in Triton's interpreter, which keeps it as raw 16-bit integers: `tl.dot` would multiply bit patterns,
+and float32 would be truncated instead of rounded to nearest even (triton-lang/triton#11584; seen in 3.6 to 3.9).
+
+Elementwise bfloat16 arithmetic stays wrong in the interpreter, so kernels widen to float32 right after a load.
+"""
+
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+
+def mend_bfloat16() -> None:
+    """Patch the interpreter of this process, once."""
+    builder: Any = InterpreterBuilder
+    if getattr(builder, "bfloat16_mended", False):
+        return
+    create_dot, cast_impl = builder.create_dot, builder.cast_impl
+
+    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return create_dot(self, _widened(a), _widened(b), *rest)
+
+    def cast(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and target.scalar == tl.bfloat16:
+            return TensorHandle(_rounded(source.data), tl.bfloat16)
+        return cast_impl(self, source, target)
+
+    builder.create_dot, builder.cast_impl = dot, cast
+    builder.create_fp_trunc = lambda self, source, target: self.cast_impl(source, target)
+    builder.bfloat16_mended = True
+
+
+def _widened(handle: Any) -> Any:
+    """bfloat16 bit patterns as the float32 values they stand for; anything else as it is."""
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle
+    return TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """float32 values as the bit patterns of the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(values), np.uint16(0x7FC0), nearest)

@@ -1,0 +1,39 @@
+"""RMSNorm against float64, with and without the addition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quicksilver.kernels import rms_norm
+
+from .comparison import DTYPES, POINTWISE, check, strided_variants
+
+EPS = 1e-5
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0, 8), (1, 1), (1, 127), (3, 128), (5, 129), (2, 3, 64)], ids=str)
+def test_it_equals_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, delta = torch.randn(2, *shape).to(dtype)
+    weight_E = torch.randn(shape[-1]).to(dtype)
+    check(rms_norm.rms_norm, rms_norm.reference, (x, weight_E, EPS), POINTWISE)
+    check(rms_norm.add_rms_norm, rms_norm.add_reference, (x, delta, weight_E, EPS), POINTWISE)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
+def test_it_reads_any_layout(layout: str) -> None:
+    x, delta = strided_variants(torch.randn(5, 67))[layout], strided_variants(torch.randn(5, 67))[layout]
+    weight_E = strided_variants(torch.randn(67))[layout]
+    check(rms_norm.add_rms_norm, rms_norm.add_reference, (x, delta, weight_E, EPS), POINTWISE)
+
+
+def test_a_row_of_zeros_stays_zero() -> None:
+    found = check(rms_norm.rms_norm, rms_norm.reference, (torch.zeros(2, 9), torch.ones(9), EPS), POINTWISE)
+    assert not found[0].any()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 300), st.sampled_from(DTYPES))
+def test_any_shape(rows: int, width: int, dtype: torch.dtype) -> None:
+    x = torch.randn(rows, width).to(dtype)
+    check(rms_norm.rms_norm, rms_norm.reference, (x, torch.randn(width).to(dtype), EPS), POINTWISE)
