@@ -133,8 +133,8 @@ def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 
 
 def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-    """Run a Triton program on a grid. Under `compiling` it is compiled instead; on tensors without data (FakeTensorMode,
-    meta) and on empty grids nothing happens."""
+    """Run a Triton program on a grid. Under `compiling` it is compiled instead; on tensors without data (fake or meta
+    ones) and on empty grids nothing happens."""
     compiled = _compiled.get()
     if compiled is not None:
         compiled.append(program.warmup(*arguments, grid=grid, **options))
