@@ -1,35 +1,56 @@
 """Token statistics: one pass over the vocabulary gives a position's token and everything a policy may rank it by.
 
-    token            = argmax_v  z_v / tau + g_v           (g = 0 when tau = 0; Gumbel noise otherwise)
+    token            = argmax_v  z_v / tau + g_v           (z_v alone without a draw; g is Gumbel noise)
     log_prob         = log softmax(z / s)_token            (s = statistics temperature)
+    canvas_log_prob  = log softmax(z / s)_(the token now on the canvas)
     margin           = p_(1) - p_(2)                       of softmax(z / s)
     entropy          = -sum_v p_v log p_v                  of softmax(z / s), in nats
 
-top_k and top_p cut the tempered distribution before the draw (Hugging Face's convention: the token that crosses
-top_p stays), top_k first. Ties take the lowest index.
+top_k and top_p first find a cut-off logit of the tempered distribution, top_k first (the token that crosses top_p
+stays, as in Hugging Face's convention); tokens below it are not drawn. Ties take the lowest index. A row that allows
+nothing (all -inf) gives token 0, log-probability -inf, margin and entropy 0.
+
+Triton cuts each row into tiles (`vocabulary_tiles`) and gives every tile to a program, which keeps it in registers.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
+from .case import Cost
 from .counter_rng import gumbel
+from .dispatch import kernel, launch
+from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 
-Statistic = Literal["log_prob", "margin", "entropy"]
+Statistic = Literal["log_prob", "canvas_log_prob", "margin", "entropy"]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How tokens are drawn and with which numbers. seed_B and position_BQ are int64; step counts from 0."""
+    """How tokens are drawn and with which numbers: seed_B, position_BQ and step (a scalar, from 0) are int64."""
 
     temperature: float
     seed_B: Tensor
     position_BQ: Tensor
-    step: int
+    step: Tensor
     top_k: int | None = None
     top_p: float | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a distribution over the vocabulary: the statistics wanted, greedy without a `draw`. The canvas's
+    tokens, int64 [B, Q], are needed for canvas_log_prob alone."""
+
+    wanted: frozenset[Statistic] = field(default_factory=frozenset)
+    draw: Draw | None = None
+    statistics_temperature: float = 1.0
+    canvas_token_BQ: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,44 +59,151 @@ class TokenStatistics:
 
     token_BQ: Tensor
     log_prob_BQ: Tensor | None = None
+    canvas_log_prob_BQ: Tensor | None = None
     margin_BQ: Tensor | None = None
     entropy_BQ: Tensor | None = None
 
 
-def token_statistics(
-    logits_BQV: Tensor,
-    *,
-    wanted: frozenset[Statistic] = frozenset(),
-    draw: Draw | None = None,
-    statistics_temperature: float = 1.0,
-) -> TokenStatistics:
-    """Statistics of logits [B, Q, V] in plain PyTorch; greedy without a `draw`. Banned tokens hold -inf."""
-    logits_BQV = logits_BQV.float()
-    token_BQ = logits_BQV.argmax(-1) if draw is None else _drawn(logits_BQV, draw)
-    if not wanted:
-        return TokenStatistics(token_BQ)
-    log_probs_BQV = (logits_BQV / statistics_temperature).log_softmax(-1)
-    log_prob_BQ = margin_BQ = entropy_BQ = None
-    if "log_prob" in wanted:
-        log_prob_BQ = log_probs_BQV.gather(-1, token_BQ[..., None]).squeeze(-1)
-    if "margin" in wanted:
+def token_statistics(logits_BQV: Tensor, question: Question) -> TokenStatistics:
+    """Answer the question about logits [B, Q, V] of any float dtype, in float32 (float64 stays). Banned tokens hold
+    -inf, the others are finite."""
+    return answer(statistics_of_logits(logits_BQV, cut_off(logits_BQV, question.draw), *terms(question)), question)
+
+
+Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None, float, bool, bool, bool]
+
+
+def terms(question: Question) -> Terms:
+    """A question in the plain types that operators take."""
+    draw, wanted = question.draw, question.wanted
+    drawn = (None, None, None, 1.0)
+    if draw is not None:
+        drawn = (draw.seed_B, draw.position_BQ, draw.step, 1 / draw.temperature)
+    canvas_BQ = question.canvas_token_BQ if "canvas_log_prob" in wanted else None
+    return (*drawn, canvas_BQ, 1 / question.statistics_temperature,
+            "log_prob" in wanted, "margin" in wanted, "entropy" in wanted)
+
+
+def answer(found: list[Tensor], question: Question) -> TokenStatistics:
+    """The operators' token and wanted statistics, which come in the order of `TokenStatistics`, by name."""
+    token_BQ, *values = found
+    names = [name for name in get_args(Statistic) if name in question.wanted]
+    return TokenStatistics(token_BQ, **{f"{name}_BQ": value for name, value in zip(names, values, strict=True)})
+
+
+def cut_off(logits_BQV: Tensor, draw: Draw | None) -> Tensor | None:
+    """The least logit that may be drawn, float32 [B, Q]; None where nothing is cut."""
+    if draw is None or (draw.top_k is None and draw.top_p is None):
+        return None
+    sorted_BQV = logits_BQV.float().sort(dim=-1, descending=True).values
+    num_kept = min(draw.top_k or sorted_BQV.shape[-1], sorted_BQV.shape[-1])
+    if draw.top_p is None:
+        return sorted_BQV[..., num_kept - 1]
+    probs_BQV = (sorted_BQV[..., :num_kept] / draw.temperature).softmax(-1)
+    num_kept_BQ = (probs_BQV.cumsum(-1) - probs_BQV < draw.top_p).sum(-1).clamp(min=1)
+    return sorted_BQV.gather(-1, num_kept_BQ[..., None] - 1).squeeze(-1)
+
+
+def reference(
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
+    margin: bool, entropy: bool,
+) -> list[Tensor]:
+    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin and entropy those
+    that are asked for."""
+    if logits_BQV.dtype != torch.float64:
+        logits_BQV = logits_BQV.float()
+    if seed_B is None or position_BQ is None or step is None:
+        token_BQ = logits_BQV.argmax(-1)
+    else:
+        key_BQV = logits_BQV * inverse_temperature + gumbel(seed_B, position_BQ, step, logits_BQV.shape[-1])
+        if cut_BQ is not None:
+            key_BQV = key_BQV.masked_fill(logits_BQV < cut_BQ[..., None], -torch.inf)
+        token_BQ = key_BQV.argmax(-1)
+    found = [token_BQ]
+    if not (log_prob or margin or entropy or canvas_BQ is not None):
+        return found
+    log_probs_BQV = (logits_BQV * inverse_statistics_temperature).log_softmax(-1)
+    nothing_BQ = logits_BQV.gather(-1, token_BQ[..., None]).squeeze(-1) == -torch.inf
+    for asked, chosen_BQ in ((log_prob, token_BQ), (canvas_BQ is not None, canvas_BQ)):
+        if asked and chosen_BQ is not None:
+            value_BQ = log_probs_BQV.gather(-1, chosen_BQ[..., None]).squeeze(-1)
+            found.append(value_BQ.masked_fill(nothing_BQ, -torch.inf))
+    if margin:
         first_BQ, second_BQ = log_probs_BQV.topk(2, dim=-1).values.exp().unbind(-1)
-        margin_BQ = first_BQ - second_BQ
-    if "entropy" in wanted:
-        entropy_BQ = torch.special.entr(log_probs_BQV.exp()).sum(-1)
-    return TokenStatistics(token_BQ, log_prob_BQ, margin_BQ, entropy_BQ)
+        found.append((first_BQ - second_BQ).masked_fill(nothing_BQ, 0))
+    if entropy:
+        found.append(torch.special.entr(log_probs_BQV.exp()).sum(-1).masked_fill(nothing_BQ, 0))
+    return found
 
 
-def _drawn(logits_BQV: Tensor, draw: Draw) -> Tensor:
-    tempered_BQV = logits_BQV / draw.temperature
-    if draw.top_k is not None or draw.top_p is not None:
-        sorted_BQV, order_BQV = tempered_BQV.sort(dim=-1, descending=True, stable=True)
-        rank_V = torch.arange(sorted_BQV.shape[-1], device=sorted_BQV.device)
-        cut_BQV = rank_V >= (draw.top_k or len(rank_V))
-        if draw.top_p is not None:
-            probs_BQV = sorted_BQV.masked_fill(cut_BQV, -torch.inf).softmax(-1)
-            cut_BQV = cut_BQV | (probs_BQV.cumsum(-1) - probs_BQV >= draw.top_p)
-        cut_BQV = torch.zeros_like(order_BQV, dtype=torch.bool).scatter_(-1, order_BQV, cut_BQV.expand_as(order_BQV))
-        tempered_BQV = tempered_BQV.masked_fill(cut_BQV, -torch.inf)
-    noise_BQV = gumbel(draw.seed_B, draw.position_BQ, draw.step, logits_BQV.shape[-1])
-    return (tempered_BQV + noise_BQV).argmax(-1)
+_TILE = 8192
+
+
+@kernel(reference)
+def statistics_of_logits(
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
+    margin: bool, entropy: bool,
+) -> list[Tensor]:
+    num_queried, vocab_size = logits_BQV.shape[1:]
+    logits_TV = logits_BQV.reshape(-1, vocab_size)
+    tile = min(_TILE, max(128, triton.next_power_of_2(vocab_size)))
+    num_tiles = triton.cdiv(vocab_size, tile)
+    partials = empty_partials(len(logits_TV), num_tiles, logits_TV.device)
+    canvas_T = per_row(canvas_BQ)
+    launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, per_row(cut_BQ), per_row(seed_B),
+           per_row(position_BQ), canvas_T, step, inverse_temperature,
+           inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
+           logits_TV.stride(1), TILE=tile, NORMALISE=log_prob or margin or entropy or canvas_T is not None,
+           MARGIN=margin, ENTROPY=entropy, num_warps=max(1, tile // 1024))
+    return merged(partials, logits_BQV.shape[:2], canvas_T is not None, inverse_statistics_temperature,
+                  log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
+
+
+@triton.jit(do_not_specialize=["num_queried"])
+def _tile_kernel(logits, floats, ids, cut, seed, position, canvas, step, inverse_temperature, scale, vocab_size,
+                 num_queried, stride_row, stride_column, TILE: tl.constexpr, NORMALISE: tl.constexpr,
+                 MARGIN: tl.constexpr, ENTROPY: tl.constexpr):
+    row = tl.program_id(0) + tl.arange(0, 1)
+    tile = tl.program_id(1)
+    num_tiles = tl.num_programs(1)
+    column = tile * TILE + tl.arange(0, TILE)
+    group = tile * (TILE // 4) + tl.arange(0, TILE // 4)
+    start = logits + tl.program_id(0).to(tl.int64) * stride_row
+    z = tl.load(start + column[:, None] * stride_column, mask=column[:, None] < vocab_size, other=float("-inf"))
+    summarise(z.to(tl.float32), column, None if cut is None else tl.load(cut + row),
+              None if seed is None else tl.load(seed + row // num_queried),
+              None if position is None else tl.load(position + row).to(tl.int32),
+              None if canvas is None else tl.load(canvas + row),
+              None if step is None else tl.load(step).to(tl.int32), inverse_temperature, scale, group, floats, ids,
+              row * num_tiles + tile, tl.num_programs(0) * num_tiles, row >= 0, NORMALISE, MARGIN, ENTROPY)
+
+
+@dataclass(frozen=True)
+class TokenStatisticsCase:
+    """`rows` positions of a vocabulary: greedy, or drawn where a temperature is given."""
+
+    rows: int
+    vocab_size: int
+    wanted: tuple[Statistic, ...] = ("log_prob",)
+    temperature: float | None = None
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Question]:
+        logits_BQV = 4 * torch.randn(1, self.rows, self.vocab_size, dtype=dtype, device=device)
+        draw = None
+        if self.temperature is not None:
+            seed_B = torch.full((1,), 2**33 + 5, dtype=torch.int64, device=device)
+            draw = Draw(self.temperature, seed_B, torch.arange(self.rows, device=device)[None],
+                        torch.ones((), dtype=torch.int64, device=device))
+        return logits_BQV, Question(frozenset(self.wanted), draw)
+
+    def run(self, logits_BQV: Tensor, question: Question) -> tuple[Tensor, ...]:
+        found = token_statistics(logits_BQV, question)
+        return tuple(value for value in vars(found).values() if value is not None)
+
+    def reference(self, logits_BQV: Tensor, question: Question) -> tuple[Tensor, ...]:
+        return tuple(reference(logits_BQV, None, *terms(question)))
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        return Cost(self.rows * (self.vocab_size * dtype.itemsize + 8 + 4 * len(self.wanted)))

@@ -60,7 +60,7 @@ class Guarded:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().flatten().view(torch.uint8)
 
 
 @contextmanager

@@ -1,49 +1,158 @@
-"""Token statistics against definitions written out in float64."""
+"""Token statistics, on both paths, against definitions written out in float64."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from quicksilver.kernels.token_statistics import Draw, Statistic, token_statistics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quicksilver.kernels.token_statistics import Draw, Question, Statistic, TokenStatistics, token_statistics
+from torch import Tensor
 
-ALL: frozenset[Statistic] = frozenset({"log_prob", "margin", "entropy"})
+from .comparison import DTYPES, run, strided_variants
+
+ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "entropy"})
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 2), (2, 3, 5), (1, 7, 127), (3, 1, 1024)])
-@pytest.mark.parametrize("statistics_temperature", [1.0, 0.5])
-def test_statistics_match_their_definitions(shape: tuple[int, int, int], statistics_temperature: float) -> None:
-    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3
-    logits[..., 1] = -torch.inf
-    found = token_statistics(logits, wanted=ALL, statistics_temperature=statistics_temperature)
-    scaled = logits.double().numpy() / statistics_temperature
-    p = np.exp(scaled - scaled.max(-1, keepdims=True))
-    p /= p.sum(-1, keepdims=True)
+def triton(logits: Tensor, question: Question) -> TokenStatistics:
+    """The answer of the Triton path, under the conditions of the shared comparison."""
+    names = ["token_BQ", *(name for name, value in vars(token_statistics(logits, question)).items()
+                           if value is not None and name != "token_BQ")]
+
+    def answered(logits_BQV: Tensor, *_: Any) -> tuple[Tensor, ...]:
+        found = token_statistics(logits_BQV, question)
+        return tuple(getattr(found, name) for name in names)
+
+    outputs, _ = run(answered, logits)
+    return TokenStatistics(**dict(zip(names, outputs, strict=True)))
+
+
+PATHS = pytest.mark.parametrize("ask", [token_statistics, triton], ids=["reference", "triton"])
+
+
+def check_definitions(found: TokenStatistics, logits: Tensor, canvas: Tensor, temperature: float = 1.0) -> None:
+    """The greedy token exactly, and each statistic within its bound."""
+    scaled = logits.double().numpy() / temperature
+    largest = np.abs(np.where(np.isfinite(scaled), scaled, 0)).max()
+    shifted = scaled - scaled.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    p = np.exp(log_p)
     ordered = np.sort(p, axis=-1)
     assert found.log_prob_BQ is not None
+    assert found.canvas_log_prob_BQ is not None
     assert found.margin_BQ is not None
     assert found.entropy_BQ is not None
-    np.testing.assert_array_equal(found.token_BQ, p.argmax(-1))
-    np.testing.assert_allclose(found.log_prob_BQ, np.log(p.max(-1)), atol=1e-5)
-    np.testing.assert_allclose(found.margin_BQ, ordered[..., -1] - ordered[..., -2], atol=1e-5)
-    np.testing.assert_allclose(found.entropy_BQ, -(p * np.log(np.where(p > 0, p, 1))).sum(-1), atol=1e-5)
+    np.testing.assert_array_equal(found.token_BQ, scaled.argmax(-1))
+    on_canvas = np.take_along_axis(log_p, canvas.numpy()[..., None], -1)[..., 0]
+    for value, wanted in ((found.log_prob_BQ, log_p.max(-1)), (found.canvas_log_prob_BQ, on_canvas)):
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-6 * (1 + largest))
+    np.testing.assert_allclose(found.log_prob_BQ.exp(), p.max(-1), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.margin_BQ, ordered[..., -1] - ordered[..., -2], rtol=0, atol=1e-5)
+    entropy = -(p * np.where(p > 0, log_p, 0)).sum(-1)
+    np.testing.assert_allclose(found.entropy_BQ, entropy, rtol=0, atol=1e-4)
 
 
-def test_a_tie_takes_the_lowest_token() -> None:
-    assert token_statistics(torch.tensor([[[1.0, 3.0, 3.0, 0.0]]])).token_BQ.item() == 1
+@PATHS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 2), (2, 3, 5), (1, 2, 127), (1, 1, 8191), (1, 2, 8192), (1, 1, 20011)],
+                         ids=str)
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_statistics_match_their_definitions(ask: Any, shape: tuple[int, ...], dtype: torch.dtype, temperature: float
+                                            ) -> None:
+    logits = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 6).to(dtype)
+    logits[..., 1] = -torch.inf
+    canvas = torch.randint(0, shape[-1], shape[:2])
+    canvas[canvas == 1] = 0
+    check_definitions(ask(logits, Question(ALL, None, temperature, canvas)), logits, canvas, temperature)
 
 
-def test_only_what_is_wanted_is_computed() -> None:
-    found = token_statistics(torch.randn(1, 2, 5), wanted=frozenset({"margin"}))
+@PATHS
+def test_large_logits_keep_their_digits(ask: Any) -> None:
+    logits = torch.randn(1, 3, 9001) + 60
+    canvas = torch.zeros(1, 3, dtype=torch.int64)
+    check_definitions(ask(logits, Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
+
+
+@PATHS
+@pytest.mark.parametrize("ties", [(1, 2), (0, 8191, 8192), (4096, 9000), (8999, 9000)], ids=str)
+def test_a_tie_takes_the_lowest_token(ask: Any, ties: tuple[int, ...]) -> None:
+    logits = torch.zeros(1, 1, 9001)
+    logits[..., list(ties)] = 3
+    found = ask(logits, Question(frozenset({"margin"})))
+    assert found.token_BQ.item() == ties[0]
+    assert found.margin_BQ.item() == 0
+
+
+@PATHS
+def test_a_row_that_allows_nothing_gives_no_nan(ask: Any) -> None:
+    logits = torch.randn(1, 3, 9000)
+    logits[0, 1] = -torch.inf
+    logits[0, 2, 1:] = -torch.inf
+    found = ask(logits, Question(ALL, canvas_token_BQ=torch.ones(1, 3, dtype=torch.int64)))
+    assert [found.token_BQ[0, 1], found.log_prob_BQ[0, 1]] == [0, -torch.inf]
+    assert [found.margin_BQ[0, 1], found.entropy_BQ[0, 1]] == [0, 0]
+    assert found.canvas_log_prob_BQ[0, 1:].tolist() == [-torch.inf, -torch.inf]
+    assert [found.log_prob_BQ[0, 2], found.margin_BQ[0, 2], found.entropy_BQ[0, 2]] == [0, 1, 0]
+
+
+@PATHS
+def test_no_position_gives_no_answer(ask: Any) -> None:
+    assert ask(torch.empty(2, 0, 7), Question(frozenset({"log_prob"}))).token_BQ.shape == (2, 0)
+
+
+@PATHS
+def test_only_what_is_wanted_is_computed(ask: Any) -> None:
+    found = ask(torch.randn(1, 2, 5), Question(frozenset({"margin"})))
     assert found.log_prob_BQ is None
     assert found.entropy_BQ is None
     assert found.margin_BQ is not None
 
 
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
+def test_any_layout_is_read(layout: str) -> None:
+    logits = torch.randn(2, 3, 131)
+    canvas = torch.zeros(2, 3, dtype=torch.int64)
+    check_definitions(triton(strided_variants(logits)[layout], Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
+
+
+def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
+    logits, wanted = torch.randn(1, 5, 8200), frozenset(ALL - {"canvas_log_prob"})
+    together = triton(logits, Question(wanted))
+    for row in range(5):
+        alone = triton(logits[:, row : row + 1], Question(wanted))
+        for name, value in vars(alone).items():
+            assert value is None or value.item() == getattr(together, name)[0, row].item()
+
+
+def drawing(num_rows: int, num_queried: int, temperature: float = 0.7, **cut: Any) -> Draw:
+    position_BQ = torch.arange(num_rows * num_queried).view(num_rows, num_queried) % 997
+    return Draw(temperature, torch.arange(num_rows) + 2**40, position_BQ, torch.tensor(3), **cut)
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 50, "top_p": 0.95}], ids=str)
+def test_both_paths_draw_the_same_tokens_under_one_seed(cut: dict[str, Any]) -> None:
+    logits = torch.randn(3, 4, 8300) * 3
+    question = Question(frozenset({"log_prob"}), drawing(3, 4, **cut))
+    reference, found = token_statistics(logits, question), triton(logits, question)
+    assert torch.equal(reference.token_BQ, found.token_BQ)
+    assert reference.log_prob_BQ is not None
+    torch.testing.assert_close(reference.log_prob_BQ, found.log_prob_BQ, rtol=0, atol=2e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 300), st.sampled_from(DTYPES), st.booleans())
+def test_any_shape(num_rows: int, num_queried: int, vocab_size: int, dtype: torch.dtype, coarse: bool) -> None:
+    logits = torch.randn(num_rows, num_queried, vocab_size) * 5
+    logits = (logits.round() if coarse else logits).to(dtype)  # rounding plants ties
+    canvas = torch.randint(0, vocab_size, (num_rows, num_queried))
+    check_definitions(triton(logits, Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
+
+
 def draws(logits: list[float], num: int, **cut: Any) -> np.ndarray:
     """How often each token is drawn in `num` draws."""
-    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), 0, **cut)
-    token = token_statistics(torch.tensor(logits).expand(num, 1, -1), draw=draw).token_BQ
+    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), **cut)
+    token = token_statistics(torch.tensor(logits).expand(num, 1, -1), Question(draw=draw)).token_BQ
     return np.bincount(token.flatten().numpy(), minlength=len(logits)) / num
 
 
@@ -55,10 +164,10 @@ def test_top_k_leaves_the_k_most_probable() -> None:
 def test_top_p_keeps_the_token_that_crosses() -> None:
     log_p = np.log([0.5, 0.3, 0.15, 0.05]).tolist()
     np.testing.assert_allclose(draws(log_p, 20_000, top_p=0.6), [0.625, 0.375, 0, 0], atol=0.015)
-    np.testing.assert_allclose(draws(log_p, 20_000, top_p=0.5), [1, 0, 0, 0], atol=0)
+    np.testing.assert_allclose(draws(log_p, 20_000, top_p=0.49), [1, 0, 0, 0], atol=0)
 
 
 def test_temperature_sharpens_the_draw() -> None:
-    draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), 0)
-    token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), draw=draw).token_BQ
+    draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
+    token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), Question(draw=draw)).token_BQ
     assert abs(token.float().mean().item() - np.exp(2) / (1 + np.exp(2))) < 0.015

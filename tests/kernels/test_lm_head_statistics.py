@@ -1,0 +1,92 @@
+"""The fused head against float64, and against the separate head under one seed."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quicksilver.kernels.lm_head_statistics import LMHeadCase, lm_head_statistics, statistics_of_hidden
+from quicksilver.kernels.token_statistics import Draw, Question, Statistic, terms, token_statistics
+from torch import Tensor
+
+from .comparison import DTYPES, run, strided_variants
+
+ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "entropy"})
+
+
+def check(hidden: Tensor, head: Tensor, banned: int | None) -> None:
+    """Hold the Triton path against float64 logits of the same inputs."""
+    canvas = torch.arange(hidden.shape[0] * hidden.shape[1]).view(hidden.shape[:2]) % len(head)
+    canvas[canvas == banned] = (banned or 0) + 1 if (banned or 0) + 1 < len(head) else 0
+    (token, *values), _ = run(statistics_of_hidden, hidden, head, banned, *terms(Question(ALL, None, 1.0, canvas)))
+    logits = hidden.double() @ head.double().T
+    size = hidden.double().abs() @ head.double().abs().T  # what the rounding of a sum is relative to
+    if banned is not None:
+        logits[..., banned] = -torch.inf
+    chosen = logits.gather(-1, token[..., None]).squeeze(-1)
+    bound = 4 * 2.0**-23 * size.amax(-1)
+    assert (logits.amax(-1) - chosen <= bound).all(), "a token below the maximum by more than rounding"
+    log_p = logits.log_softmax(-1)
+    finite = torch.where(logits.isfinite(), logits.abs(), 0).amax(-1)
+    for value, wanted in ((values[0], log_p.gather(-1, token[..., None]).squeeze(-1)),
+                          (values[1], log_p.gather(-1, canvas[..., None]).squeeze(-1))):
+        assert ((value - wanted).abs() <= 1e-6 * (1 + finite) + bound).all()
+    first, second = log_p.exp().topk(2, dim=-1).values.unbind(-1)
+    torch.testing.assert_close(values[2].double(), first - second, rtol=0, atol=1e-5)
+    torch.testing.assert_close(values[3].double(), torch.special.entr(log_p.exp()).sum(-1), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "queried", "width", "vocab"), [
+    (1, 1, 1, 2), (2, 3, 17, 11), (1, 31, 64, 127), (1, 33, 65, 128), (3, 11, 128, 129)])
+def test_it_matches_float64(rows: int, queried: int, width: int, vocab: int, dtype: torch.dtype) -> None:
+    hidden = torch.randn(rows, queried, width).to(dtype)
+    head = (torch.randn(vocab, width) * 3 * width**-0.5).to(dtype)
+    check(hidden, head, None)
+    if vocab > 2:
+        check(hidden, head, vocab - 1)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
+def test_any_layout_is_read(layout: str) -> None:
+    check(strided_variants(torch.randn(2, 3, 21))[layout], strided_variants(torch.randn(131, 21))[layout], 5)
+
+
+def test_no_position_gives_no_answer() -> None:
+    (token, log_prob), _ = run(statistics_of_hidden, torch.randn(2, 0, 8), torch.randn(9, 8), None,
+                               *terms(Question(frozenset({"log_prob"}))))
+    assert token.shape == log_prob.shape == (2, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fused_and_separate_draw_the_same_tokens_under_one_seed(dtype: torch.dtype) -> None:
+    hidden, head = torch.randn(3, 5, 32).to(dtype), torch.randn(200, 32).to(dtype)
+    position_BQ = torch.arange(15).view(3, 5)
+    question = Question(frozenset({"log_prob"}), Draw(0.8, torch.tensor([1, 2, 2**50]), position_BQ, torch.tensor(4)))
+    (token, _), _ = run(statistics_of_hidden, hidden, head, 7, *terms(question))
+    logits = hidden.float() @ head.float().T
+    logits[..., 7] = -torch.inf
+    assert torch.equal(token, token_statistics(logits, question).token_BQ)
+
+
+def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
+    hidden, head = torch.randn(1, 40, 48), torch.randn(300, 48)
+    question = Question(frozenset({"log_prob", "margin", "entropy"}))
+    together, _ = run(statistics_of_hidden, hidden, head, None, *terms(question))
+    for row in (0, 7, 39):
+        alone, _ = run(statistics_of_hidden, hidden[:, row : row + 1], head, None, *terms(question))
+        for one, many in zip(alone, together, strict=True):
+            assert one.item() == many[0, row].item()
+
+
+def test_cutting_the_distribution_is_refused() -> None:
+    hidden, head, question = LMHeadCase(2, 8, 16, temperature=1.0).inputs(torch.float32, torch.device("cpu"))
+    assert question.draw is not None
+    cut = Draw(1.0, question.draw.seed_B, question.draw.position_BQ, question.draw.step, top_k=3)
+    with pytest.raises(ValueError, match="top_k=3"):
+        lm_head_statistics(hidden, head, None, Question(draw=cut))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 80), st.integers(3, 200), st.sampled_from(DTYPES))
+def test_any_shape(rows: int, width: int, vocab: int, dtype: torch.dtype) -> None:
+    check(torch.randn(1, rows, width).to(dtype), (torch.randn(vocab, width) * width**-0.5).to(dtype), vocab // 2)
