@@ -144,3 +144,11 @@ def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
         return
     with torch.cuda.device_of(first):
         program[grid](*arguments, **options)
+
+
+def stages(number: int) -> int:
+    """Stages of a program's load pipeline on the present target: AMD's 64 KiB of local memory hold two."""
+    is_amd = torch.version.hip is not None
+    if _compiling():
+        is_amd = triton.runtime.driver.active.get_current_target().backend == "hip"
+    return min(number, 2) if is_amd else number

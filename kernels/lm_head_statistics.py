@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Cost
-from .dispatch import kernel, launch
+from .dispatch import kernel, launch, stages
 from .token_statistics import Draw, Question, Statistic, TokenStatistics, answer, terms
 from .token_statistics import reference as statistics_reference
 from .vocabulary_tiles import empty_partials, merged, per_row, summarise
@@ -85,7 +85,7 @@ def statistics_of_hidden(
            num_queried, hidden_TE.stride(0), hidden_TE.stride(1), head_VE.stride(0), head_VE.stride(1),
            VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
            NORMALISE=log_prob or margin or entropy or canvas_T is not None, MARGIN=margin, ENTROPY=entropy,
-           num_warps=tiles.num_warps, num_stages=tiles.num_stages)
+           num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
     return merged(partials, hidden_BQE.shape[:2], canvas_T is not None, inverse_statistics_temperature,
                   log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
 

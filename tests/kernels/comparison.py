@@ -43,8 +43,9 @@ class Guarded:
         size = size if tensor.numel() else 0
         shift = tensor.storage_offset() % 16
         buffer = self._buffer(size + shift, tensor.dtype, tensor.device)
-        copy = buffer.as_strided(tensor.shape, tensor.stride(), _GUARD + shift)
-        return copy.copy_(tensor)
+        # The whole stretch of memory, since a tensor may be expanded, and what lies between its elements counts too.
+        buffer[_GUARD + shift : _GUARD + shift + size] = tensor.as_strided((size,), (1,))
+        return buffer.as_strided(tensor.shape, tensor.stride(), _GUARD + shift)
 
     def empty(self, *size: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
         """What torch.empty gives, poisoned and between guards."""

@@ -1,0 +1,278 @@
+"""Attention of a few to many queries over a KV cache: what a denoising step, an autoregressive step and a prefill need.
+
+    o_f = sum_j p_j v_j,   p = softmax_j(q_f . k_j / sqrt(D))   over the keys j that query f sees
+
+A query sees the keys first <= j < stop of its own interval: all (no interval), causal (stop = position + 1),
+block-causal (stop = end of the block), sliding window (first = position - window + 1). A list of key tiles per row and
+key/value head restricts that further (MAGE, arXiv 2602.14209). A query that sees nothing gives zeros.
+
+The G query heads of a key/value head and the F queries are packed into the rows of one tile, so keys and values are
+read once for all of them (GQA packing). Up to 64 queries the keys are split (FlashDecoding); splits have a fixed size,
+whatever the batch and the context, and are merged in a fixed order: a row's bits do not depend on its batch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .case import Cost
+from .dispatch import kernel, launch, stages
+
+KEY_TILE = 64
+"""Keys in a tile of a list of tiles."""
+
+_MOST_SPLIT_QUERIES = 64
+
+
+def reference(
+    q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
+    tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
+) -> Tensor:
+    """Attention of q [B, F, H, D] over keys and values [B, C, K, D] of one float dtype (H a multiple of K, D at most
+    256): [B, F, H, D].
+
+    first_BF and stop_BF (int64; None: 0 and C; B may be 1) bound the keys that a query sees. tiles_BKN (int32), whose
+    first num_tiles_BK (int32) entries count, lists the tiles of KEY_TILE keys that a row's key/value head reads, each
+    at most once; None: all."""
+    visible = _visible(first_BF, stop_BF, tiles_BKN, num_tiles_BK, k_BCKD)
+    grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
+    q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
+    if visible is not None and visible.shape[1] > 1:
+        visible = visible.repeat_interleave(q_BFHD.shape[2] // visible.shape[1], dim=1)
+    out_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=visible, enable_gqa=grouped)
+    if visible is not None:
+        out_BHFD = out_BHFD.masked_fill(~visible.any(-1, keepdim=True), 0)
+    return out_BHFD.transpose(1, 2)
+
+
+def _visible(first_BF: Tensor | None, stop_BF: Tensor | None, tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
+             k_BCKD: Tensor) -> Tensor | None:
+    """The mask that intervals and lists describe: bool [B, 1 or K, F or 1, C]."""
+    num_rows, num_keys, num_kv_heads = k_BCKD.shape[:3]
+    key_C = torch.arange(num_keys, device=k_BCKD.device)
+    parts = []
+    if first_BF is not None:
+        parts.append((key_C >= first_BF[..., None])[:, None])
+    if stop_BF is not None:
+        parts.append((key_C < stop_BF[..., None])[:, None])
+    if tiles_BKN is not None and num_tiles_BK is not None:
+        counts_BKN = torch.arange(tiles_BKN.shape[-1], device=key_C.device) < num_tiles_BK[..., None]
+        num_tiles = -(-num_keys // KEY_TILE)
+        # Entries past the count go to a spare tile.
+        listed = torch.zeros(num_rows, num_kv_heads, num_tiles + 1, dtype=torch.bool, device=key_C.device)
+        listed.scatter_(2, tiles_BKN.long().where(counts_BKN, num_tiles), True)
+        parts.append(listed[:, :, None, key_C // KEY_TILE])
+    if not parts:
+        return None
+    visible = parts[0]
+    for part in parts[1:]:
+        visible = visible & part
+    return visible
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Rows (query heads x queries) and keys of a program's tile."""
+
+    rows: int
+    keys: int
+    num_warps: int
+    num_stages: int
+
+
+def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
+    """By the rows that share a key/value head; wide heads and float32 leave less room for keys in flight."""
+    if element_size == 4:
+        return _Tiles(16 if num_rows <= 16 else 32, 32, num_warps=8, num_stages=2)
+    if head_width > 128:
+        return _Tiles(min(64, max(16, triton.next_power_of_2(num_rows))), 32, num_warps=4, num_stages=2)
+    if num_rows <= 64:
+        rows = max(16, triton.next_power_of_2(num_rows))
+        return _Tiles(rows, KEY_TILE, num_warps=4, num_stages=4 if rows == 16 else 3)
+    return _Tiles(128, KEY_TILE, num_warps=8, num_stages=3)
+
+
+def split_size(num_kv_heads: int) -> int:
+    """Keys in a split: about 128 programs a row of 8k context, whatever the number of heads."""
+    return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
+
+
+@kernel(reference)
+def attention(
+    q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
+    tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
+) -> Tensor:
+    batch, num_queries, num_heads, head_width = q_BFHD.shape
+    num_keys, num_kv_heads = k_BCKD.shape[1:3]
+    group = num_heads // num_kv_heads
+    tiles = _tiles(num_queries * group, head_width, q_BFHD.element_size())
+    listed = num_keys if tiles_BKN is None else tiles_BKN.shape[-1] * KEY_TILE
+    split = split_size(num_kv_heads) if num_queries <= _MOST_SPLIT_QUERIES else max(KEY_TILE, listed)
+    num_splits = max(1, triton.cdiv(listed, split))
+    out_BFHD = torch.empty(q_BFHD.shape, dtype=q_BFHD.dtype, device=q_BFHD.device)
+    partial, log_sum = out_BFHD, None
+    if num_splits > 1:
+        partial = torch.empty((num_splits, *q_BFHD.shape), dtype=torch.float32, device=q_BFHD.device)
+        log_sum = torch.empty((num_splits, *q_BFHD.shape[:3]), dtype=torch.float32, device=q_BFHD.device)
+    grid = (triton.cdiv(num_queries * group, tiles.rows), batch * num_kv_heads, num_splits)
+    launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, first_BF, stop_BF,
+           None if tiles_BKN is None else tiles_BKN.contiguous(),
+           None if num_tiles_BK is None else num_tiles_BK.contiguous(), partial, log_sum,
+           head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys, num_kv_heads, listed // KEY_TILE,
+           *q_BFHD.stride(), *k_BCKD.stride(), *v_BCKD.stride(), *_interval_strides(first_BF, batch),
+           *_interval_strides(stop_BF, batch), GROUP=group, WIDTH=head_width,
+           WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys, SPLIT=split,
+           LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
+    if log_sum is not None:
+        launch(_merge_kernel, (batch * num_queries * num_heads,), partial, log_sum, out_BFHD,
+               batch * num_queries * num_heads, num_splits, WIDTH=head_width,
+               WIDTH_TILE=triton.next_power_of_2(head_width), SPLITS=triton.next_power_of_2(num_splits), num_warps=1)
+    return out_BFHD
+
+
+def _interval_strides(bound_BF: Tensor | None, batch: int) -> tuple[int, int]:
+    if bound_BF is None:
+        return 0, 0
+    return (0 if len(bound_BF) < batch else bound_BF.stride(0)), bound_BF.stride(1)
+
+
+@triton.jit(do_not_specialize=["batch", "num_queries", "num_keys", "num_listed"])
+def _attention_kernel(
+    q, k, v, first, stop, tiles, num_tiles, out, log_sum, scale, batch, num_queries, num_keys, num_kv_heads, num_listed,
+    q_stride_b, q_stride_f, q_stride_h, q_stride_d, k_stride_b, k_stride_c, k_stride_k, k_stride_d, v_stride_b,
+    v_stride_c, v_stride_k, v_stride_d, first_stride_b, first_stride_f, stop_stride_b, stop_stride_f,
+    GROUP: tl.constexpr, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    SPLIT: tl.constexpr, LIST_TILE: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    b = (tl.program_id(1) // num_kv_heads).to(tl.int64)
+    kv_head = tl.program_id(1) % num_kv_heads
+    query = row // GROUP
+    head = kv_head * GROUP + row % GROUP
+    inside = row < num_queries * GROUP
+    d = tl.arange(0, WIDTH_TILE)
+    key = tl.arange(0, KEYS)
+    q_tile = tl.load(q + b * q_stride_b + query[:, None] * q_stride_f + head[:, None] * q_stride_h
+                     + d[None, :] * q_stride_d, mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
+    # The keys that the tile's rows see, and the part of them that is this split's.
+    low = tl.program_id(2) * SPLIT
+    high = tl.minimum(low + SPLIT, num_keys)
+    if first is not None:
+        row_first = tl.load(first + b * first_stride_b + query * first_stride_f, mask=inside, other=2147483647)
+        row_first = row_first.to(tl.int32)
+        if tiles is None:
+            low = tl.maximum(low, tl.min(row_first, 0) // KEYS * KEYS)
+    if stop is not None:
+        row_stop = tl.load(stop + b * stop_stride_b + query * stop_stride_f, mask=inside, other=0).to(tl.int32)
+        if tiles is None:
+            high = tl.minimum(high, tl.max(row_stop, 0))
+    if tiles is not None:
+        tiles += tl.program_id(1).to(tl.int64) * num_listed
+        high = tl.minimum(low + SPLIT, tl.load(num_tiles + tl.program_id(1)) * LIST_TILE)
+    k_tile = k + b * k_stride_b + kv_head * k_stride_k + key[None, :] * k_stride_c + d[:, None] * k_stride_d
+    v_tile = v + b * v_stride_b + kv_head * v_stride_k + key[:, None] * v_stride_c + d[None, :] * v_stride_d
+
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    mixed = tl.zeros((ROWS, WIDTH_TILE), tl.float32)
+    for place in range(low, high, KEYS):
+        begin = place
+        if tiles is not None:
+            begin = tl.load(tiles + place // LIST_TILE) * LIST_TILE + place % LIST_TILE
+        at = begin + key
+        k_now = tl.load(k_tile + begin.to(tl.int64) * k_stride_c,
+                        mask=(at[None, :] < num_keys) & (d[:, None] < WIDTH), other=0)
+        v_now = tl.load(v_tile + begin.to(tl.int64) * v_stride_c,
+                        mask=(at[:, None] < num_keys) & (d[None, :] < WIDTH), other=0)
+        score = tl.dot(q_tile, k_now, input_precision="ieee") * scale
+        visible = at[None, :] < num_keys
+        if first is not None:
+            visible &= at[None, :] >= row_first[:, None]
+        if stop is not None:
+            visible &= at[None, :] < row_stop[:, None]
+        score = tl.where(visible, score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, 1))
+        # A row that has seen nothing yet has no maximum to subtract.
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weight = tl.exp2(score - base[:, None])
+        keep = tl.exp2(top - base)
+        total = total * keep + tl.sum(weight, 1)
+        mixed = tl.dot(weight.to(v.dtype.element_ty), v_now, mixed * keep[:, None], input_precision="ieee")
+        top = new_top
+
+    mixed = mixed / tl.where(total == 0, 1.0, total)[:, None]
+    part = ((tl.program_id(2) * batch + b) * num_queries + query).to(tl.int64) * (num_kv_heads * GROUP) + head
+    tl.store(out + part[:, None] * WIDTH + d[None, :], mixed.to(out.dtype.element_ty),
+             mask=inside[:, None] & (d[None, :] < WIDTH))
+    if log_sum is not None:
+        seen = tl.where(total == 0, float("-inf"), top + tl.log2(tl.where(total == 0, 1.0, total)))
+        tl.store(log_sum + part, seen, mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_splits"])
+def _merge_kernel(partial, log_sum, out, num_rows, num_splits, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr,
+                  SPLITS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, WIDTH_TILE)
+    split = tl.arange(0, SPLITS)
+    sums = tl.load(log_sum + split * num_rows.to(tl.int64) + row, mask=split < num_splits, other=float("-inf"))
+    top = tl.max(sums, 0)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    total = tl.sum(tl.exp2(sums - base), 0)
+    mixed = tl.zeros((WIDTH_TILE,), tl.float32)
+    for number in range(num_splits):
+        place = number * num_rows.to(tl.int64) + row
+        weight = tl.exp2(tl.load(log_sum + place) - base)
+        mixed += weight * tl.load(partial + place * WIDTH + d, mask=d < WIDTH, other=0)
+    mixed = mixed / tl.where(total == 0, 1.0, total)
+    tl.store(out + row * WIDTH + d, mixed.to(out.dtype.element_ty), mask=d < WIDTH)
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """`queries` at the end of a `context` of keys: all see everything, or, with `causal`, what stands before them. With
+    `listed_tiles` every key/value head reads that many tiles, chosen at random."""
+
+    batch: int
+    queries: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    context: int
+    causal: bool = False
+    listed_tiles: int | None = None
+
+    @property
+    def needs_hgmma(self) -> bool:
+        return self.queries * self.heads // self.kv_heads >= 64
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor | None, ...]:
+        q_BFHD = torch.randn(self.batch, self.queries, self.heads, self.head_width, dtype=dtype, device=device)
+        k_BCKD, v_BCKD = torch.randn(2, self.batch, self.context, self.kv_heads, self.head_width, dtype=dtype,
+                                     device=device)
+        stop_BF = tiles_BKN = num_tiles_BK = None
+        if self.causal:
+            stop_BF = torch.arange(self.context - self.queries, self.context, device=device)[None] + 1
+        if self.listed_tiles is not None:
+            rank = torch.rand(self.batch, self.kv_heads, -(-self.context // KEY_TILE), device=device).argsort(-1)
+            tiles_BKN = rank[..., : self.listed_tiles].to(torch.int32).contiguous()
+            num_tiles_BK = torch.full((self.batch, self.kv_heads), self.listed_tiles, dtype=torch.int32, device=device)
+        return q_BFHD, k_BCKD, v_BCKD, None, stop_BF, tiles_BKN, num_tiles_BK
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        return attention(*inputs)  # pyright: ignore[reportCallIssue]
+
+    def reference(self, *inputs: Tensor) -> Tensor:
+        return reference(*inputs)  # pyright: ignore[reportCallIssue]
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        num_keys = self.context if self.listed_tiles is None else min(self.context, self.listed_tiles * KEY_TILE)
+        num_pairs = self.queries * num_keys - (self.queries * (self.queries - 1) // 2 if self.causal else 0)
+        elements = 2 * num_keys * self.kv_heads + 2 * self.queries * self.heads
+        return Cost(self.batch * elements * self.head_width * dtype.itemsize,
+                    4 * self.batch * self.heads * self.head_width * num_pairs)
