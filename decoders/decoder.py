@@ -62,6 +62,7 @@ class Decoding:
     grid: WindowGrid
     store: KVStore | None
     rows: list[int]
+    num_masked: list[list[int]]
     steps_per_window: list[int] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
 
@@ -97,7 +98,9 @@ class Decoder:
         whole = Canvas.of(requests, model)
         grid = WindowGrid.of(spans, whole.stop_B, whole.length)
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
-        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))))
+        num_masked = [span.count_in_windows(request.tokens, model.mask_id)
+                      for span, request in zip(spans, requests, strict=True)]
+        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked)
         if store is not None:
             decoding.accounting.kv_store_bytes = store.num_bytes
         return decoding
@@ -115,13 +118,17 @@ class Decoder:
             window = decoding.grid.window(index)
             self.enter(decoding, window)
             masked_at_start_B = _masked_count(decoding.live, window)
-            step, num_ended = 0, -1
+            # No step before this one can be the window's last, so that none before it waits for the device.
+            certain = self.schedule.least_steps(max(decoding.num_masked[row][index] for row in decoding.rows))
+            step, num_steps, num_ended = torch.zeros_like(decoding.live.seed_B[0]), 0, -1
             while num_ended < 0:
                 proposal, edit, state = self.step(decoding, window, masked_at_start_B, step)
-                yield Step(step, window, proposal, edit, decoding.live, tuple(decoding.rows))
-                step, num_ended = step + 1, int(state)
-            decoding.accounting.row_steps += step * len(decoding.rows)
-            decoding.steps_per_window.append(step)
+                yield Step(num_steps, window, proposal, edit, decoding.live, tuple(decoding.rows))
+                step += 1
+                num_steps += 1
+                num_ended = int(state) if num_steps >= certain else -1
+            decoding.accounting.row_steps += num_steps * len(decoding.rows)
+            decoding.steps_per_window.append(num_steps)
             index += 1
             if num_ended or min(decoding.grid.counts) <= index:
                 self._drop_finished(decoding, window, index)
@@ -133,18 +140,17 @@ class Decoder:
             decoding.model.hidden(decoding.live.tokens_BS, plan, decoding.store)
             decoding.accounting.count_forward("store", plan)
 
-    def step(self, decoding: Decoding, window: Window, masked_at_start_B: Tensor, step: int
+    def step(self, decoding: Decoding, window: Window, masked_at_start_B: Tensor, step: Tensor
              ) -> tuple[TokenStatistics, Edit, Tensor]:
-        """One step on tensors of fixed shape, without a host read: the proposal, the edit (already applied), and a
+        """Step number `step` (int64 scalar) on tensors of fixed shape, without a host read, so that a CUDA graph can
+        capture it: the proposal, the edit (already applied), and a
         scalar that is -1 while masks are left in the window, else the number of rows that reached the end token."""
         model, canvas = decoding.model, decoding.live
         plan = self.cache.plan(window, canvas.length)
-        logits_BQV = model.logits(model.hidden(canvas.tokens_BS, plan, decoding.store))
-        logits_BQV[..., model.mask_id] = -torch.inf
+        question = self.sampler.question(self.policy.statistics, (canvas.seed_B, window.query_BQ, step))
+        proposal = model.statistics(model.hidden(canvas.tokens_BS, plan, decoding.store), question)
         decoding.accounting.count_forward("denoise", plan)
 
-        draw_key = canvas.seed_B, window.query_BQ, step
-        proposal = self.sampler.propose(logits_BQV, self.policy.statistics, draw_key)
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
         quota = self.schedule.quota(masked_at_start_B, eligible_BQ.sum(1), step)
         edit = self.policy.select(Situation(proposal, eligible_BQ, window.query_BQ, quota, canvas, step))

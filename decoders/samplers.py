@@ -10,14 +10,13 @@ from typing import Protocol
 from torch import Tensor
 
 from ..kernels.checks import check_integer, check_real
-from ..kernels.token_statistics import Draw, Statistic, TokenStatistics, token_statistics
+from ..kernels.token_statistics import Draw, Question, Statistic
 
 
 class Sampler(Protocol):
-    def propose(self, logits_BQV: Tensor, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, int]
-                ) -> TokenStatistics:
-        """Tokens and the wanted statistics of logits that hold -inf for banned tokens. The draw's key: the rows' seeds
-        [B], the positions [B, Q] and the step."""
+    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
+        """What to ask of the model's distributions: a token and the wanted statistics. The draw's key: the rows' seeds
+        [B], the positions [B, Q] and the step (a scalar), int64."""
         ...
 
 
@@ -30,9 +29,8 @@ class Greedy:
     def __post_init__(self) -> None:
         check_real("statistics_temperature", self.statistics_temperature, above=0)
 
-    def propose(self, logits_BQV: Tensor, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, int]
-                ) -> TokenStatistics:
-        return token_statistics(logits_BQV, wanted=wanted, statistics_temperature=self.statistics_temperature)
+    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
+        return Question(wanted, None, self.statistics_temperature)
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,6 @@ class Categorical:
         if self.top_p is not None:
             check_real("top_p", self.top_p, above=0, at_most=1)
 
-    def propose(self, logits_BQV: Tensor, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, int]
-                ) -> TokenStatistics:
+    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
         draw = Draw(self.temperature, *draw_key, top_k=self.top_k, top_p=self.top_p)
-        return token_statistics(logits_BQV, wanted=wanted, draw=draw,
-                                statistics_temperature=self.statistics_temperature)
+        return Question(wanted, draw, self.statistics_temperature)

@@ -31,8 +31,12 @@ class Schedule(Protocol):
         """Whether at_least always equals at_most, so that a threshold could not act."""
         ...
 
-    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: int) -> Quota:
-        """The quota at `step` (from 0, within the window), given mask counts int64 [B]."""
+    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: Tensor) -> Quota:
+        """The quota at `step` (int64 scalar, from 0, within the window), given mask counts int64 [B]."""
+        ...
+
+    def least_steps(self, num_masked: int) -> int:
+        """Steps that a window of so many masks takes at the very least."""
         ...
 
 
@@ -49,10 +53,13 @@ class Linear:
     def is_fixed(self) -> bool:
         return True
 
-    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: int) -> Quota:
+    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: Tensor) -> Quota:
         share_B = masked_at_start_B // self.steps + (step < masked_at_start_B % self.steps).long()
         share_B = torch.minimum(share_B, masked_now_B)
         return Quota(share_B, share_B)
+
+    def least_steps(self, num_masked: int) -> int:
+        return min(self.steps, num_masked)
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,14 @@ class Cosine:
     def is_fixed(self) -> bool:
         return True
 
-    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: int) -> Quota:
-        left = 0.0 if step + 1 >= self.steps else math.cos(math.pi / 2 * (step + 1) / self.steps)
+    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: Tensor) -> Quota:
+        left = ((step + 1).clamp(max=self.steps).double() * (math.pi / 2 / self.steps)).cos()
         share_B = (masked_now_B - (masked_at_start_B * left).long()).clamp(min=1)
         share_B = torch.minimum(share_B, masked_now_B)
         return Quota(share_B, share_B)
+
+    def least_steps(self, num_masked: int) -> int:
+        return 1
 
 
 @dataclass(frozen=True)
@@ -83,5 +93,8 @@ class Unbounded:
     def is_fixed(self) -> bool:
         return False
 
-    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: int) -> Quota:
+    def quota(self, masked_at_start_B: Tensor, masked_now_B: Tensor, step: Tensor) -> Quota:
         return Quota(masked_now_B.clamp(max=1), masked_now_B)
+
+    def least_steps(self, num_masked: int) -> int:
+        return 1

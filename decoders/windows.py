@@ -22,6 +22,11 @@ class Span:
     size: int
     count: int
 
+    def count_in_windows(self, tokens: Sequence[int], token: int) -> list[int]:
+        """How often a token stands in each of the row's windows."""
+        starts = range(self.first, self.first + self.size * self.count, self.size)
+        return [list(tokens[start : start + self.size]).count(token) for start in starts]
+
 
 class Windows(Protocol):
     def span(self, start: int, stop: int) -> Span:

@@ -84,16 +84,19 @@ def _compiling() -> bool:
     return _compiled.get() is not None
 
 
-def choice(tensors: Sequence[Tensor]) -> Implementation:
-    """The implementation that would run on these tensors."""
-    if _need_gradient(tensors):
-        return Implementation.REFERENCE
-    by_device = Implementation.TRITON if tensors[0].is_cuda else Implementation.REFERENCE
-    return _chosen.get() or by_device
+def decide(name: str, arguments: Sequence[Any]) -> Implementation:
+    """The implementation of the kernel `name` that runs on these arguments, a tensor first; goes on record."""
+    chosen = _chosen.get() or (Implementation.TRITON if arguments[0].is_cuda else Implementation.REFERENCE)
+    if chosen is Implementation.TRITON and _need_gradient(arguments):
+        chosen = Implementation.REFERENCE
+    ran = _ran.get()
+    if ran is not None:
+        ran.add((name, chosen))
+    return chosen
 
 
-def _need_gradient(tensors: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+def _need_gradient(arguments: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
 
 
 def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -105,11 +108,9 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = ()) -> Callabl
 
         @wraps(launcher)
         def decided(*args: P.args, **kwargs: P.kwargs) -> R:
-            implementation = choice(_tensors(args, kwargs))
-            ran = _ran.get()
-            if ran is not None:
-                ran.add((name, implementation))
-            return (launcher if implementation is Implementation.TRITON else reference)(*args, **kwargs)
+            if decide(name, args) is Implementation.TRITON:
+                return launcher(*args, **kwargs)
+            return reference(*args, **kwargs)
 
         operator = torch.library.custom_op(f"quicksilver::{name}", decided, mutates_args=mutates)
         operator.register_fake(launcher)
@@ -119,17 +120,12 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = ()) -> Callabl
             # Calling the operator costs more than a launch, and only torch.compile needs it.
             if not torch.compiler.is_compiling():
                 return decided(*args, **kwargs)
-            needs_gradient = _need_gradient(_tensors(args, kwargs))
-            return reference(*args, **kwargs) if needs_gradient else operator(*args, **kwargs)
+            return reference(*args, **kwargs) if _need_gradient(args) else operator(*args, **kwargs)
 
         dispatched.__doc__ = reference.__doc__
         return dispatched
 
     return public
-
-
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
 
 
 def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:

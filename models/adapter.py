@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .attention import AttentionPattern
+from ..kernels.token_statistics import Question, TokenStatistics
+from .attention import AttentionPattern, Bidirectional, View
+from .heads import Head, SeparateHead
 from .kv_store import KVStore
 from .transformer import Transformer, TransformerConfig
 
@@ -55,8 +57,9 @@ class LanguageModel(Protocol):
         """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and a spare column (S = L + 1)."""
         ...
 
-    def logits(self, hidden_BQE: Tensor) -> Tensor:
-        """Logits [B, Q, V] of hidden states; the caller may overwrite them."""
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        """The answer to a question about the distributions at the queried positions, in which the mask id has no
+        part."""
         ...
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
@@ -72,6 +75,7 @@ class DecodableTransformer:
     transformer: Transformer
     mask_id: int
     shift: int = 0
+    head: Head = SeparateHead()
 
     def __post_init__(self) -> None:
         if not 0 <= self.mask_id < self.vocab_size:
@@ -109,24 +113,25 @@ class DecodableTransformer:
         feed_BF = plan.feed_BF
         if store is None or plan.context is None:
             write = None
-            visible_BFC = self.pattern.visible(feed_BF, feed_BF)
-            if plan.padded:
-                fed_B1C = (feed_BF < tokens_BS.shape[1] - 1)[:, None, :]
-                visible_BFC = fed_B1C if visible_BFC is None else visible_BFC & fed_B1C
+            view = View(self.pattern, feed_BF, feed_BF, tokens_BS.shape[1] - 1 if plan.padded else None)
         else:
             write = store.write(feed_BF, plan.context)
-            visible_BFC = None
-            if not plan.sees_all:
-                slots_1C = torch.arange(plan.context, device=feed_BF.device)[None]
-                visible_BFC = self.pattern.visible(feed_BF, slots_1C)
+            if plan.sees_all:
+                view = View(Bidirectional(), feed_BF, feed_BF)
+            else:
+                view = View(self.pattern, feed_BF, torch.arange(plan.context, device=feed_BF.device)[None])
         num_fed, num_queried = feed_BF.shape[1], plan.query_BQ.shape[1]
         index_BQ = None
         if num_fed > 1 and num_queried and (self.shift or plan.query_BQ is not feed_BF):
             index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=num_fed - 1)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, visible_BFC, write, index_BQ)
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, index_BQ)
         return hidden_BFE[:, :num_queried]
 
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        return self.head.statistics(hidden_BQE, self.transformer.head.weight, self.mask_id, question)
+
     def logits(self, hidden_BQE: Tensor) -> Tensor:
+        """Logits [B, Q, V] of hidden states."""
         return self.transformer.head(hidden_BQE)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """Who sees whom: the attention pattern is a value of the model's configuration, and a mask is a function of positions.
 
 Each pattern answers `visible(query_BQ, key_BC)`: a bool tensor [B, Q, C] (B may be 1), or None where every query sees
-every key. Positions count from the row's first token; they need not be contiguous, so one definition serves training,
-recomputation and a cache.
+every key; and `stop(query_BQ)`: the position from which on a query sees nothing, where that says it all. Positions count
+from the row's first token; they need not be contiguous, so one definition serves training, recomputation and a cache.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer
@@ -15,6 +17,10 @@ from ..kernels.checks import check_integer
 
 class AttentionPattern(Protocol):
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor | None: ...
+
+    def stop(self, query_BQ: Tensor) -> Tensor | None:
+        """The first position that a query does not see, int64 [B, Q]; None: it sees every position."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,18 @@ class Causal:
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor:
         return key_BC[:, None, :] <= query_BQ[:, :, None]
 
+    def stop(self, query_BQ: Tensor) -> Tensor:
+        return query_BQ + 1
+
 
 @dataclass(frozen=True)
 class Bidirectional:
     """Every position sees every position."""
 
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> None:
+        return None
+
+    def stop(self, query_BQ: Tensor) -> None:
         return None
 
 
@@ -44,6 +56,9 @@ class BlockCausal:
 
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor:
         return (key_BC // self.block)[:, None, :] <= (query_BQ // self.block)[:, :, None]
+
+    def stop(self, query_BQ: Tensor) -> Tensor:
+        return (query_BQ // self.block + 1) * self.block
 
 
 @dataclass(frozen=True)
@@ -61,3 +76,46 @@ class NoisyClean:
         key_block_B1C = (key_BC % self.length // self.block)[:, None, :]
         same = (query_clean_BQ1 == key_clean_B1C) & (query_block_BQ1 == key_block_B1C)
         return same | (key_clean_B1C & (key_block_B1C < query_block_BQ1))
+
+    def stop(self, query_BQ: Tensor) -> Tensor:
+        raise ValueError(f"{self}: what a noisy position sees has a gap; only the PyTorch reference serves it")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the queries of one forward see of its keys: worked out once for all layers, as a mask or as the number of
+    keys seen, whichever the implementation of attention reads.
+
+    Positions of queries [B, F] and keys [B, C] (int64; B may be 1); keys ascend in each row. Keys at `end` and after
+    stand for nothing, where it is given."""
+
+    pattern: AttentionPattern
+    query_BF: Tensor
+    key_BC: Tensor
+    end: int | None = None
+
+    @cached_property
+    def mask_B1FC(self) -> Tensor | None:
+        """Which keys each query sees, bool; None: all."""
+        visible_BFC = self.pattern.visible(self.query_BF, self.key_BC)
+        if self.end is not None:
+            exists_B1C = (self.key_BC < self.end)[:, None, :]
+            visible_BFC = exists_B1C if visible_BFC is None else visible_BFC & exists_B1C
+        return None if visible_BFC is None else visible_BFC.unsqueeze(1)
+
+    @cached_property
+    def stop_BF(self) -> Tensor | None:
+        """How many of the first keys each query sees, int64; None: all."""
+        stop_BF = self.pattern.stop(self.query_BF)
+        if self.end is not None:
+            end_BF = torch.full_like(self.query_BF, self.end)
+            stop_BF = end_BF if stop_BF is None else stop_BF.clamp(max=self.end)
+        if stop_BF is None:
+            return None
+        key_BC = self.key_BC.expand(len(stop_BF), -1).contiguous()
+        return torch.searchsorted(key_BC, stop_BF.expand(len(key_BC), -1).contiguous())
+
+    def at(self, index_BQ: Tensor) -> "View":
+        """The view of the queries that index_BQ picks."""
+        query_BF = self.query_BF.expand(len(index_BQ), -1).gather(1, index_BQ)
+        return View(self.pattern, query_BF, self.key_BC, self.end)

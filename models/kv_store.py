@@ -44,8 +44,15 @@ class KVWrite:
 
     def put(self, layer: int, k_BFKD: Tensor, v_BFKD: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's keys and values of the fed positions; return those of the context, [B, C, K, D]."""
-        context = []
-        for stored_BLKD, new_BFKD in ((self.store.keys_NBLKD[layer], k_BFKD), (self.store.values_NBLKD[layer], v_BFKD)):
-            stored_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, new_BFKD.flatten(0, 1))
-            context.append(stored_BLKD[:, : self.context])
-        return context[0], context[1]
+        for stored_SKD, new_BFKD in zip(self.slots(layer), (k_BFKD, v_BFKD), strict=True):
+            stored_SKD.index_copy_(0, self.flat_slots_T, new_BFKD.flatten(0, 1))
+        return self.context_of(layer)
+
+    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All slots of one layer's keys and values, each [S, K, D]; the fed positions belong at `flat_slots_T`."""
+        return self.store.keys_NBLKD[layer].flatten(0, 1), self.store.values_NBLKD[layer].flatten(0, 1)
+
+    def context_of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values of the context, each [B, C, K, D]."""
+        context = self.context
+        return self.store.keys_NBLKD[layer][:, :context], self.store.values_NBLKD[layer][:, :context]

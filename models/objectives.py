@@ -19,7 +19,7 @@ from einops import repeat
 from torch import Generator, Tensor
 
 from ..kernels.checks import check_integer
-from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean
+from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean, View
 from .transformer import Transformer
 
 _SMALLEST_T = 1e-3
@@ -103,8 +103,8 @@ class BlockDiffusion:
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = torch.arange(2 * length)[None]
-        visible_BFC = NoisyClean(self.block, length).visible(labels_1F, labels_1F)
-        hidden_BFE = model.hidden(noisy_clean_BF, labels_1F % length, visible_BFC)
+        view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
+        hidden_BFE = model.hidden(noisy_clean_BF, labels_1F % length, view)
         nll_M = _cross_entropy(model, hidden_BFE[:, :length], tokens_BL, masked_BL)
         return (nll_M / t_BL[masked_BL]).sum() / target_BL.sum()
 

@@ -8,13 +8,19 @@ Tensor names: B rows, F fed positions, C context, E width, H heads, K key/value 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.attention import attention
 from ..kernels.checks import check_integer, check_real
-from .attention import AttentionPattern
+from ..kernels.dispatch import Implementation, decide
+from ..kernels.rms_norm import add_rms_norm, rms_norm
+from ..kernels.rotate_and_store import rotate_and_store, rotated
+from ..kernels.swiglu import swiglu
+from .attention import AttentionPattern, View
 from .kv_store import KVWrite
 
 
@@ -105,29 +111,45 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+    def of_sum(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of x + delta, and x + delta itself; None adds nothing."""
+        if delta is None:
+            return rms_norm(x, self.weight, self.eps), x
+        return add_rms_norm(x, delta, self.weight, self.eps)
 
 
-def rotate(x_BFHD: Tensor, cos_BF1D: Tensor, sin_BF1D: Tensor) -> Tensor:
-    """Rotate-half RoPE on the first cos.shape[-1] dimensions of each head; `sin` carries the sign of the first half."""
-    rotated_width = cos_BF1D.shape[-1]
-    if rotated_width == 0:
-        return x_BFHD
-    turned, kept = x_BFHD[..., :rotated_width], x_BFHD[..., rotated_width:]
-    turned = torch.addcmul(turned * cos_BF1D, turned.roll(rotated_width // 2, -1), sin_BF1D)
-    return turned if not kept.shape[-1] else torch.cat((turned, kept), dim=-1)
+@dataclass(frozen=True)
+class Feed:
+    """One forward: the fed positions (int64 [B, F] or [1, F]), what they see, and where their keys and values go (None:
+    nowhere). Worked out once for all layers."""
+
+    positions_BF: Tensor
+    view: View
+    write: KVWrite | None
+    cos_LD: Tensor
+    sin_LD: Tensor
+
+    @cached_property
+    def rope(self) -> tuple[Tensor, Tensor]:
+        """cos and sin of the fed positions, each [B, F, 1, D]."""
+        return self.cos_LD[self.positions_BF].unsqueeze(-2), self.sin_LD[self.positions_BF].unsqueeze(-2)
 
 
-def attend(q_BHFD: Tensor, k_BKCD: Tensor, v_BKCD: Tensor, visible_B1FC: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v over the visible keys, [B, H, F, D], in float32 under autocast: in bfloat16 this
-    kernel's backward takes several times as long on a CPU as all matrix products together."""
-    grouped = q_BHFD.shape[1] != k_BKCD.shape[1]
-    if not torch.is_autocast_enabled(q_BHFD.device.type):
-        return F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=visible_B1FC, enable_gqa=grouped)
-    with torch.autocast(q_BHFD.device.type, enabled=False):
-        return F.scaled_dot_product_attention(q_BHFD.float(), k_BKCD.float(), v_BKCD.float(), attn_mask=visible_B1FC,
-                                              enable_gqa=grouped)
+def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v over the visible keys, [B, F, H, D], in float32 under autocast: in bfloat16 PyTorch's
+    backward takes several times as long on a CPU as all matrix products together."""
+    if decide("attention", (q_BFHD, k_BCKD, v_BCKD)) is Implementation.TRITON:
+        return attention(q_BFHD, k_BCKD, v_BCKD, None, view.stop_BF, None, None)
+    grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
+    q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
+    if not torch.is_autocast_enabled(q_BFHD.device.type):
+        mixed_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=view.mask_B1FC,
+                                                    enable_gqa=grouped)
+    else:
+        with torch.autocast(q_BFHD.device.type, enabled=False):
+            mixed_BHFD = F.scaled_dot_product_attention(q_BHFD.float(), k_BKCD.float(), v_BKCD.float(),
+                                                        attn_mask=view.mask_B1FC, enable_gqa=grouped)
+    return mixed_BHFD.transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -139,25 +161,37 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
         self.q_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
+        self.norm_eps = shape.norm_eps
 
-    def forward(self, x_BFE: Tensor, rope: tuple[Tensor, Tensor], visible_B1FC: Tensor | None, write: KVWrite | None,
-                layer: int, index_BQ: Tensor | None) -> Tensor:
-        num_qk_heads = self.num_heads + self.num_kv_heads
+    def forward(self, x_BFE: Tensor, feed: Feed, layer: int, index_BQ: Tensor | None) -> Tensor:
         qkv_BFHD = self.qkv_proj(x_BFE).unflatten(-1, (-1, self.head_width))
-        qk_BFHD, v_BFKD = qkv_BFHD.split((num_qk_heads, self.num_kv_heads), dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BFHD, k_BFKD = qk_BFHD.split((self.num_heads, self.num_kv_heads), dim=2)
-            qk_BFHD = torch.cat((self.q_norm(q_BFHD), self.k_norm(k_BFKD)), dim=2)
-        q_BFHD, k_BFKD = rotate(qk_BFHD, *rope).split((self.num_heads, self.num_kv_heads), dim=2)
-        if write is not None:
-            k_BFKD, v_BFKD = write.put(layer, k_BFKD, v_BFKD)
+        q_BFHD, k_BCKD, v_BCKD = self._rotated_and_stored(qkv_BFHD, feed, layer)
+        view = feed.view
         if index_BQ is not None:
             q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
-            if visible_B1FC is not None and visible_B1FC.shape[2] > 1:
-                visible_B1FC = visible_B1FC.expand(len(index_BQ), -1, -1, -1).gather(
-                    2, index_BQ[:, None, :, None].expand(-1, -1, -1, visible_B1FC.shape[-1]))
-        mixed_BHFD = attend(q_BFHD.transpose(1, 2), k_BFKD.transpose(1, 2), v_BFKD.transpose(1, 2), visible_B1FC)
-        return self.o_proj(mixed_BHFD.transpose(1, 2).flatten(2))
+            view = view.at(index_BQ)
+        return self.o_proj(attend(q_BFHD, k_BCKD, v_BCKD, view).flatten(2))
+
+    def _rotated_and_stored(self, qkv_BFHD: Tensor, feed: Feed, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the fed positions; keys and values of all that they may see."""
+        q_weight_D = None if self.q_norm is None else self.q_norm.weight
+        k_weight_D = None if self.k_norm is None else self.k_norm.weight
+        if decide("rotate_and_store", (qkv_BFHD,)) is Implementation.REFERENCE:
+            q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, feed.rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads)
+            return q_BFHD, *((k_BFKD, v_BFKD) if feed.write is None else feed.write.put(layer, k_BFKD, v_BFKD))
+        num_rows, num_fed = qkv_BFHD.shape[:2]
+        if feed.write is None:
+            size = (num_rows * num_fed, self.num_kv_heads, self.head_width)
+            keys_SKD, values_SKD = qkv_BFHD.new_empty(size), qkv_BFHD.new_empty(size)
+            slots_T = torch.arange(num_rows * num_fed, device=qkv_BFHD.device)
+        else:
+            keys_SKD, values_SKD = feed.write.slots(layer)
+            slots_T = feed.write.flat_slots_T
+        q_BFHD = rotate_and_store(qkv_BFHD, feed.positions_BF, feed.cos_LD, feed.sin_LD, q_weight_D, k_weight_D,
+                                  self.norm_eps, self.num_heads, keys_SKD, values_SKD, slots_T)
+        if feed.write is None:
+            return q_BFHD, keys_SKD.unflatten(0, (num_rows, num_fed)), values_SKD.unflatten(0, (num_rows, num_fed))
+        return q_BFHD, *feed.write.context_of(layer)
 
 
 class SwiGLU(nn.Module):
@@ -167,8 +201,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(shape.ffn_width, shape.width, bias=False)
 
     def forward(self, x_BFE: Tensor) -> Tensor:
-        gate_BFM, up_BFM = self.gate_up_proj(x_BFE).chunk(2, dim=-1)
-        return self.down_proj(F.silu(gate_BFM) * up_BFM)
+        return self.down_proj(swiglu(self.gate_up_proj(x_BFE)))
 
 
 class Block(nn.Module):
@@ -179,14 +212,16 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
         self.ffn = SwiGLU(shape)
 
-    def forward(self, x_BFE: Tensor, rope: tuple[Tensor, Tensor], visible_B1FC: Tensor | None, write: KVWrite | None,
-                layer: int, index_BQ: Tensor | None) -> Tensor:
-        """The block's output at the fed positions, or at those that index_BQ [B, Q] picks: [B, Q, E]."""
-        attended_BQE = self.attention(self.attention_norm(x_BFE), rope, visible_B1FC, write, layer, index_BQ)
+    def forward(self, x_BFE: Tensor, delta_BFE: Tensor | None, feed: Feed, layer: int, index_BQ: Tensor | None
+                ) -> tuple[Tensor, Tensor]:
+        """The residual stream and what the layer's feed-forward adds to it, which the next norm sums: both at the fed
+        positions, or at those that index_BQ [B, Q] picks, [B, Q, E]. delta is what the layer before adds."""
+        normed_BFE, x_BFE = self.attention_norm.of_sum(x_BFE, delta_BFE)
+        attended_BQE = self.attention(normed_BFE, feed, layer, index_BQ)
         if index_BQ is not None:
             x_BFE = x_BFE.gather(1, index_BQ[..., None].expand(-1, -1, x_BFE.shape[-1]))
-        x_BQE = x_BFE + attended_BQE
-        return x_BQE + self.ffn(self.ffn_norm(x_BQE))
+        normed_BQE, x_BQE = self.ffn_norm.of_sum(x_BFE, attended_BQE)
+        return x_BQE, self.ffn(normed_BQE)
 
 
 class Transformer(nn.Module):
@@ -223,26 +258,25 @@ class Transformer(nn.Module):
             elif parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
 
-    def hidden(self, tokens_BF: Tensor, positions_BF: Tensor, visible_BFC: Tensor | None,
-               write: KVWrite | None = None, index_BQ: Tensor | None = None) -> Tensor:
+    def hidden(self, tokens_BF: Tensor, positions_BF: Tensor, view: View, write: KVWrite | None = None,
+               index_BQ: Tensor | None = None) -> Tensor:
         """Normalised last hidden states, float [B, F, E], of tokens at positions (int64 [B, F]; B of positions may be
-        1), or [B, Q, E] at those that index_BQ picks of the F: the last layer then computes no more. `visible_BFC`
-        (bool, None: all) says which keys each fed position sees: the fed ones, or the store's first C slots when
-        `write` puts the fed ones there."""
+        1), or [B, Q, E] at those that index_BQ picks of the F: the last layer then computes no more. The view says
+        which keys each fed position sees: the fed ones, or the store's first C slots when `write` puts the fed ones
+        there."""
         x_BFE = self.embedding(tokens_BF)
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
-        rope = self.cos_LD[positions_BF].unsqueeze(-2), self.sin_LD[positions_BF].unsqueeze(-2)
-        visible_B1FC = None if visible_BFC is None else visible_BFC.unsqueeze(1)
+        feed, delta_BFE = Feed(positions_BF, view, write, self.cos_LD, self.sin_LD), None
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            x_BFE = block(x_BFE, rope, visible_B1FC, write, layer, index_BQ if layer == last else None)
-        return self.norm(x_BFE)
+            x_BFE, delta_BFE = block(x_BFE, delta_BFE, feed, layer, index_BQ if layer == last else None)
+        return self.norm.of_sum(x_BFE, delta_BFE)[0]
 
     def sequence_hidden(self, tokens_BL: Tensor) -> Tensor:
         """Hidden states [B, L, E] of whole sequences under the configured attention pattern."""
         positions_1L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)[None]
-        return self.hidden(tokens_BL, positions_1L, self.config.attention.visible(positions_1L, positions_1L))
+        return self.hidden(tokens_BL, positions_1L, View(self.config.attention, positions_1L, positions_1L))
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from quicksilver.decoders import Request
 from quicksilver.experiments import agreement
+from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
 from quicksilver.models import (
     AttentionPattern,
     Bidirectional,
@@ -102,8 +103,10 @@ class TableModel:
         digest = hashlib.sha256(repr((self.seed, position, seen)).encode()).digest()
         return 3 * np.random.default_rng(int.from_bytes(digest[:8])).normal(size=self.vocab_size)
 
-    def logits(self, hidden_BQE: Tensor) -> Tensor:
-        return hidden_BQE.clone()
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        logits_BQV = hidden_BQE.clone()
+        logits_BQV[..., self.mask_id] = -torch.inf
+        return token_statistics(logits_BQV, question)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

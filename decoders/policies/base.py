@@ -13,14 +13,15 @@ from ..schedules import Quota
 @dataclass(frozen=True)
 class Situation:
     """A step seen by a policy: the sampler's proposal and the eligible (still masked) positions of the window, both
-    [B, Q], the absolute positions queried, the rows' quota, the canvas, and the step within the window."""
+    [B, Q], the absolute positions queried, the rows' quota, the canvas, and the step within the window (int64
+    scalar)."""
 
     proposal: TokenStatistics
     eligible_BQ: Tensor
     query_BQ: Tensor
     quota: Quota
     canvas: Canvas
-    step: int
+    step: Tensor
 
 
 @dataclass(frozen=True)

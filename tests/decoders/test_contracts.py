@@ -108,7 +108,7 @@ def test_every_step_commits_eligible_positions_within_the_quota(decoder: Decoder
         if step.window.index != window_index:
             at_start, window_index = eligible.sum(1), step.window.index
         assert at_start is not None
-        quota = decoder.schedule.quota(at_start, eligible.sum(1), step.index)
+        quota = decoder.schedule.quota(at_start, eligible.sum(1), torch.tensor(step.index))
         assert not (step.edit.commit_BQ & ~eligible).any()
         count = step.edit.commit_BQ.sum(1)
         assert (quota.at_least_B <= count).all()
@@ -153,10 +153,11 @@ def test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder: Decoder, patter
             window = decoding.grid.window(index)
             decoder.enter(decoding, window)
             masked = decoding.live.masked_BS.gather(1, window.query_BQ).sum(1)
-            proposal, edit, state = decoder.step(decoding, window, masked, 0)
+            step = torch.zeros((), dtype=torch.int64)
+            proposal, edit, state = decoder.step(decoding, window, masked, step)
             assert proposal.token_BQ.shape == edit.commit_BQ.shape == window.query_BQ.shape
             assert state.shape == ()
-            decoder.step(decoding, window, masked, 1)
+            decoder.step(decoding, window, masked, step + 1)
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), FEW, ids=name)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from quicksilver.decoders import Categorical, Greedy
+from quicksilver.kernels.token_statistics import Statistic, token_statistics
 
 LOGITS = torch.tensor([[[2.0, 1.0, 0.0, -torch.inf]]])
-KEY = torch.tensor([0]), torch.tensor([[0]]), 0
+KEY = torch.tensor([0]), torch.tensor([[0]]), torch.tensor(0)
 
 
 @pytest.mark.parametrize("field", [{"temperature": 0}, {"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.2},
@@ -16,9 +17,9 @@ def test_bad_ranges_are_refused(field: dict) -> None:
 
 
 def test_confidence_can_be_tempered_or_not() -> None:
-    wanted = frozenset({"log_prob"})
-    plain = Greedy().propose(LOGITS, wanted, KEY).log_prob_BQ  # pyright: ignore[reportArgumentType]
-    sharp = Greedy(statistics_temperature=0.5).propose(LOGITS, wanted, KEY).log_prob_BQ  # pyright: ignore[reportArgumentType]
+    wanted: frozenset[Statistic] = frozenset({"log_prob"})
+    plain = token_statistics(LOGITS, Greedy().question(wanted, KEY)).log_prob_BQ
+    sharp = token_statistics(LOGITS, Greedy(statistics_temperature=0.5).question(wanted, KEY)).log_prob_BQ
     assert plain is not None
     assert sharp is not None
     assert plain.item() == pytest.approx(LOGITS.log_softmax(-1)[0, 0, 0].item())
@@ -27,6 +28,6 @@ def test_confidence_can_be_tempered_or_not() -> None:
 
 def test_a_banned_token_is_never_drawn() -> None:
     seeds = torch.arange(500)
-    key = seeds, torch.zeros(500, 1, dtype=torch.int64), 0
-    tokens = Categorical(temperature=5.0).propose(LOGITS.expand(500, 1, 4), frozenset(), key).token_BQ
+    key = seeds, torch.zeros(500, 1, dtype=torch.int64), torch.tensor(0)
+    tokens = token_statistics(LOGITS.expand(500, 1, 4), Categorical(temperature=5.0).question(frozenset(), key)).token_BQ
     assert set(tokens.flatten().tolist()) == {0, 1, 2}

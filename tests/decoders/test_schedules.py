@@ -11,7 +11,7 @@ def run(schedule: Schedule, masks: int) -> list[int]:
     """Commits a step when a policy always takes the most it may."""
     left, commits = masks, []
     while left:
-        quota = schedule.quota(torch.tensor([masks]), torch.tensor([left]), len(commits))
+        quota = schedule.quota(torch.tensor([masks]), torch.tensor([left]), torch.tensor(len(commits)))
         assert quota.at_least_B <= quota.at_most_B <= left
         commits.append(int(quota.at_most_B))
         left -= commits[-1]
@@ -37,8 +37,14 @@ def test_cosine_leaves_the_cosine_of_the_time_gone(masks: int, steps: int) -> No
     assert commits[0] <= commits[-1]
 
 
+@pytest.mark.parametrize("schedule", [Linear(1), Linear(8), Cosine(8), Unbounded()], ids=str)
+@pytest.mark.parametrize("masks", [1, 5, 22])
+def test_no_window_ends_before_its_least_steps(schedule: Schedule, masks: int) -> None:
+    assert 1 <= schedule.least_steps(masks) <= len(run(schedule, masks))
+
+
 def test_unbounded_allows_one_to_all() -> None:
-    quota = Unbounded().quota(torch.tensor([9, 9]), torch.tensor([5, 0]), 3)
+    quota = Unbounded().quota(torch.tensor([9, 9]), torch.tensor([5, 0]), torch.tensor(3))
     assert quota.at_least_B.tolist() == [1, 0]
     assert quota.at_most_B.tolist() == [5, 0]
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from quicksilver.models import Bidirectional, BlockCausal, Causal
-from quicksilver.models.attention import NoisyClean
+from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
+from quicksilver.models.attention import NoisyClean, View
 
 POSITIONS = torch.arange(12)[None]
 
@@ -43,3 +43,16 @@ def test_noisy_sees_its_own_noise_and_clean_blocks_before(block: int) -> None:
 def test_a_bad_block_is_refused() -> None:
     with pytest.raises(ValueError, match="block=0"):
         BlockCausal(0)
+
+
+@pytest.mark.parametrize("pattern", [Causal(), Bidirectional(), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("end", [None, 30])
+def test_mask_and_number_of_keys_seen_say_the_same(pattern: AttentionPattern, end: int | None) -> None:
+    query, key = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]]), torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
+    view = View(pattern, query, key, end)
+    mask, stop = view.mask_B1FC, view.stop_BF
+    everything = torch.ones(2, 4, 6, dtype=torch.bool)
+    seen = everything if mask is None else mask[:, 0].expand(2, 4, 6)
+    assert torch.equal(seen, everything if stop is None else torch.arange(6) < stop[..., None])
+    picked = view.at(torch.tensor([[3], [1]]))
+    assert torch.equal(picked.query_BF, torch.tensor([[8], [5]]))

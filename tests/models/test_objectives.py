@@ -14,7 +14,7 @@ from quicksilver.models import (
     Transformer,
     exact_k_nll,
 )
-from quicksilver.models.attention import NoisyClean
+from quicksilver.models.attention import NoisyClean, View
 from quicksilver.models.objectives import low_discrepancy_t
 from torch import Tensor
 
@@ -122,7 +122,7 @@ def test_block_diffusion_scores_each_block_given_clean_blocks_before() -> None:
     noisy = clean.clone()
     noisy[0, [2, 3, 5]] = MASK_ID
     labels = torch.arange(12)[None]
-    both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, NoisyClean(2, 6).visible(labels, labels))
+    both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, View(NoisyClean(2, 6), labels, labels))
     for block in range(3):
         canvas = clean.clone()
         canvas[0, 2 * block :] = noisy[0, 2 * block :]

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from quicksilver.kernels.dispatch import Implementation, recording, using
+from quicksilver.kernels.rotate_and_store import rotated
 from quicksilver.models import (
     AttentionPattern,
     Bidirectional,
@@ -15,7 +17,8 @@ from quicksilver.models import (
     Transformer,
     TransformerConfig,
 )
-from quicksilver.models.transformer import rotate
+from quicksilver.models.attention import View
+from quicksilver.models.kv_store import KVStore
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +37,7 @@ def naive_logits(model: Transformer, tokens: list[int], attends: Callable[[int, 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.square().mean() + shape.norm_eps).sqrt() * weight
 
-    def rotated(x: Tensor, position: int) -> Tensor:
+    def turned(x: Tensor, position: int) -> Tensor:
         half, out = shape.rope_width // 2, x.clone()
         for i in range(half):
             angle = position * shape.rope_theta ** (-i / half)
@@ -55,7 +58,7 @@ def naive_logits(model: Transformer, tokens: list[int], attends: Callable[[int, 
 
         def query_or_key(position: int, head: int, kind: str, heads: list[Tensor] = heads, w: dict = w) -> Tensor:
             x = heads[position][head]
-            return rotated(norm(x, w[f"attention.{kind}_norm.weight"]) if shape.qk_norm else x, position)
+            return turned(norm(x, w[f"attention.{kind}_norm.weight"]) if shape.qk_norm else x, position)
 
         mixed = []
         for position in range(len(tokens)):
@@ -102,6 +105,58 @@ def test_a_causal_model_does_not_see_ahead() -> None:
     assert not torch.allclose(a[:, 6:], b[:, 6:])
 
 
+PATTERNS = [Causal(), Bidirectional(), BlockCausal(4)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("attention", PATTERNS, ids=str)
+def test_the_triton_path_equals_the_reference_path(attention: AttentionPattern, options: dict[str, Any]) -> None:
+    model = random_transformer(attention, **options)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 13))
+    expected = model.sequence_hidden(tokens)
+    with using(Implementation.TRITON), recording() as ran:
+        found = model.sequence_hidden(tokens)
+    assert ran == {(name, Implementation.TRITON)
+                   for name in ("rms_norm", "add_rms_norm", "rotate_and_store", "attention", "swiglu")}
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("attention", [Causal(), BlockCausal(4)], ids=str)
+def test_the_triton_path_with_a_cache_equals_recomputation(attention: AttentionPattern) -> None:
+    model = random_transformer(attention, qk_norm=True)
+    shape = model.config.shape
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 12))
+    expected = model.sequence_hidden(tokens)
+    store = KVStore.empty(num_layers=shape.num_layers, num_rows=2, length=12, num_kv_heads=shape.num_kv_heads,
+                          head_width=shape.head_width, like=model.head.weight)
+    with using(Implementation.TRITON):
+        for begin, end in ((0, 4), (4, 8), (8, 12)):
+            positions_BF = torch.arange(begin, end).expand(2, -1)
+            view = View(attention, positions_BF, torch.arange(end)[None])
+            found = model.hidden(tokens[:, begin:end], positions_BF, view, store.write(positions_BF, end))
+            torch.testing.assert_close(found, expected[:, begin:end], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_triton_path_computes_the_queried_positions_of_the_last_layer() -> None:
+    model = random_transformer(Causal())
+    tokens, positions = torch.randint(0, VOCAB_SIZE, (2, 9)), torch.arange(9)[None]
+    index_BQ = torch.tensor([[0, 4, 8], [2, 3, 5]])
+    expected = model.sequence_hidden(tokens).gather(1, index_BQ[..., None].expand(-1, -1, 32))
+    with using(Implementation.TRITON):
+        found = model.hidden(tokens, positions, View(Causal(), positions, positions), None, index_BQ)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_training_runs_the_reference_whatever_is_chosen() -> None:
+    model = random_transformer(Causal())
+    with using(Implementation.TRITON), recording() as ran:
+        model.sequence_hidden(torch.randint(0, VOCAB_SIZE, (2, 5))).sum().backward()
+    assert {implementation for _, implementation in ran} == {Implementation.REFERENCE}
+
+
 @pytest.mark.parametrize(("position_table", "is_blind"), [(False, True), (True, False)])
 def test_rope_alone_is_blind_on_an_all_mask_canvas(position_table: bool, is_blind: bool) -> None:
     model = random_transformer(Bidirectional(), position_table=position_table)
@@ -115,7 +170,11 @@ def test_rotation_turns_pairs_by_their_angle() -> None:
     cos, sin = torch.cat((angle.cos(), angle.cos())), torch.cat((-angle.sin(), angle.sin()))
     turned = torch.view_as_complex(torch.stack((x[..., :2], x[..., 2:]), -1)) * torch.polar(torch.ones(2), angle)
     expected = torch.cat((turned.real, turned.imag), -1)
-    torch.testing.assert_close(rotate(x, cos.expand(1, 3, 1, 4), sin.expand(1, 3, 1, 4)), expected)
+    rope = cos.expand(1, 3, 1, 4), sin.expand(1, 3, 1, 4)
+    query, key, value = rotated(torch.cat((x, x, x), dim=2), rope, None, None, 1e-5, num_heads=1)
+    torch.testing.assert_close(query, expected)
+    torch.testing.assert_close(key, expected)
+    assert torch.equal(value, x)
 
 
 @pytest.mark.parametrize("options", OPTIONS[:1] + OPTIONS[5:7], ids=str)

@@ -26,9 +26,9 @@ def situate() -> Situate:
         def row(values: list[float] | None) -> Tensor | None:
             return None if values is None else torch.tensor([values])
 
-        proposal = TokenStatistics(torch.zeros(1, num, dtype=torch.int64), row(statistics.get("log_prob")),
-                                   row(statistics.get("margin")), row(statistics.get("entropy")))
+        proposal = TokenStatistics(torch.zeros(1, num, dtype=torch.int64), log_prob_BQ=row(statistics.get("log_prob")),
+                                   margin_BQ=row(statistics.get("margin")), entropy_BQ=row(statistics.get("entropy")))
         return Situation(proposal, torch.tensor([eligible]), torch.arange(num)[None],
-                         Quota(torch.tensor([at_least]), torch.tensor([at_most])), canvas, step)
+                         Quota(torch.tensor([at_least]), torch.tensor([at_most])), canvas, torch.tensor(step))
 
     return build

@@ -1,0 +1,33 @@
+"""SwiGLU against float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quicksilver.kernels.swiglu import reference, swiglu
+
+from .comparison import DTYPES, POINTWISE, check, run, strided_variants
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(0, 8), (2, 0), (1, 2), (2,), (1, 2 * 1023), (3, 2 * 1024), (1, 2 * 1025), (2, 3, 74)],
+                         ids=str)
+def test_it_equals_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    check(swiglu, reference, (torch.randn(shape).to(dtype),), POINTWISE)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
+def test_it_reads_any_layout(layout: str) -> None:
+    check(swiglu, reference, (strided_variants(torch.randn(5, 134))[layout],), POINTWISE)
+
+
+def test_far_from_zero_the_gate_is_the_identity_or_nothing() -> None:
+    outputs, _ = run(swiglu, torch.tensor([[-200.0, 200.0, -88.5, 0.0, 3.0, 2.0, 1.0, 5.0]]))
+    assert outputs[0][0, 1] == 400
+    assert outputs[0].abs()[0, [0, 2, 3]].max() < 1e-35
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 300), st.sampled_from(DTYPES))
+def test_any_shape(rows: int, width: int, dtype: torch.dtype) -> None:
+    check(swiglu, reference, (torch.randn(rows, 2 * width).to(dtype),), POINTWISE)
