@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer
+from ..kernels.commit import commit
 from ..models.adapter import LanguageModel
 
 
@@ -96,12 +97,8 @@ class Canvas:
             mine[index_B] = theirs
 
     def commit(self, query_BQ: Tensor, commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None,
-               step: Tensor) -> None:
-        """Write the chosen tokens at the queried positions where `commit_BQ` says so."""
-        # What is not committed goes to the spare column, so nothing has to be read first.
-        column_BQ = torch.where(commit_BQ, query_BQ, self.length)
-        self.tokens_BS.scatter_(1, column_BQ, token_BQ)
-        self.masked_BS.scatter_(1, column_BQ, False)
-        self.step_BS.scatter_(1, column_BQ, step.expand_as(column_BQ))
-        if log_prob_BQ is not None:
-            self.log_prob_BS.scatter_(1, column_BQ, log_prob_BQ)
+               step: Tensor) -> Tensor:
+        """Write the chosen tokens at the queried positions where `commit_BQ` says so; how many of these are still
+        masked then, int64 [B]."""
+        return commit(self.tokens_BS, self.masked_BS, self.step_BS, self.log_prob_BS, query_BQ, commit_BQ, token_BQ,
+                      log_prob_BQ, step)

@@ -154,9 +154,9 @@ class Decoder:
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
         quota = self.schedule.quota(masked_at_start_B, eligible_BQ.sum(1), step)
         edit = self.policy.select(Situation(proposal, eligible_BQ, window.query_BQ, quota, canvas, step))
-        canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
+        remaining_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
 
-        unfinished = (eligible_BQ & ~edit.commit_BQ).any()
+        unfinished = remaining_B.any()
         if self.end_id is None:
             return proposal, edit, -unfinished.long()
         return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())

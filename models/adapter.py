@@ -4,7 +4,7 @@ Row q of an answer is always the distribution of the token AT position q. A mode
 reads it one position earlier; that shift lives here and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -75,7 +75,7 @@ class DecodableTransformer:
     transformer: Transformer
     mask_id: int
     shift: int = 0
-    head: Head = SeparateHead()
+    head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
         if not 0 <= self.mask_id < self.vocab_size:

@@ -1,8 +1,9 @@
 """Who sees whom: the attention pattern is a value of the model's configuration, and a mask is a function of positions.
 
 Each pattern answers `visible(query_BQ, key_BC)`: a bool tensor [B, Q, C] (B may be 1), or None where every query sees
-every key; and `stop(query_BQ)`: the position from which on a query sees nothing, where that says it all. Positions count
-from the row's first token; they need not be contiguous, so one definition serves training, recomputation and a cache.
+every key; and `stop(query_BQ)`: the position from which on a query sees nothing, where that says it all. Positions
+count from the row's first token; they need not be contiguous, so one definition serves training, recomputation and a
+cache.
 """
 
 from dataclasses import dataclass

@@ -17,4 +17,4 @@ class LowEntropy:
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.entropy_BQ is not None
-        return Edit(best(-situation.proposal.entropy_BQ, situation.eligible_BQ, situation.quota.at_most_B))
+        return best(situation, -situation.proposal.entropy_BQ)

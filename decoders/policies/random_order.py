@@ -17,5 +17,4 @@ class RandomOrder:
     needs_open_quota: ClassVar[bool] = False
 
     def select(self, situation: Situation) -> Edit:
-        score_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-        return Edit(best(score_BQ, situation.eligible_BQ, situation.quota.at_most_B))
+        return best(situation, uniform(situation.canvas.seed_B, situation.query_BQ, situation.step))

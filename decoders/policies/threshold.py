@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ...kernels import commit_rules
 from ...kernels.checks import check_real
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Situation
@@ -23,8 +24,5 @@ class Threshold:
         check_real("tau", self.tau, above=0, at_most=1)
 
     def select(self, situation: Situation) -> Edit:
-        log_prob_BQ, quota = situation.proposal.log_prob_BQ, situation.quota
-        assert log_prob_BQ is not None
-        num_sure_B = ((log_prob_BQ >= math.log(self.tau)) & situation.eligible_BQ).sum(1)
-        count_B = num_sure_B.clamp(min=quota.at_least_B, max=quota.at_most_B)
-        return Edit(best(log_prob_BQ, situation.eligible_BQ, count_B))
+        assert situation.proposal.log_prob_BQ is not None
+        return best(situation, situation.proposal.log_prob_BQ, commit_rules.Threshold(math.log(self.tau)))

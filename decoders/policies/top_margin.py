@@ -17,4 +17,4 @@ class TopMargin:
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.margin_BQ is not None
-        return Edit(best(situation.proposal.margin_BQ, situation.eligible_BQ, situation.quota.at_most_B))
+        return best(situation, situation.proposal.margin_BQ)

@@ -17,4 +17,4 @@ class TopProbability:
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.log_prob_BQ is not None
-        return Edit(best(situation.proposal.log_prob_BQ, situation.eligible_BQ, situation.quota.at_most_B))
+        return best(situation, situation.proposal.log_prob_BQ)

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ from quicksilver.decoders import (
     Whole,
     Windows,
 )
+from quicksilver.kernels.dispatch import Implementation, recording, using
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, LanguageModel
+from quicksilver.models.heads import FusedHead, SeparateHead
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
@@ -131,9 +134,28 @@ def test_a_seed_reproduces_and_another_one_differs_only_if_something_is_drawn(
         assert len({tuple(row) for row in once}) == 1
 
 
+# The interpreter is slow: a few combinations, which reach every place, both samplers and both heads.
+@pytest.mark.parametrize(("decoder", "pattern"), FEW[::5], ids=name)
+def test_the_triton_path_decodes_the_same_tokens(decoder: Decoder, pattern: AttentionPattern) -> None:
+    head = SeparateHead() if isinstance(decoder.sampler, Categorical) else FusedHead()
+    requests = [Request.completing([1, 2, 3, 4], 8, mask_id=MASK_ID), ragged_requests(1, seed=7, block=4)[0]]
+    expected = tokens_of(decoder, random_model(pattern), requests)
+    with using(Implementation.TRITON), recording() as ran:
+        found = tokens_of(decoder, replace(random_model(pattern), head=head), requests)
+    assert {implementation for _, implementation in ran} == {Implementation.TRITON}
+    assert found == expected
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
 @pytest.mark.parametrize(("decoder", "pattern"), EVERY, ids=name)
-def test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder: Decoder, pattern: AttentionPattern) -> None:
+def test_a_step_has_fixed_shapes_and_reads_nothing_back(
+        decoder: Decoder, pattern: AttentionPattern, implementation: Implementation) -> None:
     """FakeTensorMode has no values, so a host read or a data-dependent shape raises."""
+    with using(implementation):
+        _step_on_fake_tensors(decoder, pattern)
+
+
+def _step_on_fake_tensors(decoder: Decoder, pattern: AttentionPattern) -> None:
     requests = ragged_requests(3, seed=5, block=4)
     with FakeTensorMode() as mode:
         model = random_model(pattern)

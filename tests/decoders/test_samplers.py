@@ -29,5 +29,5 @@ def test_confidence_can_be_tempered_or_not() -> None:
 def test_a_banned_token_is_never_drawn() -> None:
     seeds = torch.arange(500)
     key = seeds, torch.zeros(500, 1, dtype=torch.int64), torch.tensor(0)
-    tokens = token_statistics(LOGITS.expand(500, 1, 4), Categorical(temperature=5.0).question(frozenset(), key)).token_BQ
-    assert set(tokens.flatten().tolist()) == {0, 1, 2}
+    found = token_statistics(LOGITS.expand(500, 1, 4), Categorical(temperature=5.0).question(frozenset(), key))
+    assert set(found.token_BQ.flatten().tolist()) == {0, 1, 2}

@@ -48,7 +48,8 @@ def test_a_bad_block_is_refused() -> None:
 @pytest.mark.parametrize("pattern", [Causal(), Bidirectional(), BlockCausal(4)], ids=str)
 @pytest.mark.parametrize("end", [None, 30])
 def test_mask_and_number_of_keys_seen_say_the_same(pattern: AttentionPattern, end: int | None) -> None:
-    query, key = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]]), torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
+    query = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]])
+    key = torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
     view = View(pattern, query, key, end)
     mask, stop = view.mask_B1FC, view.stop_BF
     everything = torch.ones(2, 4, 6, dtype=torch.bool)

@@ -14,21 +14,21 @@ from tests.conftest import MASK_ID, TableModel
 Situate = Callable[..., Situation]
 
 
+def situation(*, eligible: list[bool], at_least: int = 1, at_most: int = 1, seed: int = 0, step: int = 0,
+              **statistics: list[float]) -> Situation:
+    """One row, from lists of what the proposal holds: log_prob=..., margin=..., entropy=..."""
+    num = len(eligible)
+    canvas = Canvas.of([Request([MASK_ID] * num, seed=seed)], TableModel(Bidirectional()))
+
+    def row(values: list[float] | None) -> Tensor | None:
+        return None if values is None else torch.tensor([values])
+
+    proposal = TokenStatistics(torch.zeros(1, num, dtype=torch.int64), log_prob_BQ=row(statistics.get("log_prob")),
+                               margin_BQ=row(statistics.get("margin")), entropy_BQ=row(statistics.get("entropy")))
+    return Situation(proposal, torch.tensor([eligible]), torch.arange(num)[None],
+                     Quota(torch.tensor([at_least]), torch.tensor([at_most])), canvas, torch.tensor(step))
+
+
 @pytest.fixture
 def situate() -> Situate:
-    """situate(log_prob=..., margin=..., entropy=..., eligible=..., at_least=..., at_most=...), one row each."""
-
-    def build(*, eligible: list[bool], at_least: int = 1, at_most: int = 1, seed: int = 0, step: int = 0,
-              **statistics: list[float]) -> Situation:
-        num = len(eligible)
-        canvas = Canvas.of([Request([MASK_ID] * num, seed=seed)], TableModel(Bidirectional()))
-
-        def row(values: list[float] | None) -> Tensor | None:
-            return None if values is None else torch.tensor([values])
-
-        proposal = TokenStatistics(torch.zeros(1, num, dtype=torch.int64), log_prob_BQ=row(statistics.get("log_prob")),
-                                   margin_BQ=row(statistics.get("margin")), entropy_BQ=row(statistics.get("entropy")))
-        return Situation(proposal, torch.tensor([eligible]), torch.arange(num)[None],
-                         Quota(torch.tensor([at_least]), torch.tensor([at_most])), canvas, torch.tensor(step))
-
-    return build
+    return situation

@@ -1,0 +1,112 @@
+"""Writing chosen tokens onto the canvas, and counting the masks that are left.
+
+    tokens[b, query[b, q]] = token[b, q]   where commit[b, q];   masked, step and log_prob likewise
+    remaining[b] = #{q : masked[b, query[b, q]] and not commit[b, q]}
+
+A program takes one row. Nothing is read on the host: whether a row is finished is a number on the device.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .case import Cost
+from .dispatch import kernel, launch
+
+_MUTATED = ("tokens_BS", "masked_BS", "step_BS", "log_prob_BS")
+
+
+def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
+              commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> Tensor:
+    """Write tokens (int64) at the positions query_BQ (int64) where commit_BQ (bool) says so, into canvas buffers:
+    tokens_BS and step_BS int64, masked_BS bool, log_prob_BS float32 (untouched where log_prob_BQ is None). `step` is an
+    int64 scalar. Returns how many of the queried positions are still masked, int64 [B].
+
+    The last column of the buffers is a spare one, which is never masked and may be overwritten; a position that is
+    queried twice in a row is the spare one."""
+    remaining_B = (masked_BS.gather(1, query_BQ) & ~commit_BQ).sum(1)
+    # What is not committed goes to the spare column, so nothing has to be read first.
+    column_BQ = torch.where(commit_BQ, query_BQ, tokens_BS.shape[1] - 1)
+    tokens_BS.scatter_(1, column_BQ, token_BQ)
+    masked_BS.scatter_(1, column_BQ, False)
+    step_BS.scatter_(1, column_BQ, step.expand_as(column_BQ))
+    if log_prob_BQ is not None:
+        log_prob_BS.scatter_(1, column_BQ, log_prob_BQ)
+    return remaining_B
+
+
+@kernel(reference, mutates=_MUTATED)
+def commit(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
+           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> Tensor:
+    num_rows, num_queried = query_BQ.shape
+    remaining_B = torch.empty((num_rows,), dtype=torch.int64, device=query_BQ.device)
+    log_prob_strides = (0, 0) if log_prob_BQ is None else log_prob_BQ.stride()
+    launch(_commit_kernel, (num_rows,), tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ,
+           log_prob_BQ, remaining_B, step, num_queried, *tokens_BS.stride(), *masked_BS.stride(), *step_BS.stride(),
+           *log_prob_BS.stride(), *query_BQ.stride(), *commit_BQ.stride(), *token_BQ.stride(), *log_prob_strides,
+           BLOCK=max(16, min(256, triton.next_power_of_2(num_queried))), num_warps=1 if num_queried <= 64 else 4)
+    return remaining_B
+
+
+@triton.jit(do_not_specialize=["num_queried"])
+def _commit_kernel(tokens, masked, steps, log_probs, query, commit, token, log_prob, remaining, step, num_queried,
+                   stride_tokens_row, stride_tokens, stride_masked_row, stride_masked, stride_steps_row, stride_steps,
+                   stride_log_probs_row, stride_log_probs, stride_query_row, stride_query, stride_commit_row,
+                   stride_commit, stride_token_row, stride_token, stride_log_prob_row, stride_log_prob,
+                   BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    left = tl.zeros((BLOCK,), tl.int32)
+    now = tl.zeros((BLOCK,), tl.int64) + tl.load(step)
+    for start in range(0, num_queried, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        inside = place < num_queried
+        position = tl.load(query + row * stride_query_row + place * stride_query, mask=inside, other=0)
+        chosen = inside & (tl.load(commit + row * stride_commit_row + place * stride_commit, mask=inside, other=0) != 0)
+        mask = masked + row * stride_masked_row + position * stride_masked
+        left += (inside & (tl.load(mask, mask=inside, other=0) != 0) & (chosen == 0)).to(tl.int32)
+        drawn = tl.load(token + row * stride_token_row + place * stride_token, mask=chosen, other=0)
+        tl.store(tokens + row * stride_tokens_row + position * stride_tokens, drawn, mask=chosen)
+        tl.store(mask, tl.zeros((BLOCK,), tl.int1), mask=chosen)
+        tl.store(steps + row * stride_steps_row + position * stride_steps, now, mask=chosen)
+        if log_prob is not None:
+            sure = tl.load(log_prob + row * stride_log_prob_row + place * stride_log_prob, mask=chosen, other=0)
+            tl.store(log_probs + row * stride_log_probs_row + position * stride_log_probs, sure.to(tl.float32),
+                     mask=chosen)
+    tl.store(remaining + row, tl.sum(left.to(tl.int64)))
+
+
+@dataclass(frozen=True)
+class CommitCase:
+    """The commit of about half of `queried` positions in each of `rows` rows of a canvas of `length`."""
+
+    rows: int
+    queried: int
+    length: int
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+        """`dtype` is that of the log-probabilities."""
+        size = (self.rows, self.length + 1)
+        tokens_BS, step_BS = torch.zeros(2, *size, dtype=torch.int64, device=device)
+        masked_BS = torch.ones(size, dtype=torch.bool, device=device)
+        log_prob_BS = torch.zeros(size, dtype=torch.float32, device=device)
+        query_BQ = torch.arange(self.queried, device=device).expand(self.rows, -1)
+        commit_BQ = torch.rand(self.rows, self.queried, device=device) < 0.5
+        token_BQ = torch.randint(1, 1000, (self.rows, self.queried), device=device)
+        log_prob_BQ = -torch.rand(self.rows, self.queried, dtype=dtype, device=device)
+        step = torch.ones((), dtype=torch.int64, device=device)
+        return tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ, log_prob_BQ, step
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return commit(*inputs), *inputs[:4]
+
+    def reference(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return reference(*inputs), *inputs[:4]
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        # Of all positions: query, choice and mask; of the half that is chosen, token and log-probability are read, and
+        # token, mask, step and log-probability written.
+        per_chosen = 8 + dtype.itemsize + 8 + 1 + 8 + 4
+        return Cost(self.rows * (self.queried * 10 + self.queried // 2 * per_chosen + 8))
