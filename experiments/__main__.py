@@ -12,13 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import torch
+from hydra import compose
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+# Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from . import progress
 from .provenance import available_cores
@@ -50,6 +56,7 @@ def _run(config: DictConfig) -> None:
     # Input is checked here; a ValueError that comes later is our own mistake and keeps its traceback. Errors are
     # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
+        config = _with_every_kernel(config, HydraConfig.get())
         if config.threads is None:
             config.threads = _free_cores(HydraConfig.get())
         experiment = instantiate(config.experiment, _convert_="all")
@@ -61,6 +68,14 @@ def _run(config: DictConfig) -> None:
         sys.exit(1)
     if num_failed:
         raise PointsFailed(f"{num_failed} points failed; see the report")
+
+
+def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfig:
+    """The configuration with all options of the kernel group, where an experiment takes kernels and none was named."""
+    if hydra_config.runtime.choices.get("kernel", "not taken") is not None:
+        return config
+    every = GlobalHydra.instance().config_loader().get_group_options("kernel")
+    return compose("config", overrides=[*hydra_config.overrides.task, f"kernel=[{','.join(every)}]"])
 
 
 def _free_cores(hydra_config: HydraConf) -> int:

@@ -12,7 +12,8 @@ import torch
 
 from ..decoders import Decoder, Request
 from ..kernels.checks import check_integer
-from ..models import load_checkpoint
+from ..kernels.dispatch import Implementation, using
+from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .frontier import TaskSetup
 from .progress import console
@@ -48,9 +49,13 @@ class Decode:
     num_items: int
     batch_size: int
     threads: int
+    kernels: str
+    head: Head
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
+        with using(Implementation.named(self.kernels)):
+            pass  # refused here if it could not run
         if len(self.tasks) != 1:
             raise ValueError(f"task={list(self.tasks)}: experiment=decode takes exactly one")
         for name in ("num_items", "batch_size", "threads"):
@@ -60,7 +65,7 @@ class Decode:
     def check(self) -> None:
         """ValueError with the reason if the decoder or the checkpoint does not fit; before anything is trained."""
         _, point = self._setup_and_point()
-        point.check(self.decoder)
+        point.check(self.decoder, self.head)
         if self.checkpoint is not None:
             load_checkpoint(Path(self.checkpoint), expect=point.config())
 
@@ -76,11 +81,12 @@ class Decode:
         else:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
-        contestant = point.contestant(transformer, self.decoder)
+        contestant = point.contestant(transformer, self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
         requests = contestant.requests(setup.task, problems, self.seed)
-        _trace(contestant, requests[0])
-        decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]
+        with using(Implementation.named(self.kernels)):
+            _trace(contestant, requests[0])
+            decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]
         completions = [completion for batch in decoded for completion in batch.completions]
         right = setup.task.grade(problems, contestant.format.answer(setup.task, problems, canvases(completions)))
         steps = sum(batch.accounting.row_steps for batch in decoded) / self.num_items

@@ -37,6 +37,8 @@ from ..decoders import (
     Windows,
 )
 from ..kernels.checks import check_instance, check_integer
+from ..kernels.dispatch import Implementation, recording, using
+from ..models import Head, SeparateHead
 from .decoding import Contestant, TimedBatch, batches, canvases
 from .locks import machine_alone
 from .progress import bar, console
@@ -88,6 +90,8 @@ class DecodePoint:
     batch_size: int
     num_items: int
     threads: int
+    kernels: str
+    head: Head
     reference: TrainingPoint
     reference_decoder: Decoder
 
@@ -98,7 +102,8 @@ class DecodePoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """`num_items` are decoded at each of `batch_sizes`, in their order."""
+    """`num_items` are decoded at each of `batch_sizes`, in their order, on the implementation of the kernels that
+    `kernels` names: auto, reference or triton."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -107,8 +112,12 @@ class Frontier:
     batch_sizes: Sequence[int]
     num_items: Sequence[int]
     threads: int
+    kernels: str = "auto"
+    head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
+        with using(Implementation.named(self.kernels)):
+            pass  # refused here if it could not run
         for name, setup in self.tasks.items():
             check_instance(f"task.{name}", setup, TaskSetup)
         if not self.tasks or not self.seeds:
@@ -151,7 +160,8 @@ class Frontier:
                           sampler_name: str = sampler_name, reference: Decoder = reference,
                           batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
                     return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
-                                       self.threads, autoregressive, reference)
+                                       self.threads, self.kernels, self.head, autoregressive,
+                                       reference)
 
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
                 for number, (order, policy) in enumerate(self.orders.items()):
@@ -165,7 +175,7 @@ class Frontier:
     def check(self) -> None:
         """ValueError with the reason if a setting could not be decoded; before anything is trained."""
         for point in self.points():
-            point.model.check(point.decoder)
+            point.model.check(point.decoder, point.head)
 
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
@@ -190,10 +200,12 @@ class Frontier:
 def _measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, with the machine to itself."""
     torch.set_num_threads(point.threads)
-    contestant = point.model.contestant(runner.model(point.model), point.decoder)
-    reference = point.reference.contestant(runner.model(point.reference), point.reference_decoder)
-    with machine_alone():
-        return _measured(point, contestant, reference)
+    contestant = point.model.contestant(runner.model(point.model), point.decoder, point.head)
+    reference = point.reference.contestant(runner.model(point.reference), point.reference_decoder, point.head)
+    with machine_alone(), using(Implementation.named(point.kernels)), recording() as ran:
+        result = _measured(point, contestant, reference)
+    return result | {"kernels": {name: implementation.value for name, implementation in sorted(
+        ran, key=lambda pair: pair[0])}}
 
 
 def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:

@@ -40,7 +40,6 @@ def provenance() -> Json:
         "machine": machine(),
         "device": "cpu",
         "dtype": "float32",
-        "kernels": "pytorch reference",
         "versions": {"python": platform.python_version(), "quicksilver": metadata.version("quicksilver"),
                      "torch": torch.__version__, "numpy": metadata.version("numpy")},
     }

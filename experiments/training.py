@@ -17,7 +17,7 @@ from torch import nn
 from ..decoders import Decoder
 from ..kernels.atomic_file import clear_temporaries
 from ..kernels.checks import check_integer, check_real
-from ..models import DecodableTransformer, Objective, Shape, Transformer, TransformerConfig
+from ..models import DecodableTransformer, Head, Objective, SeparateHead, Shape, Transformer, TransformerConfig
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from .decoding import Contestant, share_right
 from .locks import exclusive, machine_shared
@@ -82,17 +82,17 @@ class TrainingPoint:
         return TransformerConfig(self.task.vocab_size, encoded.tokens.shape[1], self.recipe.objective.attention,
                                  self.recipe.shape)
 
-    def check(self, decoder: Decoder) -> None:
+    def check(self, decoder: Decoder, head: Head) -> None:
         """ValueError with the reason if the decoder cannot decode this model and task; nothing is trained."""
         with torch.device("meta"):
             transformer = Transformer(self.config())
-        contestant = self.contestant(transformer, decoder)
+        contestant = self.contestant(transformer, decoder, head)
         request = contestant.requests(self.task, self.task.test_problems(1), self.seed)[0]
         decoder.check(contestant.model, request)
 
-    def contestant(self, transformer: Transformer, decoder: Decoder) -> Contestant:
+    def contestant(self, transformer: Transformer, decoder: Decoder, head: Head) -> Contestant:
         """The model with a decoder, which stops where the task's answers end."""
-        model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift)
+        model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
         return Contestant(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
 
 
@@ -193,8 +193,8 @@ def _train(point: TrainingPoint, state_path: Path) -> tuple[Transformer, Json]:
             rate = (run.update - first_update) * num_tokens / (now - began)
             shown.update(run.update, f"loss {np.mean(run.losses[-20:]):.3f}  {rate:,.0f} tokens/s")
             if run.update in curve_updates:
-                quality = share_right(point.contestant(run.transformer, recipe.curve_decoder), point.task,
-                                      recipe.num_curve_items, recipe.num_curve_items)
+                contestant = point.contestant(run.transformer, recipe.curve_decoder, SeparateHead())
+                quality = share_right(contestant, point.task, recipe.num_curve_items, recipe.num_curve_items)
                 run.transformer.train()
                 run.curve.append({"update": run.update, "seconds": run.seconds, "right": quality})
             if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:

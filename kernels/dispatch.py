@@ -34,6 +34,14 @@ class Implementation(Enum):
     REFERENCE = "reference"
     TRITON = "triton"
 
+    @classmethod
+    def named(cls, name: str) -> "Implementation | None":
+        """The setting `kernels`: a member's name, or "auto" for the choice by device, which is None."""
+        allowed = ("auto", *(member.value for member in cls))
+        if name not in allowed:
+            raise ValueError(f"kernels={name!r}: must be one of {', '.join(allowed)}")
+        return None if name == "auto" else cls(name)
+
 
 _chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
 _ran: ContextVar[set[tuple[str, Implementation]] | None] = ContextVar("ran", default=None)
@@ -84,10 +92,10 @@ def _compiling() -> bool:
     return _compiled.get() is not None
 
 
-def decide(name: str, arguments: Sequence[Any]) -> Implementation:
+def decide(name: str, arguments: Sequence[Any], *, differentiable: bool = False) -> Implementation:
     """The implementation of the kernel `name` that runs on these arguments, a tensor first; goes on record."""
     chosen = _chosen.get() or (Implementation.TRITON if arguments[0].is_cuda else Implementation.REFERENCE)
-    if chosen is Implementation.TRITON and _need_gradient(arguments):
+    if chosen is Implementation.TRITON and not differentiable and _need_gradient(arguments):
         chosen = Implementation.REFERENCE
     ran = _ran.get()
     if ran is not None:
@@ -99,16 +107,19 @@ def _need_gradient(arguments: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
 
 
-def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differentiable: bool = False
+           ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a launcher the public function of a kernel: it takes and returns what `reference` does, whose docstring
-    speaks for both. `mutates` names the arguments written in place. torch.compile sees a custom operator."""
+    speaks for both. `mutates` names the arguments written in place; `differentiable` says that the launcher has a
+    backward (a torch.autograd.Function). torch.compile sees a custom operator, and the reference where a gradient is
+    required."""
 
     def public(launcher: Callable[P, R]) -> Callable[P, R]:
         name = launcher.__name__
 
         @wraps(launcher)
         def decided(*args: P.args, **kwargs: P.kwargs) -> R:
-            if decide(name, args) is Implementation.TRITON:
+            if decide(name, args, differentiable=differentiable) is Implementation.TRITON:
                 return launcher(*args, **kwargs)
             return reference(*args, **kwargs)
 

@@ -3,6 +3,7 @@
 from .adapter import DecodableTransformer, LanguageModel, Plan
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
 from .checkpoint import load_checkpoint, save_checkpoint
+from .heads import FusedHead, Head, SeparateHead
 from .kv_store import KVStore
 from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
 from .transformer import Shape, Transformer, TransformerConfig
@@ -15,11 +16,14 @@ __all__ = [
     "BlockDiffusion",
     "Causal",
     "DecodableTransformer",
+    "FusedHead",
+    "Head",
     "KVStore",
     "LanguageModel",
     "MaskedDiffusion",
     "Objective",
     "Plan",
+    "SeparateHead",
     "Shape",
     "Transformer",
     "TransformerConfig",

@@ -138,3 +138,22 @@ def test_what_could_not_be_decoded_is_refused_before_training(frontier: Build, c
     with pytest.raises(ValueError, match="size=5: blocks must divide|needs a causal next-token model"):
         frontier(tasks={"sudoku4": setup}).check()
     frontier().check()
+
+
+def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, frontier: Build) -> None:
+    small = {"batch_sizes": [2], "num_items": [2], "thresholds": []}
+    for kernels in ("reference", "triton"):
+        assert frontier(kernels=kernels, **small).run(tmp_path) == 0
+    measured = [record for record in records(tmp_path).values() if "kernels" in record["result"]]
+    answers: dict[str, dict] = {"reference": {}, "triton": {}}
+    for record in measured:
+        point = record["point"]
+        assert set(record["result"]["kernels"].values()) == {point["kernels"]}
+        answers[point["kernels"]][point["family"], point["order"], point["steps"]] = record["result"]["answers_sha256"]
+    assert len(answers["triton"]) == 4
+    assert answers["triton"] == answers["reference"]
+
+
+def test_an_unknown_implementation_is_refused(frontier: Build) -> None:
+    with pytest.raises(ValueError, match="kernels='cuda': must be one of auto, reference, triton"):
+        frontier(kernels="cuda")

@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
 from quicksilver.experiments.decoding import share_right
 from quicksilver.experiments.training import TrainingPoint, trained
+from quicksilver.models import SeparateHead
 
 pytestmark = pytest.mark.slow
 Share = Callable[..., float]
@@ -35,7 +36,8 @@ def share(folder: Path) -> Share:
         recipe = getattr(setup, family)
         point = TrainingPoint(task, setup.task, recipe, seed=0)
         transformer, _ = trained(point, folder)
-        return share_right(point.contestant(transformer, decoder or recipe.curve_decoder), setup.task, NUM_ITEMS, 128)
+        contestant = point.contestant(transformer, decoder or recipe.curve_decoder, SeparateHead())
+        return share_right(contestant, setup.task, NUM_ITEMS, 128)
 
     return measured
 

@@ -1,0 +1,248 @@
+"""The router of a mixture of experts: which experts each token goes to, and with what weights.
+
+    s_x    = softmax(z)_x                softmax before the choice (DeepSeek-V2, arXiv 2405.04434; Qwen3, LLaDA-MoE)
+             sigmoid(z_x)                DeepSeek-V3 (arXiv 2412.19437), LLaDA2
+             softmax(z over the chosen)  softmax after the choice (gpt-oss)
+    chosen = the top_k largest of s_x + b_x, within the `groups_kept` best groups; b is for the choice only
+    w_a    = s of the chosen [/ their sum] * scale
+
+A group's rank is its largest biased score where scores are a softmax (DeepSeek-V2's group_limited_greedy), the sum of
+its two largest for a sigmoid (DeepSeek-V3's noaux_tc, LLaDA2). vLLM's grouped_topk makes the same difference by whether
+there is a bias; in the published models the two agree, and here a bias of zeros changes nothing. Without a bias the
+largest scores are the largest logits and those are compared, so that scores that round to one number are told apart.
+
+One warp a row: top_k rounds of argmax need no barrier, and give the index and the lowest one on ties.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .case import Cost
+from .checks import check_instance, check_integer, check_real
+from .dispatch import kernel, launch
+
+
+class Scoring(Enum):
+    """What becomes of a token's logits."""
+
+    SOFTMAX = "softmax"
+    SOFTMAX_OF_CHOSEN = "softmax_of_chosen"
+    SIGMOID = "sigmoid"
+
+
+SCORINGS = tuple(Scoring)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How experts are chosen and weighted. Experts lie in `num_groups` groups of neighbours, of which each token sees
+    the best `groups_kept`. `renormalise` makes a token's weights sum to one before they are scaled."""
+
+    top_k: int
+    scoring: Scoring = Scoring.SOFTMAX
+    num_groups: int = 1
+    groups_kept: int = 1
+    renormalise: bool = False
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_integer("top_k", self.top_k)
+        check_instance("scoring", self.scoring, Scoring)
+        check_integer("num_groups", self.num_groups)
+        check_integer("groups_kept", self.groups_kept, at_most=self.num_groups)
+        check_instance("renormalise", self.renormalise, bool)
+        check_real("scale", self.scale, above=0)
+
+    @property
+    def by_pairs(self) -> bool:
+        """Whether a group's rank is the sum of its two largest scores."""
+        return self.scoring is Scoring.SIGMOID
+
+    def check_experts(self, num_experts: int) -> None:
+        """ValueError unless so many experts can be grouped and chosen from like this."""
+        if num_experts % self.num_groups:
+            raise ValueError(f"num_groups={self.num_groups}: must divide the number of experts, {num_experts}")
+        seen = num_experts // self.num_groups * self.groups_kept
+        if self.top_k > seen:
+            raise ValueError(f"top_k={self.top_k}: must be at most the {seen} experts of the groups kept")
+
+    def compares_logits(self, biased: bool) -> bool:
+        """Whether the logits alone, without their scores, order the experts and the groups."""
+        if self.scoring is Scoring.SOFTMAX_OF_CHOSEN:
+            return True
+        return not biased and not (self.by_pairs and self.groups_kept < self.num_groups)
+
+
+def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    """The experts of each row of router logits [T, X] (any float dtype): expert_TA int32 [T, top_k], best first and the
+    lowest index on ties, and weight_TA float32. bias_X [X] is added for the choice only. A row of -inf gives the lowest
+    experts with weights of zero. ValueError where the routing does not suit X experts."""
+    routing.check_experts(logits_TX.shape[1])
+    return select_experts(logits_TX, bias_X, *_flat(routing))
+
+
+def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    """What `route` gives, in plain PyTorch; in float64 for float64 logits, else in float32. Differentiable."""
+    logits_TX = logits_TX.to(torch.promote_types(logits_TX.dtype, torch.float32))
+    score_TX = logits_TX
+    if routing.scoring is Scoring.SOFTMAX:
+        score_TX = _softmax(logits_TX)
+    elif routing.scoring is Scoring.SIGMOID:
+        score_TX = logits_TX.sigmoid()
+    key_TX = (logits_TX if routing.compares_logits(bias_X is not None) else score_TX).detach()
+    if bias_X is not None:
+        key_TX = key_TX + bias_X.to(key_TX.dtype)
+    expert_TA = _chosen(key_TX, routing)
+    weight_TA = score_TX.gather(1, expert_TA)
+    if routing.scoring is Scoring.SOFTMAX_OF_CHOSEN:
+        weight_TA = _softmax(weight_TA)
+    if routing.renormalise:
+        weight_TA = _shares(weight_TA)
+    return expert_TA.int(), weight_TA * routing.scale
+
+
+def _chosen(key_TX: Tensor, routing: Routing) -> Tensor:
+    """The top_k largest keys within the best groups, in a stable order: int64 [T, A]."""
+    key_TGX = key_TX.unflatten(1, (routing.num_groups, -1))
+    size = key_TGX.shape[2]
+    rank_TG = key_TGX.topk(min(2 if routing.by_pairs else 1, size), dim=2).values.sum(2)
+    group_TG = rank_TG.sort(dim=1, descending=True, stable=True).indices[:, : routing.groups_kept].sort(dim=1).values
+    expert_TX = (group_TG[:, :, None] * size + torch.arange(size, device=key_TX.device)).flatten(1)
+    order_TA = key_TX.gather(1, expert_TX).sort(dim=1, descending=True, stable=True).indices[:, : routing.top_k]
+    return expert_TX.gather(1, order_TA)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last dimension that gives zeros, not NaN, where all is -inf."""
+    return _shares((logits - logits.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(logits.dtype).min)).exp())
+
+
+def _shares(values: Tensor) -> Tensor:
+    return values / values.sum(-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def _flat(routing: Routing) -> tuple[int, int, int, int, bool, float]:
+    """The routing as a torch operator takes it."""
+    return (routing.top_k, SCORINGS.index(routing.scoring), routing.num_groups, routing.groups_kept,
+            routing.renormalise, routing.scale)
+
+
+def _flat_reference(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int,
+                    groups_kept: int, renormalise: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """`route` with the fields of its `Routing` one by one; scoring is the place in SCORINGS."""
+    return reference(logits_TX, bias_X, Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale))
+
+
+@kernel(_flat_reference)
+def select_experts(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int,
+                   groups_kept: int, renormalise: bool, scale: float) -> tuple[Tensor, Tensor]:
+    routing = Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale)
+    num_rows, num_experts = logits_TX.shape
+    expert_TA = torch.empty((num_rows, top_k), dtype=torch.int32, device=logits_TX.device)
+    weight_TA = torch.empty((num_rows, top_k), dtype=torch.float32, device=logits_TX.device)
+    size = num_experts // num_groups
+    launch(_route_kernel, (num_rows,), logits_TX, bias_X, expert_TA, weight_TA, num_experts, size, logits_TX.stride(0),
+           logits_TX.stride(1), 0 if bias_X is None else bias_X.stride(0), scale, TOP_K=top_k,
+           SOFTMAX=routing.scoring is Scoring.SOFTMAX, SIGMOID=routing.scoring is Scoring.SIGMOID,
+           COMPARES_LOGITS=routing.compares_logits(bias_X is not None), NUM_GROUPS=num_groups, GROUPS_KEPT=groups_kept,
+           BY_PAIRS=routing.by_pairs and size > 1, RENORMALISE=renormalise,
+           BLOCK_GROUPS=triton.next_power_of_2(num_groups), BLOCK_SIZE=triton.next_power_of_2(size),
+           BLOCK_TOP=triton.next_power_of_2(top_k), num_warps=1)
+    return expert_TA, weight_TA
+
+
+@triton.jit
+def _route_kernel(logits, bias, expert, weight, num_experts, size, stride_row, stride_expert, stride_bias, scale,
+                  TOP_K: tl.constexpr, SOFTMAX: tl.constexpr, SIGMOID: tl.constexpr, COMPARES_LOGITS: tl.constexpr,
+                  NUM_GROUPS: tl.constexpr, GROUPS_KEPT: tl.constexpr, BY_PAIRS: tl.constexpr,
+                  RENORMALISE: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+                  BLOCK_TOP: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, BLOCK_GROUPS)
+    member = tl.arange(0, BLOCK_SIZE)[None, :]
+    inside = (group[:, None] < NUM_GROUPS) & (member < size)
+    index = group[:, None] * size + member
+    logit = tl.load(logits + row * stride_row + index * stride_expert, mask=inside, other=float("-inf"))
+    logit = logit.to(tl.float32)
+    score = logit
+    if SOFTMAX:
+        score = tl.exp(logit - _finite(tl.max(logit)))
+        score = score / _nonzero(tl.sum(score))
+    if SIGMOID:
+        tail = tl.exp(-tl.abs(logit))
+        score = tl.where(logit >= 0, 1.0, tail) / (1.0 + tail)
+    key = logit if COMPARES_LOGITS else score
+    if bias is not None:
+        key += tl.load(bias + index * stride_bias, mask=inside, other=0).to(tl.float32)
+    # What may still be chosen is kept apart from the keys, which may be -inf themselves.
+    free = inside.to(tl.int32)
+    if GROUPS_KEPT < NUM_GROUPS:
+        masked = tl.where(inside, key, float("-inf"))
+        rank = tl.max(masked, axis=1)
+        if BY_PAIRS:
+            best = tl.min(tl.where(masked == tl.expand_dims(rank, 1), member, BLOCK_SIZE), axis=1)
+            masked = tl.where(member == tl.expand_dims(best, 1), float("-inf"), masked)
+            rank = rank + tl.max(masked, axis=1)  # pyright: ignore[reportOperatorIssue]
+        out = (group < NUM_GROUPS).to(tl.int32)
+        for _ in range(GROUPS_KEPT):
+            top = tl.max(tl.where(out > 0, rank, float("-inf")))
+            chosen = tl.min(tl.where((out > 0) & (rank == top), group, BLOCK_GROUPS))
+            out = tl.where(group == chosen, 0, out)
+        free = tl.where(out[:, None] > 0, 0, free)
+    slot = tl.arange(0, BLOCK_TOP)
+    chosen_expert = tl.zeros([BLOCK_TOP], dtype=tl.int32)
+    chosen_score = tl.full([BLOCK_TOP], float("-inf"), dtype=tl.float32)
+    for place in range(TOP_K):
+        top = tl.max(tl.where(free > 0, key, float("-inf")))
+        # With NaN among the logits no key may equal the largest; the index must still be an expert's.
+        chosen = tl.min(tl.where((free > 0) & (key == top), index, num_experts - 1))
+        here = inside & (index == chosen)
+        free = tl.where(here, 0, free)
+        chosen_expert = tl.where(slot == place, chosen, chosen_expert)
+        chosen_score = tl.where(slot == place, tl.sum(tl.where(here, score, 0.0)), chosen_score)
+    used = slot < TOP_K
+    if not SOFTMAX and not SIGMOID:
+        chosen_score = tl.exp(chosen_score - _finite(tl.max(chosen_score)))
+        chosen_score = chosen_score / _nonzero(tl.sum(chosen_score))
+    if RENORMALISE:
+        chosen_score = chosen_score / _nonzero(tl.sum(tl.where(used, chosen_score, 0.0)))
+    tl.store(expert + row * TOP_K + slot, chosen_expert, mask=used)
+    tl.store(weight + row * TOP_K + slot, chosen_score * scale, mask=used)
+
+
+@triton.jit
+def _finite(peak):
+    return tl.where(peak == float("-inf"), 0.0, peak)
+
+
+@triton.jit
+def _nonzero(total):
+    return tl.where(total == 0, 1.0, total)
+
+
+@dataclass(frozen=True)
+class RouterCase:
+    """The choice of experts of `rows` tokens from logits, with a bias where scores are sigmoids."""
+
+    rows: int
+    num_experts: int
+    routing: Routing
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        logits_TX = torch.randn(self.rows, self.num_experts, dtype=dtype, device=device)
+        biased = self.routing.scoring is Scoring.SIGMOID
+        return logits_TX, 0.1 * torch.randn(self.num_experts, device=device) if biased else None
+
+    def run(self, logits_TX: Tensor, bias_X: Tensor | None) -> tuple[Tensor, Tensor]:
+        return route(logits_TX, bias_X, self.routing)
+
+    def reference(self, logits_TX: Tensor, bias_X: Tensor | None) -> tuple[Tensor, Tensor]:
+        return reference(logits_TX, bias_X, self.routing)
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        return Cost(self.rows * (self.num_experts * dtype.itemsize + 8 * self.routing.top_k))

@@ -1,0 +1,169 @@
+"""Sort the assignments of tokens to experts by expert: a counting sort, stable, compact, without a host sync.
+
+    order_P[start(x_i) + |{j < i : x_j = x_i}|] = i,    start(x) = |{j : x_j < x}|,    i = t * A + a
+
+Three launches: count each chunk of assignments; find where each chunk's share of each expert begins; rank within the
+chunk by comparison. A single chunk, as in decoding, is sorted by comparison alone, in one launch. Nothing is padded and
+no map of tiles is written: whoever multiplies by the experts' weights finds its tile from the counts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .case import Cost
+from .checks import check_integer, check_real
+from .dispatch import kernel, launch
+
+CHUNK = 512  # assignments; ranking them costs its square
+
+
+def reference(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """order_P int32 [T * A]: the assignments t * A + a sorted by expert_TA int32 [T, A] (in 0 .. num_experts - 1), in
+    their own order within an expert; count_X int32 [num_experts]: how many each expert has."""
+    expert_P = expert_TA.reshape(-1).long()
+    count_X = torch.zeros(num_experts, dtype=torch.int32, device=expert_P.device)
+    count_X.scatter_add_(0, expert_P, torch.ones_like(expert_P, dtype=torch.int32))
+    return expert_P.sort(stable=True).indices.int(), count_X
+
+
+@kernel(reference)
+def sort_by_expert(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    expert_P = expert_TA.reshape(-1)
+    num_assignments, stride = len(expert_P), expert_P.stride(0)
+    order_P = torch.empty((num_assignments,), dtype=torch.int32, device=expert_P.device)
+    count_X = torch.empty((num_experts,), dtype=torch.int32, device=expert_P.device)
+    block_experts = max(32, triton.next_power_of_2(num_experts))
+    num_chunks = triton.cdiv(num_assignments, CHUNK)
+    if num_chunks <= 1:
+        launch(_sort_chunk_kernel, (1,), expert_P, order_P, count_X, num_assignments, num_experts, stride, CHUNK=CHUNK,
+               COMPARED=32, BLOCK_EXPERTS=block_experts, num_warps=8)
+        return order_P, count_X
+    begin_CX = torch.empty((num_chunks, num_experts), dtype=torch.int32, device=expert_P.device)
+    launch(_count_kernel, (num_chunks,), expert_P, begin_CX, num_assignments, num_experts, stride, CHUNK=CHUNK,
+           BLOCK_EXPERTS=block_experts, num_warps=4)
+    launch(_begin_kernel, (1,), begin_CX, count_X, num_chunks, num_experts, BLOCK_CHUNKS=16,
+           BLOCK_EXPERTS=block_experts, num_warps=8)
+    launch(_place_kernel, (num_chunks,), expert_P, begin_CX, order_P, num_assignments, num_experts, stride, CHUNK=CHUNK,
+           COMPARED=32, num_warps=8)
+    return order_P, count_X
+
+
+@triton.jit(do_not_specialize=["num_assignments"])
+def _sort_chunk_kernel(expert, order, count, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+                       COMPARED: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+    place = tl.arange(0, CHUNK)
+    mine = tl.load(expert + place * stride, mask=place < num_assignments, other=0)
+    rank = tl.zeros([CHUNK], dtype=tl.int32)
+    for start in range(0, num_assignments, COMPARED):
+        other_place = start + tl.arange(0, COMPARED)[:, None]
+        other = tl.load(expert + other_place * stride, mask=other_place < num_assignments, other=BLOCK_EXPERTS)
+        smaller = (other < mine[None, :]) | ((other == mine[None, :]) & (other_place < place[None, :]))
+        rank += tl.sum(smaller.to(tl.int32), axis=0)
+    tl.store(order + rank, place, mask=place < num_assignments)
+    column = tl.arange(0, BLOCK_EXPERTS)
+    tl.store(count + column, tl.histogram(mine, BLOCK_EXPERTS, mask=place < num_assignments), mask=column < num_experts)
+
+
+@triton.jit(do_not_specialize=["num_assignments"])
+def _count_kernel(expert, counts, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+                  BLOCK_EXPERTS: tl.constexpr):
+    chunk = tl.program_id(0)
+    place = chunk * CHUNK + tl.arange(0, CHUNK)
+    inside = place < num_assignments
+    counted = tl.histogram(tl.load(expert + place * stride, mask=inside, other=0), BLOCK_EXPERTS, mask=inside)
+    column = tl.arange(0, BLOCK_EXPERTS)
+    tl.store(counts + chunk * num_experts + column, counted, mask=column < num_experts)
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def _begin_kernel(counts, count, num_chunks, num_experts, BLOCK_CHUNKS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+    """Put in place of each chunk's counts where its assignments begin in the sorted order."""
+    column = tl.arange(0, BLOCK_EXPERTS)[None, :]
+    line = tl.arange(0, BLOCK_CHUNKS)[:, None]
+    total = tl.zeros([BLOCK_EXPERTS], dtype=tl.int32)
+    for start in range(0, num_chunks, BLOCK_CHUNKS):
+        inside = (start + line < num_chunks) & (column < num_experts)
+        total += tl.sum(tl.load(counts + (start + line) * num_experts + column, mask=inside, other=0), axis=0)
+    tl.store(count + tl.arange(0, BLOCK_EXPERTS), total, mask=tl.arange(0, BLOCK_EXPERTS) < num_experts)
+    begin = tl.cumsum(total, axis=0) - total
+    for start in range(0, num_chunks, BLOCK_CHUNKS):
+        inside = (start + line < num_chunks) & (column < num_experts)
+        counted = tl.load(counts + (start + line) * num_experts + column, mask=inside, other=0)
+        tl.store(counts + (start + line) * num_experts + column,
+                 begin[None, :] + tl.cumsum(counted, axis=0) - counted, mask=inside)
+        begin += tl.sum(counted, axis=0)
+
+
+@triton.jit(do_not_specialize=["num_assignments"])
+def _place_kernel(expert, begin, order, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+                  COMPARED: tl.constexpr):
+    chunk = tl.program_id(0)
+    first = chunk * CHUNK
+    place = first + tl.arange(0, CHUNK)
+    inside = place < num_assignments
+    mine = tl.load(expert + place * stride, mask=inside, other=0)
+    rank = tl.load(begin + chunk * num_experts + mine, mask=inside, other=0)
+    for start in range(0, CHUNK, COMPARED):
+        other_place = first + start + tl.arange(0, COMPARED)[:, None]
+        other = tl.load(expert + other_place * stride, mask=other_place < num_assignments, other=-1)
+        ahead = (other == mine[None, :]) & (other_place < place[None, :])
+        rank += tl.sum(ahead.to(tl.int32), axis=0)
+    tl.store(order + rank, place, mask=inside)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many tokens go to which experts: each token to `top_k` different ones of the first `num_active` (None: all),
+    drawn in proportion to 1 / rank^zipf_exponent, the ranks dealt out at random. An exponent of 0 is the uniform load;
+    num_active = top_k sends every token to the same experts."""
+
+    num_tokens: int
+    num_experts: int
+    top_k: int
+    zipf_exponent: float = 0.0
+    num_active: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("num_tokens", self.num_tokens, at_least=0)
+        check_integer("num_experts", self.num_experts)
+        check_integer("top_k", self.top_k, at_most=self.num_experts)
+        check_real("zipf_exponent", self.zipf_exponent, at_least=0)
+        check_integer("num_active", self._num_active, at_least=self.top_k, at_most=self.num_experts)
+
+    @property
+    def _num_active(self) -> int:
+        return self.num_experts if self.num_active is None else self.num_active
+
+    def draw(self) -> Tensor:
+        """expert_TA int32 [T, A] on the CPU, the same each time."""
+        generator = torch.Generator().manual_seed(0)
+        rank_X = 1.0 + torch.randperm(self._num_active, generator=generator)
+        noise_TX = -torch.empty(self.num_tokens, len(rank_X)).exponential_(generator=generator).log()
+        return (noise_TX - self.zipf_exponent * rank_X.log()).topk(self.top_k, dim=1).indices.int()
+
+    def num_distinct(self) -> int:
+        """How many experts have at least one token: those whose weights must be read."""
+        return len(self.draw().unique())
+
+
+@dataclass(frozen=True)
+class SortCase:
+    """The sort of one load."""
+
+    load: Load
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
+        return self.load.draw().to(device), self.load.num_experts
+
+    def run(self, expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+        return sort_by_expert(expert_TA, num_experts)
+
+    def reference(self, expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+        return reference(expert_TA, num_experts)
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        return Cost(4 * (2 * self.load.num_tokens * self.load.top_k + self.load.num_experts))

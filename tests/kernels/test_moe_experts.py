@@ -1,0 +1,176 @@
+"""The experts against a loop over tokens in float64, under every load and in every regime of tiles."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quicksilver.kernels.dispatch import Implementation, recording, using
+from quicksilver.kernels.moe_experts import (
+    TILES,
+    _by_every_expert,
+    experts,
+    mixture_of_experts,
+    reference,
+    tiles,
+)
+from quicksilver.kernels.moe_router import Routing, Scoring, route
+from quicksilver.kernels.moe_sort import Load
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def random_inputs(expert_TA: Tensor, num_experts: int, width: int = 40, expert_width: int = 24,
+                  dtype: torch.dtype = torch.float32) -> Inputs:
+    x_TE = torch.randn(len(expert_TA), width).to(dtype)
+    gate_up_XGE = (torch.randn(num_experts, 2 * expert_width, width) * width**-0.5).to(dtype)
+    down_XEM = (torch.randn(num_experts, width, expert_width) * expert_width**-0.5).to(dtype)
+    return x_TE, gate_up_XGE, down_XEM, expert_TA, torch.rand(expert_TA.shape)
+
+
+def by_tokens(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
+    """The definition, a token and a choice at a time."""
+    y_TE = torch.zeros_like(x_TE)
+    for token, row in enumerate(expert_TA.tolist()):
+        for choice, expert in enumerate(row):
+            gate_M, up_M = (gate_up_XGE[expert] @ x_TE[token]).chunk(2)
+            y_TE[token] += weight_TA[token, choice] * (down_XEM[expert] @ (gate_M * gate_M.sigmoid() * up_M))
+    return y_TE
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 17])
+def test_the_reference_follows_the_definition(num_tokens: int) -> None:
+    inputs = random_inputs(torch.randint(0, 5, (num_tokens, 3), dtype=torch.int32), 7)
+    double = [value.double() if value.dtype.is_floating_point else value for value in inputs]
+    expected = by_tokens(*double)
+    torch.testing.assert_close(reference(*double), expected)
+    torch.testing.assert_close(_by_every_expert(*double), expected)
+    assert reference(*inputs).dtype == torch.float32
+
+
+def test_the_reference_has_the_right_gradient() -> None:
+    x, gate_up, down, expert_TA, weight = random_inputs(torch.tensor([[0, 2], [2, 1], [0, 1]]), 4, 5, 3)
+    floats = [value.double().requires_grad_() for value in (x, gate_up, down, weight)]
+    for function in (reference, _by_every_expert):
+        assert torch.autograd.gradcheck(lambda x, gate_up, down, weight, function=function:
+                                        function(x, gate_up, down, expert_TA, weight), floats)
+
+
+@pytest.mark.parametrize(("regime", "num_tokens", "dtype"), [
+    (0, 9, torch.float32), (0, 9, torch.float16), (0, 9, torch.bfloat16), (1, 30, torch.float32),
+    (1, 30, torch.bfloat16), (2, 97, torch.float32), (2, 97, torch.bfloat16),
+    pytest.param(3, 201, torch.float32, marks=pytest.mark.slow),
+    pytest.param(3, 201, torch.float16, marks=pytest.mark.slow), (3, 201, torch.bfloat16)], ids=str)
+def test_every_regime_equals_the_reference(regime: int, num_tokens: int, dtype: torch.dtype) -> None:
+    num_experts, top_k = 3, 2
+    assert tiles(num_tokens * top_k, num_experts) == TILES[regime][1:]
+    load = Load(num_tokens, num_experts, top_k, zipf_exponent=1.0)
+    check(experts, reference, random_inputs(load.draw(), num_experts, 70, 45, dtype), PRODUCT)
+
+
+@pytest.mark.parametrize("load", [Load(1, 1, 1), Load(1, 200, 8), Load(0, 5, 2), Load(20, 5, 2, zipf_exponent=1.5),
+                                  Load(18, 8, 2, num_active=2), Load(5, 24, 5)])
+def test_any_load(load: Load) -> None:
+    check(experts, reference, random_inputs(load.draw(), load.num_experts), PRODUCT)
+
+
+@pytest.mark.parametrize(("counts", "num_experts"), [
+    ((15, 16, 17, 0, 32, 33), 15), ((1, 0, 47, 0, 0, 0), 15),
+    ((33, 1, 1, 33), 4),  # as many tiles as there can be
+])
+def test_tiles_may_be_full_short_or_one_row_over(counts: tuple[int, ...], num_experts: int) -> None:
+    expert_T1 = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))[:, None]
+    expert_T1 = expert_T1[torch.randperm(len(expert_T1))].int()
+    check(experts, reference, random_inputs(expert_T1, num_experts), PRODUCT)
+
+
+@pytest.mark.parametrize(("width", "expert_width"), [(1, 1), (64, 32), (65, 33)])
+def test_any_width(width: int, expert_width: int) -> None:
+    check(experts, reference, random_inputs(Load(6, 4, 2).draw(), 4, width, expert_width), PRODUCT)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
+def test_it_reads_any_layout(layout: str) -> None:
+    x, gate_up, down, expert_TA, weight = random_inputs(Load(9, 4, 2).draw(), 4)
+    x, gate_up, down, weight = (strided_variants(value)[layout] for value in (x, gate_up, down, weight))
+    check(experts, reference, (x, gate_up, down, expert_TA, weight), PRODUCT)
+
+
+def test_the_weights_of_an_expert_without_tokens_are_not_read() -> None:
+    x, gate_up, down, expert_TA, weight = random_inputs(Load(10, 5, 2, num_active=3).draw(), 5)
+    clean = check(experts, reference, (x, gate_up, down, expert_TA, weight), PRODUCT)
+    gate_up[3:], down[3:] = torch.nan, torch.nan
+    (found,), _ = run(experts, x, gate_up, down, expert_TA, weight)
+    assert torch.equal(found, clean[0])
+
+
+def test_large_gates_neither_overflow_nor_vanish() -> None:
+    x, gate_up, down, expert_TA, weight = random_inputs(Load(9, 4, 2).draw(), 4)
+    gate_up[:, :24] *= 200
+    check(experts, reference, (x, gate_up, down, expert_TA, weight), PRODUCT)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=pytest.mark.slow), torch.bfloat16], ids=str)
+def test_it_is_as_precise_as_torch_in_the_same_dtype(dtype: torch.dtype) -> None:
+    inputs = random_inputs(Load(128, 4, 2).draw(), 4, 32, 64, dtype)
+    expected = reference(*(value.double() if value.dtype.is_floating_point else value for value in inputs))
+    (found,), _ = run(experts, *inputs)
+    assert expected.numel() >= 4096
+    assert rel_rms(found, expected) <= 1.1 * rel_rms(reference(*inputs), expected) + 1e-4
+
+
+ROUTINGS = [Routing(2, Scoring.SOFTMAX), Routing(2, Scoring.SOFTMAX_OF_CHOSEN),
+            Routing(3, Scoring.SIGMOID, 4, 2, renormalise=True, scale=2.5)]
+
+
+@pytest.mark.parametrize("routing", ROUTINGS, ids=str)
+def test_the_layer_is_its_router_and_its_experts(routing: Routing) -> None:
+    x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8)
+    router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
+    (found,), _ = run(mixture_of_experts, x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, routing)
+    x_TE, router_XE, gate_up_XGE, down_XEM = (value.double() for value in (x_TE, router_XE, gate_up_XGE, down_XEM))
+    expected = by_tokens(x_TE, gate_up_XGE, down_XEM, *route(F.linear(x_TE, router_XE), bias_X, routing))
+    assert rel_rms(found, expected) <= PRODUCT[torch.float32]
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
+    with FakeTensorMode(), using(implementation):
+        x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8, dtype=torch.bfloat16)
+        router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
+        y_TE = mixture_of_experts(x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, ROUTINGS[-1])
+        assert (y_TE.shape, y_TE.dtype) == (x_TE.shape, x_TE.dtype)
+
+
+def test_where_a_gradient_is_required_the_reference_runs() -> None:
+    inputs = random_inputs(Load(5, 4, 2).draw(), 4)
+    inputs[1].requires_grad_()
+    with using(Implementation.TRITON), recording() as ran:
+        experts(*inputs).sum().backward()
+    assert ran == {("experts", Implementation.REFERENCE)}
+    assert inputs[1].grad is not None
+
+
+def check_any(data: st.DataObject, dtype: torch.dtype) -> None:
+    num_experts, top_k, num_tokens = (data.draw(st.integers(*bounds)) for bounds in ((1, 9), (1, 4), (0, 30)))
+    width, expert_width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+    expert_TA = torch.randint(0, num_experts, (num_tokens, top_k), generator=generator, dtype=torch.int32)
+    check(experts, reference, random_inputs(expert_TA, num_experts, width, expert_width, dtype), PRODUCT)
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.data(), st.sampled_from(DTYPES))
+def test_any_shape_and_any_load(data: st.DataObject, dtype: torch.dtype) -> None:
+    check_any(data, dtype)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.sampled_from(DTYPES))
+def test_many_shapes_and_loads(data: st.DataObject, dtype: torch.dtype) -> None:
+    check_any(data, dtype)
