@@ -27,6 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from . import progress
+from .devices import best_device
 from .provenance import available_cores
 from .runner import PointsFailed
 
@@ -59,6 +60,8 @@ def _run(config: DictConfig) -> None:
         config = _with_every_kernel(config, HydraConfig.get())
         if config.threads is None:
             config.threads = _free_cores(HydraConfig.get())
+        if config.device is None:
+            config.device = best_device()
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
     try:

@@ -15,6 +15,7 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
+from .devices import check_device
 from .frontier import TaskSetup
 from .progress import console
 from .training import LARGEST_SEED, Recipe, TrainingPoint, trained
@@ -49,11 +50,13 @@ class Decode:
     num_items: int
     batch_size: int
     threads: int
+    device: str
     kernels: str
     head: Head
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         with using(Implementation.named(self.kernels)):
             pass  # refused here if it could not run
         if len(self.tasks) != 1:
@@ -81,7 +84,7 @@ class Decode:
         else:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
-        contestant = point.contestant(transformer, self.decoder, self.head)
+        contestant = point.contestant(transformer.to(self.device), self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
         requests = contestant.requests(setup.task, problems, self.seed)
         with using(Implementation.named(self.kernels)):

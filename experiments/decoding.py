@@ -10,6 +10,7 @@ import numpy as np
 from ..decoders import Completion, Decoder, Request
 from ..decoders.accounting import Accounting
 from ..models import LanguageModel
+from .devices import wait_for
 from .tasks.base import Format, Task
 
 
@@ -29,11 +30,16 @@ class Contestant:
 
     def decode(self, requests: Sequence[Request]) -> "TimedBatch":
         """Decode one batch. The clock runs from the requests to the last step; reading the result is not timed."""
+        device = self.model.device
+        wait_for(device)
         began = time.perf_counter()
         decoding = self.decoder.begin(self.model, requests)
         first = None
         for _ in self.decoder.stream(decoding):
-            first = first or time.perf_counter()
+            if first is None:
+                wait_for(device)
+                first = time.perf_counter()
+        wait_for(device)
         ended = time.perf_counter()
         assert first is not None
         completions = self.decoder.completions(decoding)

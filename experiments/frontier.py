@@ -10,7 +10,6 @@ at each batch size. Every timed point also times its autoregressive reference, i
 speed-up is a ratio inside one record.
 """
 
-import contextlib
 import hashlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from ..kernels.checks import check_instance, check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Head, SeparateHead
 from .decoding import Contestant, TimedBatch, batches, canvases
+from .devices import check_device, peak_memory_bytes, reset_peak_memory
 from .locks import machine_alone
 from .progress import bar, console
 from .records import Json, key_of
@@ -90,6 +90,7 @@ class DecodePoint:
     batch_size: int
     num_items: int
     threads: int
+    device: str
     kernels: str
     head: Head
     reference: TrainingPoint
@@ -102,8 +103,8 @@ class DecodePoint:
 
 @dataclass(frozen=True)
 class Frontier:
-    """`num_items` are decoded at each of `batch_sizes`, in their order, on the implementation of the kernels that
-    `kernels` names: auto, reference or triton."""
+    """`num_items` are decoded at each of `batch_sizes`, in their order, on `device` (cpu or cuda) with the
+    implementation of the kernels that `kernels` names (auto, reference or triton)."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -112,10 +113,12 @@ class Frontier:
     batch_sizes: Sequence[int]
     num_items: Sequence[int]
     threads: int
+    device: str = "cpu"
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         with using(Implementation.named(self.kernels)):
             pass  # refused here if it could not run
         for name, setup in self.tasks.items():
@@ -160,8 +163,8 @@ class Frontier:
                           sampler_name: str = sampler_name, reference: Decoder = reference,
                           batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
                     return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
-                                       self.threads, self.kernels, self.head, autoregressive,
-                                       reference)
+                                       self.threads, self.device, self.kernels, self.head,
+                                       autoregressive, reference)
 
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
                 for number, (order, policy) in enumerate(self.orders.items()):
@@ -200,8 +203,9 @@ class Frontier:
 def _measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, with the machine to itself."""
     torch.set_num_threads(point.threads)
-    contestant = point.model.contestant(runner.model(point.model), point.decoder, point.head)
-    reference = point.reference.contestant(runner.model(point.reference), point.reference_decoder, point.head)
+    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, point.head)
+    reference = point.reference.contestant(runner.model(point.reference).to(point.device), point.reference_decoder,
+                                           point.head)
     with machine_alone(), using(Implementation.named(point.kernels)), recording() as ran:
         result = _measured(point, contestant, reference)
     return result | {"kernels": {name: implementation.value for name, implementation in sorted(
@@ -215,7 +219,7 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
     contestant.decode(work[0])
     reference.decode(reference_work[0])
-    _reset_peak_memory()
+    reset_peak_memory(contestant.model.device)
     size = -(-len(work) // _NUM_ROUNDS)
     timed: list[TimedBatch] = []
     speed_ups = []
@@ -244,7 +248,7 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
         "first_step_seconds_p50": _quantile([batch.first_step_seconds for batch in timed], 0.5),
         "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
-        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": _peak_memory_bytes(),
+        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(contestant.model.device),
         "accounting": _total([batch.accounting.to_json(contestant.model) for batch in timed])}
 
 
@@ -270,17 +274,3 @@ def _quantile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
-
-
-def _reset_peak_memory() -> None:
-    """Let Linux count this process's peak memory anew, where it allows that."""
-    with contextlib.suppress(PermissionError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_bytes() -> int:
-    """Peak resident memory of this process, both models and PyTorch itself included, since the reset (since its start
-    where Linux did not allow that)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-

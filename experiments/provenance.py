@@ -38,16 +38,26 @@ def provenance() -> Json:
         "dirty": bool(_git("status", "--porcelain", "--", *sources)) if commit else None,
         "source_hash": _source_hash(),
         "machine": machine(),
-        "device": "cpu",
+        "gpu": _gpu(),
         "dtype": "float32",
         "versions": {"python": platform.python_version(), "quicksilver": metadata.version("quicksilver"),
-                     "torch": torch.__version__, "numpy": metadata.version("numpy")},
+                     "torch": torch.__version__, "triton": metadata.version("triton"),
+                     "numpy": metadata.version("numpy")},
     }
 
 
 @cache
 def machine() -> Json:
     return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(), "system": platform.platform()}
+
+
+def _gpu() -> Json | None:
+    """The GPU that is there, used or not."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "memory_gib": round(properties.total_memory / 2**30),
+            "num_multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda or "none"}
 
 
 def _git(*arguments: str) -> str:

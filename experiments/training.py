@@ -20,6 +20,7 @@ from ..kernels.checks import check_integer, check_real
 from ..models import DecodableTransformer, Head, Objective, SeparateHead, Shape, Transformer, TransformerConfig
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from .decoding import Contestant, share_right
+from .devices import check_device
 from .locks import exclusive, machine_shared
 from .progress import bar, console
 from .provenance import provenance
@@ -44,6 +45,7 @@ class Recipe:
     updates: int
     batch_size: int
     threads: int
+    device: str = "cpu"
     precision: str = "bfloat16"
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
@@ -55,6 +57,7 @@ class Recipe:
         for name in ("updates", "batch_size", "threads", "num_curve_points", "num_curve_items"):
             check_integer(name, getattr(self, name))
         check_integer("warmup_updates", self.warmup_updates, at_least=0)
+        check_device(self.device)
         check_real("muon_lr", self.muon_lr, above=0)
         check_real("adamw_lr", self.adamw_lr, above=0)
         if self.precision not in _PRECISIONS:
@@ -132,7 +135,7 @@ class _Run:
 
 def _begin(point: TrainingPoint) -> _Run:
     torch.manual_seed(point.seed)
-    transformer = Transformer(point.config())
+    transformer = Transformer(point.config()).to(point.recipe.device)
     matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
     in_blocks = {id(p) for p in matrices}
     others = [p for p in transformer.parameters() if id(p) not in in_blocks]
@@ -212,7 +215,7 @@ def _update(run: _Run, point: TrainingPoint) -> float:
     recipe, task = point.recipe, point.task
     rng = np.random.default_rng([point.seed, run.update])
     encoded = recipe.format.encode(task, task.training_problems(rng, recipe.batch_size))
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+    with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         loss = recipe.objective.loss(
             run.transformer, torch.tensor(encoded.tokens), torch.tensor(encoded.target), mask_id=task.vocab_size - 1,
             generator=torch.Generator().manual_seed(int(rng.integers(2**63))))

@@ -10,6 +10,7 @@ same program, a longer one by a second launch.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import triton
@@ -141,6 +142,8 @@ class ChooseCase:
 
     rows: int
     queried: int
+    # Scores are a number a position, not rows of weights, logits, keys or values.
+    needs_wide_loads: ClassVar[bool] = False
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         score_BQ = -torch.rand(self.rows, self.queried, dtype=dtype, device=device)

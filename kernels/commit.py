@@ -7,6 +7,7 @@ A program takes one row. Nothing is read on the host: whether a row is finished 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import triton
@@ -85,6 +86,8 @@ class CommitCase:
     rows: int
     queried: int
     length: int
+    # A canvas holds a number a position, not rows of weights, logits, keys or values.
+    needs_wide_loads: ClassVar[bool] = False
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
         """`dtype` is that of the log-probabilities."""
@@ -100,13 +103,17 @@ class CommitCase:
         return tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ, log_prob_BQ, step
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return commit(*inputs), *inputs[:4]
+        return commit(*inputs), *_without_spare_column(inputs[:4])
 
     def reference(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return reference(*inputs), *inputs[:4]
+        return reference(*inputs), *_without_spare_column(inputs[:4])
 
     def cost(self, dtype: torch.dtype) -> Cost:
         # Of all positions: query, choice and mask; of the half that is chosen, token and log-probability are read, and
         # token, mask, step and log-probability written.
         per_chosen = 8 + dtype.itemsize + 8 + 1 + 8 + 4
         return Cost(self.rows * (self.queried * 10 + self.queried // 2 * per_chosen + 8))
+
+
+def _without_spare_column(buffers: tuple[Tensor, ...]) -> list[Tensor]:
+    return [buffer[:, :-1] for buffer in buffers]

@@ -74,7 +74,10 @@ class TopK:
     """As many as the quota allows."""
 
     program: ClassVar[Any] = _always
-    limit: ClassVar[float] = 0.0
+
+    @property
+    def limit(self) -> float:
+        return 0.0
 
     @staticmethod
     def count(sorted_BQ: Tensor, limit: float) -> Tensor:

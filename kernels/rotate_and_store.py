@@ -36,13 +36,14 @@ def reference(qkv_BFHD: Tensor, positions_BF: Tensor, cos_LR: Tensor, sin_LR: Te
     rope = cos_LR[positions_BF].unsqueeze(2), sin_LR[positions_BF].unsqueeze(2)
     q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, rope, q_weight_D, k_weight_D, eps, num_heads)
     _store(k_BFKD.flatten(0, 1), v_BFKD.flatten(0, 1), keys_SKD, values_SKD, slot_T)
-    return q_BFHD.contiguous()
+    return q_BFHD.to(qkv_BFHD.dtype).contiguous()
 
 
 def rotated(qkv_BFHD: Tensor, rope: tuple[Tensor, Tensor], q_weight_D: Tensor | None, k_weight_D: Tensor | None,
             eps: float, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a product, normalised and rotated: what the reference does before it stores. `rope`
-    holds cos and sin of the fed positions, each [B, F, 1, R]."""
+    holds cos and sin of the fed positions, each [B, F, 1, R]; queries and keys are of the wider of its dtype and the
+    product's."""
     num_kv_heads = (qkv_BFHD.shape[2] - num_heads) // 2
     qk_BFHD, v_BFKD = qkv_BFHD.split((num_heads + num_kv_heads, num_kv_heads), dim=2)
     if q_weight_D is not None and k_weight_D is not None:
@@ -54,8 +55,8 @@ def rotated(qkv_BFHD: Tensor, rope: tuple[Tensor, Tensor], q_weight_D: Tensor | 
     if width:
         turned, kept = qk_BFHD[..., :width], qk_BFHD[..., width:]
         turned = torch.addcmul(turned * cos_BF1R, turned.roll(width // 2, -1), sin_BF1R)
-        qk_BFHD = torch.cat((turned.to(kept.dtype), kept), dim=-1) if kept.shape[-1] else turned
-    q_BFHD, k_BFKD = qk_BFHD.to(qkv_BFHD.dtype).split((num_heads, num_kv_heads), dim=2)
+        qk_BFHD = torch.cat((turned, kept), dim=-1) if kept.shape[-1] else turned
+    q_BFHD, k_BFKD = qk_BFHD.split((num_heads, num_kv_heads), dim=2)
     return q_BFHD, k_BFKD, v_BFKD
 
 
@@ -77,35 +78,42 @@ def _store(k_TKD: Tensor, v_TKD: Tensor, keys_SKD: Tensor, values_SKD: Tensor, s
 def rotate_and_store(qkv_BFHD: Tensor, positions_BF: Tensor, cos_LR: Tensor, sin_LR: Tensor, q_weight_D: Tensor | None,
                      k_weight_D: Tensor | None, eps: float, num_heads: int, keys_SKD: Tensor, values_SKD: Tensor,
                      slot_T: Tensor) -> Tensor:
-    (num_rows, num_fed, num_all_heads, width), num_kv_heads = qkv_BFHD.shape, keys_SKD.shape[1]
+    (num_rows, num_fed, _, width), num_kv_heads = qkv_BFHD.shape, keys_SKD.shape[1]
     half = cos_LR.shape[1] // 2
     q_BFHD = torch.empty((num_rows, num_fed, num_heads, width), dtype=qkv_BFHD.dtype, device=qkv_BFHD.device)
     positions_BF = positions_BF.expand(num_rows, -1)
     half_block, kept_block = (triton.next_power_of_2(extent) if extent else 0 for extent in (half, width - 2 * half))
     heads = max(1, _NUMBERS_PER_PROGRAM // max(2 * half_block + kept_block, 1))
-    heads = min(heads, triton.next_power_of_2(num_all_heads))
+    heads = min(heads, triton.next_power_of_2(num_heads))
     # Few enough threads that each moves 16 bytes at a time in the narrowest tile.
     narrowest = min((block for block in (half_block, kept_block) if block), default=1)
     num_warps = max(1, min(4, heads * narrowest * qkv_BFHD.element_size() // (32 * 16)))
-    launch(_rotate_and_store_kernel, (num_rows * num_fed, triton.cdiv(num_all_heads, heads)), qkv_BFHD, positions_BF,
-           cos_LR, sin_LR, q_weight_D, k_weight_D, eps, q_BFHD, keys_SKD, values_SKD, slot_T.contiguous(), num_fed,
-           *qkv_BFHD.stride(), *positions_BF.stride(), *cos_LR.stride(), *sin_LR.stride(), *keys_SKD.stride(),
-           *values_SKD.stride(), 0 if q_weight_D is None else q_weight_D.stride(0),
-           0 if k_weight_D is None else k_weight_D.stride(0), H=num_heads, K=num_kv_heads, D=width, HALF=half,
-           HALF_BLOCK=half_block, KEPT_BLOCK=kept_block, HEADS=heads, num_warps=num_warps)
+    tiles = triton.cdiv(num_heads, heads) + 2 * triton.cdiv(num_kv_heads, heads)
+    launch(_rotate_and_store_kernel, (num_rows * num_fed, tiles), qkv_BFHD, positions_BF, cos_LR, sin_LR, q_weight_D,
+           k_weight_D, eps, q_BFHD, keys_SKD, values_SKD, slot_T.contiguous(), num_fed, *qkv_BFHD.stride(),
+           *positions_BF.stride(), *cos_LR.stride(), *sin_LR.stride(), *keys_SKD.stride(), *values_SKD.stride(),
+           0 if q_weight_D is None else q_weight_D.stride(0), 0 if k_weight_D is None else k_weight_D.stride(0),
+           H=num_heads, K=num_kv_heads, D=width, HALF=half, HALF_BLOCK=half_block, KEPT_BLOCK=kept_block, HEADS=heads,
+           num_warps=num_warps)
     return q_BFHD
 
 
 @triton.jit
-def _put(target, value, inside):
-    tl.store(target, value.to(target.dtype.element_ty), mask=inside)
+def _put(target, head, stride_head, stride, exists, y_low, y_high, y_kept, D: tl.constexpr, HALF: tl.constexpr,
+         HALF_BLOCK: tl.constexpr, KEPT_BLOCK: tl.constexpr):
+    target += head * stride_head
+    if HALF_BLOCK > 0:
+        low = tl.arange(0, HALF_BLOCK)[None, :]
+        tl.store(target + low * stride, y_low.to(target.dtype.element_ty), mask=exists & (low < HALF))
+        tl.store(target + (low + HALF) * stride, y_high.to(target.dtype.element_ty), mask=exists & (low < HALF))
+    if KEPT_BLOCK > 0:
+        kept = 2 * HALF + tl.arange(0, KEPT_BLOCK)[None, :]
+        tl.store(target + kept * stride, y_kept.to(target.dtype.element_ty), mask=exists & (kept < D))
 
 
 @triton.jit
-def _weight(q_weight, k_weight, dim, inside, is_query, stride_q_weight, stride_k_weight):
-    of_query = tl.load(q_weight + dim * stride_q_weight, mask=inside, other=0).to(tl.float32)
-    of_key = tl.load(k_weight + dim * stride_k_weight, mask=inside, other=0).to(tl.float32)
-    return tl.where(is_query, of_query[None, :], of_key[None, :])
+def _get(source, dim, stride, inside):
+    return tl.load(source + dim * stride, mask=inside, other=0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["num_fed"])
@@ -117,59 +125,64 @@ def _rotate_and_store_kernel(
         D: tl.constexpr, HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, KEPT_BLOCK: tl.constexpr, HEADS: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     row, fed = token // num_fed, token % num_fed
-    head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
-    exists, is_query = head < H + 2 * K, head < H
     slot = tl.load(slots + token)
-    is_key, is_value = (head >= H) & (head < H + K), (head >= H + K) & exists
+    # The heads of a program are all queries', all keys' or all values'.
+    tile, query_tiles, key_tiles = tl.program_id(1), tl.cdiv(H, HEADS), tl.cdiv(K, HEADS)
+    is_query, is_value = tile < query_tiles, tile >= query_tiles + key_tiles
+    source = qkv + row * stride_qkv_row + fed * stride_qkv_fed
+    num_heads = H
+    if is_value:
+        tile -= query_tiles + key_tiles
+        source += (H + K) * stride_qkv_head
+        num_heads = K
+    elif tile >= query_tiles:
+        tile -= query_tiles
+        source += H * stride_qkv_head
+        num_heads = K
+    head = (tile * HEADS + tl.arange(0, HEADS))[:, None]
+    exists = head < num_heads
+    source += head * stride_qkv_head
     # The first half, the second half and what is not rotated are tiles of their own: each a run of whole vectors.
-    source = qkv + row * stride_qkv_row + fed * stride_qkv_fed + head * stride_qkv_head
-    to_query = q + (token * H + head) * D
-    to_key = keys + slot * stride_keys_slot + (head - H) * stride_keys_head
-    to_value = values + slot * stride_values_slot + (head - H - K) * stride_values_head
+    low, kept = tl.arange(0, max(HALF_BLOCK, 1))[None, :], 2 * HALF + tl.arange(0, max(KEPT_BLOCK, 1))[None, :]
+    in_half, in_kept = low < HALF, kept < D
+    x_low, x_high, x_kept = None, None, None
     squares = tl.zeros((HEADS,), tl.float32)
     if HALF_BLOCK > 0:
-        low = tl.arange(0, HALF_BLOCK)
-        high = low + HALF
-        in_half = low < HALF
-        here = exists & in_half[None, :]
-        x_low = tl.load(source + low[None, :] * stride_qkv, mask=here, other=0).to(tl.float32)
-        x_high = tl.load(source + high[None, :] * stride_qkv, mask=here, other=0).to(tl.float32)
-        squares += tl.sum(x_low * x_low, axis=1) + tl.sum(x_high * x_high, axis=1)
+        x_low = _get(source, low, stride_qkv, exists & in_half)
+        x_high = _get(source, low + HALF, stride_qkv, exists & in_half)
+        squares += tl.sum(x_low * x_low + x_high * x_high, axis=1)
     if KEPT_BLOCK > 0:
-        kept = 2 * HALF + tl.arange(0, KEPT_BLOCK)
-        in_kept = kept < D
-        x_kept = tl.load(source + kept[None, :] * stride_qkv, mask=exists & in_kept[None, :], other=0).to(tl.float32)
+        x_kept = _get(source, kept, stride_qkv, exists & in_kept)
         squares += tl.sum(x_kept * x_kept, axis=1)
-    scale = tl.rsqrt(squares / D + eps)[:, None]
+    if is_value:
+        if slot >= 0:
+            _put(values + slot * stride_values_slot, head, stride_values_head, stride_values, exists, x_low, x_high,
+                 x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
+        return
+    if q_weight is not None:
+        scale = tl.rsqrt(squares / D + eps)[:, None]
+        weight, stride_weight = k_weight, stride_k_weight
+        if is_query:
+            weight, stride_weight = q_weight, stride_q_weight
+        # Masked like the heads, the weights are read in the heads' layout: whole vectors, nothing to exchange.
+        if HALF_BLOCK > 0:
+            x_low *= scale * _get(weight, low, stride_weight, exists & in_half)
+            x_high *= scale * _get(weight, low + HALF, stride_weight, exists & in_half)
+        if KEPT_BLOCK > 0:
+            x_kept *= scale * _get(weight, kept, stride_weight, exists & in_kept)
     if HALF_BLOCK > 0:
-        if q_weight is not None:
-            w_low = _weight(q_weight, k_weight, low, in_half, is_query, stride_q_weight, stride_k_weight)
-            w_high = _weight(q_weight, k_weight, high, in_half, is_query, stride_q_weight, stride_k_weight)
-            x_low = tl.where(is_value, x_low, x_low * scale * w_low)
-            x_high = tl.where(is_value, x_high, x_high * scale * w_high)
         position = tl.load(positions + row * stride_positions_row + fed * stride_positions)
-        cos_row, sin_row = cos + position * stride_cos_row, sin + position * stride_sin_row
-        cos_low = tl.load(cos_row + low * stride_cos, mask=in_half, other=0).to(tl.float32)[None, :]
-        cos_high = tl.load(cos_row + high * stride_cos, mask=in_half, other=0).to(tl.float32)[None, :]
-        sin_low = tl.load(sin_row + low * stride_sin, mask=in_half, other=0).to(tl.float32)[None, :]
-        sin_high = tl.load(sin_row + high * stride_sin, mask=in_half, other=0).to(tl.float32)[None, :]
-        y_low = tl.where(is_value, x_low, x_low * cos_low + x_high * sin_low)
-        y_high = tl.where(is_value, x_high, x_high * cos_high + x_low * sin_high)
-        _put(to_query + low[None, :], y_low, is_query & in_half[None, :])
-        _put(to_query + high[None, :], y_high, is_query & in_half[None, :])
-        if slot >= 0:
-            _put(to_key + low[None, :] * stride_keys, y_low, is_key & in_half[None, :])
-            _put(to_key + high[None, :] * stride_keys, y_high, is_key & in_half[None, :])
-            _put(to_value + low[None, :] * stride_values, y_low, is_value & in_half[None, :])
-            _put(to_value + high[None, :] * stride_values, y_high, is_value & in_half[None, :])
-    if KEPT_BLOCK > 0:
-        if q_weight is not None:
-            w_kept = _weight(q_weight, k_weight, kept, in_kept, is_query, stride_q_weight, stride_k_weight)
-            x_kept = tl.where(is_value, x_kept, x_kept * scale * w_kept)
-        _put(to_query + kept[None, :], x_kept, is_query & in_kept[None, :])
-        if slot >= 0:
-            _put(to_key + kept[None, :] * stride_keys, x_kept, is_key & in_kept[None, :])
-            _put(to_value + kept[None, :] * stride_values, x_kept, is_value & in_kept[None, :])
+        cos += position * stride_cos_row
+        sin += position * stride_sin_row
+        high = low + HALF
+        y_low = x_low * _get(cos, low, stride_cos, in_half) + x_high * _get(sin, low, stride_sin, in_half)
+        x_high = x_high * _get(cos, high, stride_cos, in_half) + x_low * _get(sin, high, stride_sin, in_half)
+        x_low = y_low
+    if is_query:
+        _put(q + token * H * D, head, D, 1, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
+    elif slot >= 0:
+        _put(keys + slot * stride_keys_slot, head, stride_keys_head, stride_keys, exists, x_low, x_high, x_kept, D,
+             HALF, HALF_BLOCK, KEPT_BLOCK)
 
 
 @dataclass(frozen=True)

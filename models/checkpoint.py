@@ -55,8 +55,8 @@ def save_checkpoint(path: Path, model: Transformer, **facts: object) -> None:
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """The model's weights by name, a tied head left out."""
-    tensors = model.state_dict()
+    """The model's weights by name, on the CPU, a tied head left out."""
+    tensors = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     if model.config.shape.tied_embeddings:
         del tensors["head.weight"]
     return tensors

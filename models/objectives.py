@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from einops import repeat
 from torch import Generator, Tensor
 
 from ..kernels.checks import check_integer
+from ..kernels.masked_cross_entropy import masked_cross_entropy
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean, View
 from .transformer import Transformer
 
@@ -35,7 +35,8 @@ class Objective(Protocol):
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        """Scalar loss in nats a target token. tokens_BL is int64; target_BL (bool) marks what is to be learnt."""
+        """Scalar loss in nats a target token. tokens_BL is int64; target_BL (bool) marks what is to be learnt. Both and
+        the generator are on the CPU; the loss is on the model's device."""
         ...
 
 
@@ -51,7 +52,7 @@ class AutoregressiveNLL:
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        hidden_BLE = model.sequence_hidden(tokens_BL[:, :-1])
+        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL[:, :-1]))
         return _cross_entropy(model, hidden_BLE, tokens_BL[:, 1:], target_BL[:, 1:]).mean()
 
 
@@ -69,9 +70,9 @@ class MaskedDiffusion:
              generator: Generator) -> Tensor:
         t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
-        hidden_BLE = model.sequence_hidden(tokens_BL.masked_fill(masked_BL, mask_id))
+        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
         nll_M = _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL)
-        return (nll_M / t_BL[masked_BL]).sum() / target_BL.sum()
+        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ class BlockDiffusion:
         t_BL = repeat(t_N, "(row block) -> row (block position)", row=num_rows, position=self.block)
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
-        labels_1F = torch.arange(2 * length)[None]
+        labels_1F = _beside(model, torch.arange(2 * length)[None])
         view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
-        hidden_BFE = model.hidden(noisy_clean_BF, labels_1F % length, view)
+        hidden_BFE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view)
         nll_M = _cross_entropy(model, hidden_BFE[:, :length], tokens_BL, masked_BL)
-        return (nll_M / t_BL[masked_BL]).sum() / target_BL.sum()
+        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
 def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
@@ -131,9 +132,9 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         rank_BL = torch.empty_like(tokens_BL)
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
         masked_BL = rank_BL < k_B[:, None]
-        hidden_BLE = model.sequence_hidden(tokens_BL.masked_fill(masked_BL, mask_id))
+        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(
-            masked_BL, _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL))
+            masked_BL, _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL).cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)
     return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
@@ -141,4 +142,10 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
 
 def _cross_entropy(model: Transformer, hidden_BLE: Tensor, tokens_BL: Tensor, chosen_BL: Tensor) -> Tensor:
     """NLL in nats at the chosen positions only, float32 [M]: the head never runs elsewhere."""
-    return F.cross_entropy(model.head(hidden_BLE[chosen_BL]).float(), tokens_BL[chosen_BL], reduction="none")
+    hidden_ME = hidden_BLE[_beside(model, chosen_BL)]
+    return masked_cross_entropy(hidden_ME, model.head.weight, _beside(model, tokens_BL[chosen_BL]))
+
+
+def _beside(model: Transformer, tensor: Tensor) -> Tensor:
+    """The tensor on the model's device. What is drawn is drawn on the CPU, so that it is the same everywhere."""
+    return tensor.to(model.head.weight.device)

@@ -178,6 +178,8 @@ class Attention(nn.Module):
         k_weight_D = None if self.k_norm is None else self.k_norm.weight
         if decide("rotate_and_store", (qkv_BFHD,)) is Implementation.REFERENCE:
             q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, feed.rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads)
+            if not torch.is_autocast_enabled(qkv_BFHD.device.type):
+                q_BFHD, k_BFKD = q_BFHD.to(v_BFKD.dtype), k_BFKD.to(v_BFKD.dtype)
             return q_BFHD, *((k_BFKD, v_BFKD) if feed.write is None else feed.write.put(layer, k_BFKD, v_BFKD))
         num_rows, num_fed = qkv_BFHD.shape[:2]
         if feed.write is None:

@@ -28,7 +28,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> Any:
-    return compose("config", overrides=["threads=2", *overrides])
+    return compose("config", overrides=["threads=2", "device=cpu", *overrides])
 
 
 def built(*overrides: str) -> Any:

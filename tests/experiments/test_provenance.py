@@ -9,5 +9,4 @@ def test_provenance_names_commit_machine_and_versions() -> None:
     assert len(found["source_hash"]) == 16
     assert found["machine"]["cores"] == available_cores() >= 1
     assert found["machine"]["cpu"]
-    assert found["versions"].keys() >= {"python", "torch", "numpy", "quicksilver"}
-    assert found["device"] == "cpu"
+    assert found["versions"].keys() >= {"python", "torch", "numpy", "triton", "quicksilver"}

@@ -47,7 +47,8 @@ def _check(case: list[Any]) -> None:
     assert torch.equal(found_B.cpu(), remaining_B)
     for found_BS, expected_BS in zip(left, expected, strict=False):
         assert torch.equal(found_BS.cpu(), expected_BS)
-    assert torch.equal(commit(*case, STEP), remaining_B)
+    arguments = [*case, STEP]
+    assert torch.equal(commit(*arguments), remaining_B)
     for found_BS, expected_BS in zip((tokens_BS, masked_BS, step_BS, log_prob_BS), expected, strict=True):
         assert torch.equal(found_BS[:, :-1], expected_BS[:, :-1])
 
@@ -84,8 +85,8 @@ def _laid_out(tensor: Tensor, layout: str) -> Tensor:
 @pytest.mark.parametrize("implementation", list(Implementation))
 def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
     with FakeTensorMode() as mode, using(implementation):
-        case = [mode.from_tensor(tensor) for tensor in _case(2, 9, 12)]
-        assert commit(*case, mode.from_tensor(STEP)).shape == (2,)
+        case = [mode.from_tensor(tensor) for tensor in (*_case(2, 9, 12), STEP)]
+        assert commit(*case).shape == (2,)
 
 
 @settings(max_examples=15, deadline=None)

@@ -10,8 +10,7 @@ from .comparison import DTYPES, POINTWISE, check, run, strided_variants
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(0, 8), (2, 0), (1, 2), (2,), (1, 2 * 1023), (3, 2 * 1024), (1, 2 * 1025), (2, 3, 74)],
-                         ids=str)
+@pytest.mark.parametrize("shape", [(0, 8), (2, 0), (1, 2), (2,), (1, 2046), (3, 2048), (1, 2050), (2, 3, 74)], ids=str)
 def test_it_equals_the_reference(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     check(swiglu, reference, (torch.randn(shape).to(dtype),), POINTWISE)
 
