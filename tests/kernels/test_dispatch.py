@@ -1,0 +1,104 @@
+"""Which implementation runs, what is recorded of it, and what compilers and fake tensors see."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from quicksilver.kernels import dispatch
+from quicksilver.kernels.dispatch import Implementation, launch, recording, using
+from quicksilver.kernels.rms_norm import add_rms_norm, reference, rms_norm
+from quicksilver.kernels.swiglu import swiglu
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+ROOT = Path(__file__).resolve().parents[2]
+X, WEIGHT = torch.randn(3, 8), torch.rand(8)
+
+
+def test_the_device_decides_unless_something_is_chosen() -> None:
+    with recording() as ran:
+        rms_norm(X, WEIGHT, 1e-5)
+    assert ran == {("rms_norm", Implementation.REFERENCE)}
+    with using(Implementation.TRITON), recording() as ran:
+        rms_norm(X, WEIGHT, 1e-5)
+        with using(None):
+            swiglu(X)
+    assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.REFERENCE)}
+
+
+def test_a_choice_ends_with_its_block_even_after_an_error() -> None:
+    with pytest.raises(RuntimeError), using(Implementation.TRITON):
+        raise RuntimeError
+    with recording() as ran:
+        rms_norm(X, WEIGHT, 1e-5)
+    assert ran == {("rms_norm", Implementation.REFERENCE)}
+
+
+def test_a_gradient_takes_the_reference_of_a_kernel_without_backward() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    with using(Implementation.TRITON), recording() as ran:
+        rms_norm(X, weight, 1e-5).sum().backward()
+        with torch.no_grad():
+            add_rms_norm(X, X, weight, 1e-5)
+    assert ran == {("rms_norm", Implementation.REFERENCE), ("add_rms_norm", Implementation.TRITON)}
+    assert weight.grad is not None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs what the interpreter cannot")
+def test_triton_is_refused_where_nothing_could_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    with pytest.raises(ValueError, match="kernels=triton: there is no GPU"), using(Implementation.TRITON):
+        pass
+
+
+@pytest.mark.parametrize("name", ["cuda", "", "Triton"])
+def test_an_unknown_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"kernels='{name}': must be one of auto, reference, triton"):
+        Implementation.named(name)
+
+
+def test_names_of_the_setting() -> None:
+    assert [Implementation.named(name) for name in ("auto", "reference", "triton")] == [None, *Implementation]
+
+
+def test_torch_compile_sees_one_operator_and_no_break() -> None:
+    compiled = torch.compile(lambda x, weight: 2 * rms_norm(x, weight, 1e-5), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(X, WEIGHT), 2 * reference(X, WEIGHT, 1e-5))
+        with using(Implementation.TRITON), recording() as ran:
+            torch.testing.assert_close(compiled(X, WEIGHT), 2 * reference(X, WEIGHT, 1e-5))
+    assert ran == {("rms_norm", Implementation.TRITON)}
+
+
+def test_fake_tensors_get_shapes_without_a_launch() -> None:
+    with using(Implementation.TRITON), FakeTensorMode() as mode:
+        found = rms_norm(mode.from_tensor(X), mode.from_tensor(WEIGHT), 1e-5)
+    assert found.shape == X.shape
+
+
+def test_an_empty_grid_launches_nothing() -> None:
+    class Program:
+        def __getitem__(self, grid: tuple[int, ...]) -> None:
+            raise AssertionError("launched")
+
+    launch(Program(), (0, 3), X)
+
+
+def _modules_with_kernels() -> list[str]:
+    return [path.stem for path in sorted((ROOT / "kernels").glob("*.py")) if "\n@kernel(" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", _modules_with_kernels())
+def test_every_kernel_has_cases_and_tests_of_its_own(name: str) -> None:
+    module = importlib.import_module(f"quicksilver.kernels.{name}")
+    assert module.__doc__
+    assert (ROOT / "conf" / "kernel" / f"{name}.yaml").exists()
+    assert (ROOT / "tests" / "kernels" / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda path: path.stem)
+def test_launchers_allocate_where_the_tests_can_poison(path: Path) -> None:
+    source = path.read_text()
+    if "\n@kernel(" in source:
+        launchers = source.partition("\n@kernel(")[2].partition("\nclass ")[0]
+        assert not any(name in launchers for name in ("empty_like(", "new_empty(", "zeros_like(", "new_zeros("))
