@@ -11,6 +11,8 @@ read once for all of them (GQA packing). Up to 64 queries the keys are split (Fl
 whatever the batch and the context, and are merged in a fixed order: a row's bits do not depend on its batch.
 """
 
+# Triton's annotations do not tell tiles from numbers, nor what a specialisation leaves out.
+# pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 import math
 from dataclasses import dataclass
 

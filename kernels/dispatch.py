@@ -14,16 +14,17 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-import triton
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from triton import knobs
+from triton.runtime import driver
 
 from .interpreter import mend_bfloat16
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INTERPRETED: bool = triton.knobs.runtime.interpret
+INTERPRETED: bool = knobs.runtime.interpret
 if INTERPRETED:
     mend_bfloat16()
 
@@ -157,5 +158,6 @@ def stages(number: int) -> int:
     """Stages of a program's load pipeline on the present target: AMD's 64 KiB of local memory hold two."""
     is_amd = torch.version.hip is not None
     if _compiling():
-        is_amd = triton.runtime.driver.active.get_current_target().backend == "hip"
+        target: Any = driver.active.get_current_target()
+        is_amd = target.backend == "hip"
     return min(number, 2) if is_amd else number

@@ -76,12 +76,12 @@ Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None,
 def terms(question: Question) -> Terms:
     """A question in the plain types that operators take."""
     draw, wanted = question.draw, question.wanted
-    drawn = (None, None, None, 1.0)
-    if draw is not None:
-        drawn = (draw.seed_B, draw.position_BQ, draw.step, 1 / draw.temperature)
     canvas_BQ = question.canvas_token_BQ if "canvas_log_prob" in wanted else None
-    return (*drawn, canvas_BQ, 1 / question.statistics_temperature,
-            "log_prob" in wanted, "margin" in wanted, "entropy" in wanted)
+    asked = (canvas_BQ, 1 / question.statistics_temperature, "log_prob" in wanted, "margin" in wanted,
+             "entropy" in wanted)
+    if draw is None:
+        return None, None, None, 1.0, *asked
+    return draw.seed_B, draw.position_BQ, draw.step, 1 / draw.temperature, *asked
 
 
 def answer(found: list[Tensor], question: Question) -> TokenStatistics:

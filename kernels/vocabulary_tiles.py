@@ -8,6 +8,8 @@ W is kept relative to the maximum: unshifted it loses five digits at logits near
 the number of rows, so the bits of a row's result do not depend on the other rows.
 """
 
+# Triton's annotations do not tell tiles from numbers and tuples.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
 import torch
 import triton
 import triton.language as tl

@@ -41,7 +41,7 @@ class Guarded:
         """The tensor between guards, with its own strides and with the alignment of its offset."""
         size = 1 + sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True))
         size = size if tensor.numel() else 0
-        shift = tensor.storage_offset() % 16
+        shift = int(tensor.storage_offset()) % 16
         buffer = self._buffer(size + shift, tensor.dtype, tensor.device)
         # The whole stretch of memory, since a tensor may be expanded, and what lies between its elements counts too.
         buffer[_GUARD + shift : _GUARD + shift + size] = tensor.as_strided((size,), (1,))

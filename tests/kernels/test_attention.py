@@ -33,7 +33,7 @@ def nothing_else(*bounds: Tensor | None) -> tuple[Any, ...]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", ["none", "causal", "block-causal", "window", "window ahead"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 32, 1), (2, 3, 4, 2, 40, 67), (1, 17, 8, 2, 64, 130)], ids=str)
-def test_it_matches_float64(shape: tuple[int, ...], mask: str, dtype: torch.dtype) -> None:
+def test_it_matches_float64(shape: tuple[int, int, int, int, int, int], mask: str, dtype: torch.dtype) -> None:
     first_BF, stop_BF = masks(shape[1], shape[5])[mask]
     check(attention, reference, (*inputs(*shape, dtype), *nothing_else(first_BF, stop_BF)), PRODUCT)
 
