@@ -90,7 +90,7 @@ class _Tiles:
 def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
     """By the rows that share a key/value head; wide heads and float32 leave less room for keys in flight."""
     if element_size == 4:
-        return _Tiles(16 if num_rows <= 16 else 32, 32, num_warps=8, num_stages=2)
+        return _Tiles(16 if num_rows <= 16 or head_width > 128 else 32, 32, num_warps=8, num_stages=2)
     if head_width > 128:
         return _Tiles(min(64, max(16, triton.next_power_of_2(num_rows))), 32, num_warps=4, num_stages=2)
     if num_rows <= 64:
@@ -125,15 +125,16 @@ def attention(
     launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, first_BF, stop_BF,
            None if tiles_BKN is None else tiles_BKN.contiguous(),
            None if num_tiles_BK is None else num_tiles_BK.contiguous(), partial, log_sum,
-           head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys, num_kv_heads, listed // KEY_TILE,
+           head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys, num_kv_heads, listed // KEY_TILE, split,
            *q_BFHD.stride(), *k_BCKD.stride(), *v_BCKD.stride(), *_interval_strides(first_BF, batch),
            *_interval_strides(stop_BF, batch), GROUP=group, WIDTH=head_width,
-           WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys, SPLIT=split,
+           WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys,
            LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
     if log_sum is not None:
         launch(_merge_kernel, (batch * num_queries * num_heads,), partial, log_sum, out_BFHD,
                batch * num_queries * num_heads, num_splits, WIDTH=head_width,
-               WIDTH_TILE=triton.next_power_of_2(head_width), SPLITS=triton.next_power_of_2(num_splits), num_warps=1)
+               WIDTH_TILE=triton.next_power_of_2(head_width), SPLITS=max(32, triton.next_power_of_2(num_splits)),
+               num_warps=1)
     return out_BFHD
 
 
@@ -143,13 +144,13 @@ def _interval_strides(bound_BF: Tensor | None, batch: int) -> tuple[int, int]:
     return (0 if len(bound_BF) < batch else bound_BF.stride(0)), bound_BF.stride(1)
 
 
-@triton.jit(do_not_specialize=["batch", "num_queries", "num_keys", "num_listed"])
+@triton.jit(do_not_specialize=["batch", "num_queries", "num_keys", "num_listed", "split"])
 def _attention_kernel(
     q, k, v, first, stop, tiles, num_tiles, out, log_sum, scale, batch, num_queries, num_keys, num_kv_heads, num_listed,
-    q_stride_b, q_stride_f, q_stride_h, q_stride_d, k_stride_b, k_stride_c, k_stride_k, k_stride_d, v_stride_b,
+    split, q_stride_b, q_stride_f, q_stride_h, q_stride_d, k_stride_b, k_stride_c, k_stride_k, k_stride_d, v_stride_b,
     v_stride_c, v_stride_k, v_stride_d, first_stride_b, first_stride_f, stop_stride_b, stop_stride_f,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    SPLIT: tl.constexpr, LIST_TILE: tl.constexpr,
+    LIST_TILE: tl.constexpr,
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     b = (tl.program_id(1) // num_kv_heads).to(tl.int64)
@@ -162,8 +163,8 @@ def _attention_kernel(
     q_tile = tl.load(q + b * q_stride_b + query[:, None] * q_stride_f + head[:, None] * q_stride_h
                      + d[None, :] * q_stride_d, mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
     # The keys that the tile's rows see, and the part of them that is this split's.
-    low = tl.program_id(2) * SPLIT
-    high = tl.minimum(low + SPLIT, num_keys)
+    low = tl.program_id(2) * split
+    high = tl.minimum(low + split, num_keys)
     if first is not None:
         row_first = tl.load(first + b * first_stride_b + query * first_stride_f, mask=inside, other=2147483647)
         row_first = row_first.to(tl.int32)
@@ -175,7 +176,7 @@ def _attention_kernel(
             high = tl.minimum(high, tl.max(row_stop, 0))
     if tiles is not None:
         tiles += tl.program_id(1).to(tl.int64) * num_listed
-        high = tl.minimum(low + SPLIT, tl.load(num_tiles + tl.program_id(1)) * LIST_TILE)
+        high = tl.minimum(low + split, tl.load(num_tiles + tl.program_id(1)) * LIST_TILE)
     k_tile = k + b * k_stride_b + kv_head * k_stride_k + key[None, :] * k_stride_c + d[:, None] * k_stride_d
     v_tile = v + b * v_stride_b + kv_head * v_stride_k + key[:, None] * v_stride_c + d[None, :] * v_stride_d
 

@@ -48,7 +48,7 @@ def commit(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
     launch(_commit_kernel, (num_rows,), tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ,
            log_prob_BQ, remaining_B, step, num_queried, *tokens_BS.stride(), *masked_BS.stride(), *step_BS.stride(),
            *log_prob_BS.stride(), *query_BQ.stride(), *commit_BQ.stride(), *token_BQ.stride(), *log_prob_strides,
-           BLOCK=max(16, min(256, triton.next_power_of_2(num_queried))), num_warps=1 if num_queried <= 64 else 4)
+           BLOCK=64 if num_queried <= 64 else 256, num_warps=1 if num_queried <= 64 else 4)
     return remaining_B
 
 

@@ -40,8 +40,9 @@ def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, has_canvas: bool,
     token = torch.empty(shape, dtype=torch.int64, device=device)
     asked = (log_prob, has_canvas, margin, entropy)
     values = [torch.empty(shape, dtype=torch.float32, device=device) if wanted else None for wanted in asked]
+    few = num_tiles <= 32
     launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, num_rows, num_tiles,
-           TILES=max(2, triton.next_power_of_2(num_tiles)), DRAWN=drawn, num_warps=4 if num_tiles > 256 else 1)
+           TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn, num_warps=1 if few else 4)
     return [token, *(value for value in values if value is not None)]
 
 
@@ -88,7 +89,7 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
         tl.store(floats + 6 * plane + partial, at_canvas, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
 def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy, inverse_temperature, num_rows,
                   num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
     row = tl.program_id(0)
