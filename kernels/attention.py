@@ -90,7 +90,7 @@ class _Tiles:
 def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
     """By the rows that share a key/value head; wide heads and float32 leave less room for keys in flight."""
     if element_size == 4:
-        return _Tiles(16 if num_rows <= 16 or head_width > 128 else 32, 32, num_warps=8, num_stages=2)
+        return _Tiles(16 if num_rows <= 16 else 32, 32 if head_width <= 128 else 16, num_warps=8, num_stages=2)
     if head_width > 128:
         return _Tiles(min(64, max(16, triton.next_power_of_2(num_rows))), 32, num_warps=4, num_stages=2)
     if num_rows <= 64:
