@@ -28,7 +28,6 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
 
     The last column of the buffers is a spare one, which is never masked and may be overwritten; a position that is
     queried twice in a row is the spare one."""
-    remaining_B = (masked_BS.gather(1, query_BQ) & ~commit_BQ).sum(1)
     # What is not committed goes to the spare column, so nothing has to be read first.
     column_BQ = torch.where(commit_BQ, query_BQ, tokens_BS.shape[1] - 1)
     tokens_BS.scatter_(1, column_BQ, token_BQ)
@@ -36,7 +35,7 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
     step_BS.scatter_(1, column_BQ, step.expand_as(column_BQ))
     if log_prob_BQ is not None:
         log_prob_BS.scatter_(1, column_BQ, log_prob_BQ)
-    return remaining_B
+    return masked_BS.gather(1, query_BQ).sum(1)
 
 
 @kernel(reference, mutates=_MUTATED)

@@ -125,7 +125,7 @@ def _multiply(tile: Tile, tensors: tuple[Tensor, ...], top_k: int, gated: bool) 
     launch(_grouped_kernel, (row_tiles * triton.cdiv(columns, tile.columns),), *tensors, width, columns, num_experts,
            top_k, source.stride(0), source.stride(1), *weight.stride(), GATED=gated, ROWS=tile.rows,
            COLUMNS=tile.columns, DEPTH=tile.depth * 2 // source.element_size(), WEIGHTS_FIRST=tile.weights_first,
-           BLOCK_EXPERTS=triton.next_power_of_2(num_experts), num_warps=tile.num_warps,
+           BLOCK_EXPERTS=moe_sort.expert_block(num_experts), num_warps=tile.num_warps,
            num_stages=stages(tile.num_stages))
 
 

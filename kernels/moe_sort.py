@@ -30,13 +30,18 @@ def reference(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     return expert_P.sort(stable=True).indices.int(), count_X
 
 
+def expert_block(num_experts: int) -> int:
+    """Lanes that count experts: the same for most models, so that they share programs."""
+    return max(256, triton.next_power_of_2(num_experts))
+
+
 @kernel(reference)
 def sort_by_expert(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     expert_P = expert_TA.reshape(-1)
     num_assignments, stride = len(expert_P), expert_P.stride(0)
     order_P = torch.empty((num_assignments,), dtype=torch.int32, device=expert_P.device)
     count_X = torch.empty((num_experts,), dtype=torch.int32, device=expert_P.device)
-    block_experts = max(32, triton.next_power_of_2(num_experts))
+    block_experts = expert_block(num_experts)
     num_chunks = triton.cdiv(num_assignments, CHUNK)
     if num_chunks <= 1:
         launch(_sort_chunk_kernel, (1,), expert_P, order_P, count_X, num_assignments, num_experts, stride, CHUNK=CHUNK,
