@@ -143,6 +143,7 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
 def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
     """Run a Triton program on a grid. Under `compiling` it is compiled instead; on tensors without data (fake or meta
     ones) and on empty grids nothing happens."""
+    options["enable_fp_fusion"] = True  # what Triton does where it is not told, until 3.10
     compiled = _compiled.get()
     if compiled is not None:
         compiled.append(program.warmup(*arguments, grid=grid, **options))
