@@ -2,15 +2,42 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
+# The Triton that goes with torch 2.11; the environment's own is the newest.
+OTHER_TRITON := 3.6.0
 SOURCES := kernels models decoders experiments conf tests
+# What gpu-train trains, in this order; a colon stands for a space.
+GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
+	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep test test-slow check clean
+.PHONY: help sweep kernels gpu gpu-train test test-slow check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 sweep: .venv/sweep  ## train the matched pairs, measure speed and quality, write the report (ARGS="task=sudoku9 ...")
 	$(BIN)/python -m quicksilver.experiments $(ARGS)
+
+kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=update_baseline=true)
+	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
+		$(if $(full),full=true) $(ARGS)
+
+gpu:  ## with a GPU and the PYTHON that knows it: the kernels' tests compiled, then their times beside peers and floors
+	status=0; \
+	TRITON_INTERPRET=0 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels || status=$$?; \
+	$(PYTHON) -m quicksilver.experiments experiment=kernel_bench "experiment.targets=[]" experiment.num_processes=4 \
+		$(ARGS) || status=$$?; \
+	exit $$status
+
+# 20 of its 520 seconds are for imports, the data before the first update, and the last save.
+gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs for under 9 minutes; the same command goes on
+	status=0; end=$$(($$(date +%s) + 520 - 20)); \
+	for pair in $(GPU_PAIRS); do \
+		left=$$((end - $$(date +%s))); \
+		if [ $$left -lt 20 ]; then echo "no time left in this run for $$pair"; continue; fi; \
+		$(PYTHON) -m quicksilver.experiments experiment=train seconds=$$left $$(echo $$pair | tr : ' ') $(ARGS) \
+			|| status=$$?; \
+	done; \
+	exit $$status
 
 test: .venv/test  ## the tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -33,6 +60,10 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 
 .venv/sweep: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	touch $@
+
+.venv/triton-$(OTHER_TRITON).installed: | .venv/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --target .venv/triton-$(OTHER_TRITON) triton==$(OTHER_TRITON)
 	touch $@
 
 .venv/test: pyproject.toml | .venv/python

@@ -42,7 +42,7 @@ def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, has_canvas: bool,
     values = [torch.empty(shape, dtype=torch.float32, device=device) if wanted else None for wanted in asked]
     few = num_tiles <= 32
     launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, num_rows, num_tiles,
-           TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn, num_warps=1 if few else 4)
+           TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn, num_warps=1 if few else 8)
     return [token, *(value for value in values if value is not None)]
 
 

@@ -1,0 +1,273 @@
+"""The three proofs of a set of kernels: compiled for GPUs that are not here, right against float64, and, on a GPU,
+timed beside their peers. Each stage appends its rows to a file of JSON lines as they come."""
+
+import hashlib
+import inspect
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from ..kernels.case import Case
+from .json_lines import JsonLines
+from .kernel_baseline import program_name
+from .kernel_compile import compiled, compiler_environment, programs, versions
+from .kernel_floors import floor
+from .kernel_gate import TOLERANCES, verdict
+from .kernel_limits import MAIN_TARGET
+from .kernel_peers import OURS, peers
+from .kernel_timing import ceilings, timed
+from .kernel_worker import CallFailed, Pool, Worker
+from .locks import machine_alone, machine_shared
+from .progress import bar, console
+from .provenance import provenance
+from .records import Json
+
+_KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+_AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
+_LEAST_SECONDS = 20.0  # what a call on the GPU may take though the budget ends
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case of a kernel in one input type."""
+
+    kernel: str
+    shape: str
+    dtype: str
+    case: Case
+
+    @property
+    def row(self) -> Json:
+        """What names the item in a record, with the hash of its kernel's file."""
+        return {"kernel": self.kernel, "shape": self.shape, "dtype": self.dtype, "case": repr(self.case),
+                "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
+
+
+def sources(device: str) -> Json:
+    """The provenance of a row."""
+    common = {name: value for name, value in provenance().items() if name != "dtype"}
+    return common | {"device": device, "kernels": "triton"}
+
+
+@cache
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+@cache
+def _kernels_hash() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_KERNELS.glob("*.py")))).hexdigest()[:16]
+
+
+def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
+    """The least work of each item, its floor, and whom it is timed beside."""
+    rows = []
+    for item in items:
+        cost = item.case.cost(getattr(torch, item.dtype))
+        least = floor(cost, item.dtype)
+        rows.append(item.row | {"num_bytes": cost.num_bytes, "num_flops": cost.num_flops, "bound": least.bound,
+                                "floor_us": least.microseconds, "provenance": sources("none"),
+                                "peers": {peer.name: peer.is_installed for peer in peers(item.case)}})
+    file.replace(rows)
+    return rows
+
+
+@dataclass
+class Compiled:
+    """What a compile stage found: a record for each kernel and program; every program that exists now, compiled in this
+    run or not; how many configurations ship; and what failed."""
+
+    records: list[Json] = field(default_factory=list)
+    existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    num_configurations: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CompileStage:
+    """Compiles with this Triton and those in the folders `other_tritons`. For the main target every program; for the
+    other `targets` the first of each Triton function, with this Triton; everything everywhere if `full`."""
+
+    targets: Sequence[str]
+    other_tritons: Sequence[str]
+    full: bool
+    num_processes: int
+
+    def run(self, items: Sequence[Item], file: JsonLines) -> Compiled:
+        """Compile what the items launch."""
+        found = Compiled()
+        file.replace([])
+        with machine_shared():
+            for site in (None, *self.other_tritons):
+                with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
+                        Pool(compiler_environment(site, Path(folder)), self.num_processes) as pool:
+                    self._with_one_triton(site, items, pool, file, found)
+        return found
+
+    def _with_one_triton(self, site: str | None, items: Sequence[Item], pool: Pool, file: JsonLines,
+                         found: Compiled) -> None:
+        (_, version), = pool.ask_all(versions, [()])
+        if isinstance(version, CallFailed):
+            found.failures.append(f"Triton of {site or 'this environment'}: {version}")
+            return
+        wanted: dict[tuple[str, str], list[tuple[Item, Json]]] = {}
+        for item, target, program in self._existing(items, version["triton"], pool, found):
+            wanted.setdefault((target, program["key"]), []).append((item, program))
+        if site is None:
+            found.num_configurations = sum(target == MAIN_TARGET for target, _ in wanted)
+        chosen = list(wanted) if self.full else _representatives(wanted, is_other=site is not None)
+        calls = [(wanted[at][0][0].case, wanted[at][0][0].dtype, *at) for at in chosen]
+        with bar(f"compile with Triton {version['triton']}", len(calls)) as progress:
+            for done, (place, resources) in enumerate(pool.ask_all(compiled, calls), 1):
+                target, _ = chosen[place]
+                for record in _by_kernel(wanted[chosen[place]], target):
+                    if isinstance(resources, CallFailed):
+                        found.failures.append(f"{record['kernel']}, Triton {version['triton']}, {target}: "
+                                              f"{record['label']}: {resources}")
+                        continue
+                    row = record | {"target": target, **version} | resources | {"provenance": sources("none")}
+                    file.append(row)
+                    found.records.append(row)
+                progress.update(done, target)
+
+    def _existing(self, items: Sequence[Item], version: str, pool: Pool, found: Compiled
+                  ) -> Iterator[tuple[Item, str, Json]]:
+        """Every program of every item for every target, in the order of the items."""
+        calls = [(item, target) for target in self.targets for item in items]
+        answers = dict(pool.ask_all(programs, [(item.case, item.dtype, target) for item, target in calls]))
+        refused: dict[tuple[str, str], list[str]] = {}
+        for place, (item, target) in enumerate(calls):
+            names = found.existing.setdefault((item.kernel, version), set())
+            if isinstance(answers[place], CallFailed):
+                refused.setdefault((item.kernel, str(answers[place])), []).append(f"{item.shape} for {target}")
+                continue
+            for program in answers[place]:
+                names.add(program_name(target, program["key"]))
+                yield item, target, program
+        found.failures += [f"{kernel}, Triton {version}: {len(shapes)} launches are refused, as {shapes[0]}: {error}"
+                           for (kernel, error), shapes in refused.items()]
+
+
+def _representatives(wanted: dict[tuple[str, str], list[tuple[Item, Json]]], *, is_other: bool
+                     ) -> list[tuple[str, str]]:
+    """Target and program of all that is compiled for the main target, and of the first of each function elsewhere."""
+    chosen, seen = [], set()
+    for (target, key), users in wanted.items():
+        identity = users[0][1]["identity"]
+        function = (target, identity["module"], identity["function"])
+        if target == MAIN_TARGET or (not is_other and function not in seen):
+            chosen.append((target, key))
+        seen.add(function)
+    return chosen
+
+
+def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
+    """One record for each kernel that uses a program, with the shapes for which it does."""
+    records: dict[str, Json] = {}
+    for item, program in users:
+        record = records.setdefault(item.kernel, program | {"kernel": item.kernel, "shapes": [], "needs_hgmma": []})
+        shape = f"{item.shape}, {item.dtype}"
+        record["shapes"].append(shape)
+        record["needs_wide_loads"] |= program["needs_wide_loads"]
+        if target == MAIN_TARGET and getattr(item.case, "needs_hgmma", False) and \
+                getattr(torch, item.dtype).itemsize == 2:
+            record["needs_hgmma"].append(shape)
+    return list(records.values())
+
+
+def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonLines) -> list[Json]:
+    """Hold each item against its reference in float64, interpreted unless `device` is a GPU."""
+    file.replace([])
+    rows: list[Json] = []
+    with machine_shared(), Pool(running_environment(device), num_processes) as pool, \
+            bar("verdicts", len(items)) as progress:
+        calls = [(item.case, item.dtype, device) for item in items]
+        for done, (place, answer) in enumerate(pool.ask_all(verdict, calls), 1):
+            if isinstance(answer, CallFailed):
+                answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
+                          "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
+            row = items[place].row | answer | {"provenance": sources(device_name(device))}
+            file.append(row)
+            rows.append(row)
+            progress.update(done, items[place].kernel)
+    return sorted(rows, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
+
+
+def running_environment(device: str) -> dict[str, str]:
+    """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
+    return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
+
+
+@dataclass(frozen=True)
+class TimingStage:
+    """Times items and their peers within a budget of `seconds`: the card's ceilings, then every kernel, then the peers
+    in order of worth, one shape of each kernel after the other. What the file holds of this code on this card is kept,
+    so that the same command goes on where it stopped."""
+
+    seconds: float
+    device: str = "cuda"
+
+    def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> None:
+        """Append the missing rows. `timer` and `measure_ceilings` run in the GPU's process."""
+        ends = time.monotonic() + self.seconds
+        name = device_name(self.device)
+        done = {row["key"] for row in file.rows() if "failed" not in row}
+        with machine_alone(), Worker(running_environment(self.device)) as worker:
+            tasks = [("ceilings", None, None), *self._tasks(items)]
+            with bar("time", len(tasks)) as progress:
+                for count, (contender, item, installed) in enumerate(tasks, 1):
+                    row = {"contender": contender, **(item.row if item else {})}
+                    row["key"] = _key(row, name)
+                    left = ends - time.monotonic()
+                    if row["key"] in done:
+                        continue
+                    if left <= 0:
+                        console.print(f"the budget of {self.seconds:.0f} s ended {len(tasks) - count + 1} rows early; "
+                                      "the same command goes on from here", markup=False)
+                        return
+                    if installed is False:
+                        continue
+                    row["provenance"] = sources(name)
+                    try:
+                        if item is None:
+                            row |= worker.ask(measure_ceilings, self.device, seconds=max(left, _LEAST_SECONDS))
+                        else:
+                            row |= worker.ask(timer, item.case, item.dtype, contender, self.device,
+                                              seconds=max(left, _LEAST_SECONDS))
+                    except CallFailed as error:
+                        row["failed"] = str(error)
+                    if "no_graph" in row or "failed" in row:
+                        worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+                    file.append(row)
+                    progress.update(count, f"{row.get('kernel', '')} {contender}")
+
+    def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item, bool | None]]:
+        """Contender, item, whether it is installed, in the order in which they are timed."""
+        ranked = []
+        place_of: dict[str, int] = {}
+        for item in items:
+            place = place_of[item.kernel] = place_of.get(item.kernel, -1) + 1
+            *first, last = peers(item.case)
+            ranked.append((0, place, (OURS, item, True)))
+            ranked += [(rank, place, (peer.name, item, peer.is_installed)) for rank, peer in enumerate(first, 1)]
+            ranked.append((_AFTER_ALL, place, (last.name, item, last.is_installed)))
+        return [task for _, _, task in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _key(row: Json, device: str) -> str:
+    """What makes a time another time: the code, the card and the versions."""
+    parts = [row["contender"], row.get("kernel"), row.get("shape"), row.get("dtype"), row.get("case"), device,
+             _kernels_hash(), torch.__version__, triton.__version__]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""The experiment as a whole, on one small shape; and every kernel's configuration."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from quicksilver.experiments.__main__ import _with_every_kernel
+from quicksilver.experiments.json_lines import JsonLines
+from quicksilver.experiments.kernel_baseline import HOW_TO_UPDATE
+from quicksilver.experiments.kernel_bench import KernelBench, KernelCases
+from quicksilver.experiments.kernel_stages import Compiled
+from quicksilver.kernels.rms_norm import AddRMSNormCase
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
+KERNELS = sorted(path.stem for path in (CONF / "kernel").glob("*.yaml"))
+MODELS = ("LLaDA-8B", "Qwen3-8B", "LLaDA-MoE-7B-A1B", "LLaDA2-mini")
+CASES = KernelCases(["bfloat16"], [AddRMSNormCase(2, 40)], {"LLaDA-8B row": AddRMSNormCase(1, 4096)})
+
+
+def bench(baseline: Path) -> KernelBench:
+    return KernelBench({"rms_norm": CASES}, targets=["sm_90"], other_tritons=[], full=False, update_baseline=False,
+                       baseline=str(baseline), seconds=1, num_processes=1)
+
+
+def test_every_kernel_is_found_where_none_is_named_and_builds_its_cases() -> None:
+    with initialize_config_module("quicksilver.conf", version_base="1.3"):
+        config = compose("config", overrides=["experiment=kernel_bench"], return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        config = _with_every_kernel(config, HydraConfig.get())
+        experiment = instantiate(config.experiment, _convert_="all")
+        assert sorted(experiment.kernels) == KERNELS
+        experiment.check()
+        for name, kernel in experiment.kernels.items():
+            assert isinstance(kernel, KernelCases)
+            assert kernel.tiny, name
+            assert kernel.shapes, name
+            assert not [shape for shape in kernel.shapes if not shape.startswith(MODELS)], name
+        named = compose("config", overrides=["experiment=kernel_bench", "kernel=[rms_norm]"], return_hydra_config=True)
+        HydraConfig.instance().set_config(named)
+        assert list(_with_every_kernel(named, HydraConfig.get()).kernel) == ["rms_norm"]
+        other = compose("config", overrides=["task=sudoku4"], return_hydra_config=True)
+        HydraConfig.instance().set_config(other)
+        assert _with_every_kernel(other, HydraConfig.get()) is other
+
+
+def test_other_experiments_import_no_kernel_bench() -> None:
+    for name in ("__main__", "frontier", "decode", "rebuild", "runner", "training", "decoding", "records"):
+        text = (EXPERIMENTS / f"{name}.py").read_text()
+        assert not re.search(r"(from|import) \.*[\w.]*kernel_\w+", text), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU does")
+def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
+    accepting = replace(bench(tmp_path / "baseline"), update_baseline=True)
+    accepting.check()
+    assert accepting.run(tmp_path / "runs") == 0
+    assert [path.name.partition("-triton")[0] for path in (tmp_path / "baseline").iterdir()] == ["rms_norm"]
+    folder = tmp_path / "runs" / "kernels"
+    (program,) = JsonLines(folder / "programs.jsonl").rows()
+    assert (program["target"], program["shapes"]) == ("sm_90", ["LLaDA-8B row, bfloat16"])
+    assert program["wide_loads"] is True
+    assert program["provenance"]["device"] == "none"
+    assert {row["dtype"] for row in JsonLines(folder / "verdicts.jsonl").rows()} == {"float32", "float16", "bfloat16"}
+    assert all(row["passed"] and row["ran"] == "interpreter" for row in JsonLines(folder / "verdicts.jsonl").rows())
+    assert not (folder / "times.jsonl").exists()
+    assert "not measured: no GPU here" in (folder / "report.html").read_text()
+    existing = {("rms_norm", program["triton"]): {f"sm_90 {program['key']}"}}
+    again = Compiled([program], existing, num_configurations=1)
+    assert bench(tmp_path / "baseline")._guard(again) == []
+    worse = replace(again, records=[program | {"registers": 2 * program["registers"], "spill_bytes": 8}])
+    wanted = ("spills 8 bytes of registers", "spills 8 bytes, 0 before", " before", "update_baseline=true")
+    for found, words in zip(bench(tmp_path / "baseline")._guard(worse), wanted, strict=True):
+        assert words in found
+    missing, how = bench(tmp_path / "nowhere")._guard(again)
+    assert missing.endswith("has no baseline")
+    assert how == HOW_TO_UPDATE
+    (many,) = bench(tmp_path / "baseline")._guard(replace(again, num_configurations=61))
+    assert many == "61 configurations, more than 60: rms_norm 1"
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("targets", ["sm_70"], "must be of sm_90, sm_100, sm_80, gfx942"),
+    ("other_tritons", ["nowhere"], "'nowhere' must be a folder that holds Triton"),
+    ("num_processes", 0, "num_processes=0"),
+    ("seconds", -1, "seconds=-1"),
+])
+def test_bad_settings_are_refused(field: str, value: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(bench(tmp_path), **{field: value}).check()
+
+
+def test_the_same_triton_twice_and_an_unknown_type_are_refused(tmp_path: Path) -> None:
+    import triton
+
+    folder = tmp_path / "triton"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"__version__ = '{triton.__version__}'\n")
+    with pytest.raises(ValueError, match="must hold versions other than each other's"):
+        replace(bench(tmp_path), other_tritons=[str(tmp_path)]).check()
+    with pytest.raises(ValueError, match="dtypes=\\['float8'\\]: must be of float32, float16, bfloat16"):
+        KernelCases(["float8"], [], {})
