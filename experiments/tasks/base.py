@@ -12,12 +12,19 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class Encoded:
-    """Solved problems as token rows: tokens int64 [n, L], the positions to be generated (bool [n, L]), and where the
-    completion starts."""
+    """Solved problems as token rows: tokens int64 [n, L], the positions to be learnt (bool [n, L]), and where the
+    completion starts. All of these are decoded; so is `unlearnt` (bool [n, L]), what a solution does not need but a
+    decoder may write, since which it needs would tell."""
 
     tokens: np.ndarray
     target: np.ndarray
     start: int
+    unlearnt: np.ndarray | None = None
+
+    @property
+    def decoded(self) -> np.ndarray:
+        """The positions that are masked for a decoder, bool [n, L]."""
+        return self.target if self.unlearnt is None else self.target | self.unlearnt
 
 
 class Task(Protocol):

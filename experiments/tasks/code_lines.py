@@ -118,13 +118,14 @@ class WholeLine:
 
 @dataclass(frozen=True)
 class LineUpToEnd:
-    """The line and its first end token: what a left-to-right decoder learns, since it stops there."""
+    """The line and its first end token: what a left-to-right decoder learns, since it stops there. It may write a row
+    full: a row that ended where the held-out line does would tell that line's length."""
 
     def encode(self, task: CodeLines, problems: LineProblems) -> Encoded:
         ended = np.cumsum(problems.rows == task.end_id, axis=1)
         target = (ended == 0) | ((ended == 1) & (problems.rows == task.end_id))
         target[:, 0] = False
-        return Encoded(problems.rows, target, 1)
+        return Encoded(problems.rows, target, 1, unlearnt=ended > 0)
 
     answer = WholeLine.answer
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from quicksilver.experiments.tasks.code_lines import CodeLines, LineUpToEnd, WholeLine, parses
+from quicksilver.experiments.tasks.code_lines import CodeLines, LineProblems, LineUpToEnd, WholeLine, parses
 
 TASK = CodeLines()
 
@@ -62,3 +62,12 @@ def test_formats_learn_the_line_and_its_ends() -> None:
 def test_no_test_line_is_a_training_line() -> None:
     training = {row.tobytes() for row in TASK.training_problems(np.random.default_rng(0), 50_000).rows}
     assert not [row for row in TASK.test_problems(2000).rows if row.tobytes() in training]
+
+
+@pytest.mark.parametrize("line_format", [WholeLine(), LineUpToEnd()], ids=str)
+def test_a_request_tells_nothing_of_the_held_out_line(line_format: WholeLine | LineUpToEnd) -> None:
+    short, long = [7, 8, *[TASK.end_id] * 18], [9] * 19 + [TASK.end_id]
+    problems = LineProblems(np.array([[TASK.start_id, *short], [TASK.start_id, *long]]))
+    encoded = line_format.encode(TASK, problems)
+    assert np.array_equal(encoded.decoded, np.broadcast_to(np.arange(21) >= 1, (2, 21)))
+    assert encoded.target.sum() == {WholeLine: 40, LineUpToEnd: 23}[type(line_format)]
