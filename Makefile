@@ -21,11 +21,12 @@ kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check a
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
 		$(if $(full),full=true) $(ARGS)
 
-gpu:  ## with a GPU and the PYTHON that knows it: the kernels' tests compiled, then their times beside peers and floors
+gpu:  ## with a GPU and the PYTHON that knows it: the kernels' tests compiled, their times beside peers and floors, then whole steps (STEP_ARGS="shapes=[qwen3_8b]")
 	status=0; \
 	TRITON_INTERPRET=0 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels || status=$$?; \
 	$(PYTHON) -m quicksilver.experiments experiment=kernel_bench "experiment.targets=[]" experiment.num_processes=4 \
 		$(ARGS) || status=$$?; \
+	$(PYTHON) -m quicksilver.experiments experiment=step_bench $(STEP_ARGS) || status=$$?; \
 	exit $$status
 
 # 20 of its 520 seconds are for imports, the data before the first update, and the last save.
@@ -39,8 +40,8 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 	done; \
 	exit $$status
 
-test: .venv/test  ## the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: .venv/test  ## the tests, on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: .venv/test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -1,5 +1,6 @@
 """Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +28,10 @@ class Runner:
         self.records = RecordStore(folder / "records")
         self._models: dict[TrainingPoint, Transformer] = {}
 
-    def train(self, point: TrainingPoint) -> Json:
-        """The point's training record, made if it is missing."""
+    def train(self, point: TrainingPoint, stop_at: float = math.inf) -> Json:
+        """The point's training record, made if it is missing. OutOfTime as from `trained`."""
         try:
-            self._models[point], record = trained(point, self.folder)
+            self._models[point], record = trained(point, self.folder, stop_at)
         except _POINT_FAILURES as error:
             return self._failed(point, error)
         return record

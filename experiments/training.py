@@ -99,9 +99,14 @@ class TrainingPoint:
         return Contestant(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
 
 
-def trained(point: TrainingPoint, folder: Path) -> tuple[Transformer, Json]:
+class OutOfTime(Exception):
+    """A training reached its time to stop; its state is saved, and the next call goes on from there."""
+
+
+def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tuple[Transformer, Json]:
     """The point's model and training record: read from `folder` where they are complete, else trained, going on from
-    the last saved state. Several processes may ask for the same point; one of them trains it."""
+    the last saved state. Several processes may ask for the same point; one of them trains it. OutOfTime where that
+    takes longer than until `stop_at`, a time of time.perf_counter()."""
     records = RecordStore(folder / "records")
     weights = folder / "checkpoints" / f"{key_of(point)}.safetensors"
     with exclusive(folder / "locks" / key_of(point)):
@@ -114,7 +119,7 @@ def trained(point: TrainingPoint, folder: Path) -> tuple[Transformer, Json]:
         clear_temporaries(weights)
         clear_temporaries(weights.with_suffix(".state.safetensors"))
         with machine_shared():
-            transformer, result = _train(point, weights.with_suffix(".state.safetensors"))
+            transformer, result = _train(point, weights.with_suffix(".state.safetensors"), stop_at)
         save_checkpoint(weights, transformer, key=key_of(point))
         record = records.write(point, result, provenance())
         weights.with_suffix(".state.safetensors").unlink(missing_ok=True)
@@ -170,7 +175,7 @@ def _restore(run: _Run, path: Path, point: TrainingPoint) -> None:
     run.update, run.seconds, run.curve, run.losses = (header[name] for name in ("update", "seconds", "curve", "losses"))
 
 
-def _train(point: TrainingPoint, state_path: Path) -> tuple[Transformer, Json]:
+def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Transformer, Json]:
     recipe = point.recipe
     torch.set_num_threads(recipe.threads)
     run = _begin(point)
@@ -186,6 +191,10 @@ def _train(point: TrainingPoint, state_path: Path) -> tuple[Transformer, Json]:
     with bar(f"train {point.name} {type(recipe.objective).__name__} seed {point.seed}", recipe.updates,
              run.update) as shown:
         while run.update < recipe.updates:
+            if time.perf_counter() >= stop_at:
+                if run.update > first_update:
+                    _save(run, state_path, point)
+                raise OutOfTime(f"{run.update:,} of {recipe.updates:,} updates")
             loss = _update(run, point)
             run.losses.append(round(loss, 6))
             run.update += 1

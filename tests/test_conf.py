@@ -48,7 +48,7 @@ def check_types(value: Any, where: str = "") -> int:
         item, hint = getattr(value, field.name), hints[field.name]
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         allowed = [kind for kind in kinds if kind in (int, float, bool, str, type(None))]
-        if allowed:
+        if allowed and not dataclasses.is_dataclass(item):
             if float in allowed:
                 allowed.append(int)
             assert type(item) in allowed, f"{where}.{field.name}={item!r} is no {hint}"

@@ -135,10 +135,10 @@ def test_a_seed_reproduces_and_another_one_differs_only_if_something_is_drawn(
 
 
 # The interpreter is slow: a few combinations, which reach every place, both samplers and both heads.
-@pytest.mark.parametrize(("decoder", "pattern"), FEW[::5], ids=name)
+@pytest.mark.parametrize(("decoder", "pattern"), FEW[::7], ids=name)
 def test_the_triton_path_decodes_the_same_tokens(decoder: Decoder, pattern: AttentionPattern) -> None:
     head = SeparateHead() if isinstance(decoder.sampler, Categorical) else FusedHead()
-    requests = [Request.completing([1, 2, 3, 4], 8, mask_id=MASK_ID), ragged_requests(1, seed=7, block=4)[0]]
+    requests = [Request.completing([1, 2, 3, 4], 4, mask_id=MASK_ID), ragged_requests(1, seed=7, block=4)[0]]
     expected = tokens_of(decoder, random_model(pattern), requests)
     with using(Implementation.TRITON), recording() as ran:
         found = tokens_of(decoder, replace(random_model(pattern), head=head), requests)
@@ -146,16 +146,15 @@ def test_the_triton_path_decodes_the_same_tokens(decoder: Decoder, pattern: Atte
     assert found == expected
 
 
-@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize(("decoder", "pattern"), FEW, ids=name)
+def test_a_step_of_the_triton_path_reads_nothing_back_either(decoder: Decoder, pattern: AttentionPattern) -> None:
+    with using(Implementation.TRITON):
+        test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder, pattern)
+
+
 @pytest.mark.parametrize(("decoder", "pattern"), EVERY, ids=name)
-def test_a_step_has_fixed_shapes_and_reads_nothing_back(
-        decoder: Decoder, pattern: AttentionPattern, implementation: Implementation) -> None:
+def test_a_step_has_fixed_shapes_and_reads_nothing_back(decoder: Decoder, pattern: AttentionPattern) -> None:
     """FakeTensorMode has no values, so a host read or a data-dependent shape raises."""
-    with using(implementation):
-        _step_on_fake_tensors(decoder, pattern)
-
-
-def _step_on_fake_tensors(decoder: Decoder, pattern: AttentionPattern) -> None:
     requests = ragged_requests(3, seed=5, block=4)
     with FakeTensorMode() as mode:
         model = random_model(pattern)
@@ -179,7 +178,6 @@ def _step_on_fake_tensors(decoder: Decoder, pattern: AttentionPattern) -> None:
             proposal, edit, state = decoder.step(decoding, window, masked, step)
             assert proposal.token_BQ.shape == edit.commit_BQ.shape == window.query_BQ.shape
             assert state.shape == ()
-            decoder.step(decoding, window, masked, step + 1)
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), FEW, ids=name)

@@ -1,0 +1,87 @@
+"""The train experiment: the matched pairs of the chosen tasks and seeds, in as many runs as they take.
+
+A run stops when its seconds are used up, with the state of the model in training saved; the same command goes on from
+there. It measures nothing: with the same options experiment=frontier takes these models and does.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..kernels.checks import check_instance, check_integer, check_real
+from ..models import SeparateHead
+from .frontier import TaskSetup
+from .progress import console
+from .records import Json
+from .runner import Runner
+from .training import LARGEST_SEED, OutOfTime, TrainingPoint
+
+
+@dataclass(frozen=True)
+class Train:
+    """`seconds` is how long one run trains, looks included; the last update and its save end a little later."""
+
+    tasks: Mapping[str, TaskSetup]
+    seeds: Sequence[int]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        for name, setup in self.tasks.items():
+            check_instance(f"task.{name}", setup, TaskSetup)
+        if not self.tasks or not self.seeds:
+            raise ValueError(f"tasks={list(self.tasks)}, seeds={list(self.seeds)}: needs at least one of each")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)}: must all be different")
+        for seed in self.seeds:
+            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_real("seconds", self.seconds, above=0)
+
+    def points(self) -> Iterator[TrainingPoint]:
+        """The models, in the order in which they are trained."""
+        for seed in self.seeds:
+            for name, setup in self.tasks.items():
+                for recipe in (setup.diffusion, setup.autoregressive):
+                    yield TrainingPoint(name, setup.task, recipe, seed)
+
+    def check(self) -> None:
+        """ValueError with the reason if a model could not be looked at on the way; before anything is trained."""
+        for point in self.points():
+            point.check(point.recipe.curve_decoder, SeparateHead())
+
+    def run(self, folder: Path) -> int:
+        """Train what is missing in `folder` while there is time, then print what is finished and what is left. Returns
+        the number of models that failed: none where time alone ran out."""
+        stop_at = time.perf_counter() + self.seconds
+        runner = Runner(folder)
+        lines, num_failed, num_left = [], 0, 0
+        for point in self.points():
+            title = f"{point.name} {type(point.recipe.objective).__name__} seed {point.seed}"
+            try:
+                result = runner.train(point, stop_at)["result"]
+            except OutOfTime as stopped:
+                num_left += 1
+                lines.append(f"{title}: left at {stopped}")
+            else:
+                num_failed += "failed" in result
+                lines.append(f"{title}: {_outcome(point, result)}")
+        for line in lines:
+            console.print(line, markup=False)
+        num_models = len(lines)
+        console.print(f"{num_models - num_left - num_failed} of {num_models} models finished, {num_left} left, "
+                      f"{num_failed} failed; {_next(num_left, num_failed)}", markup=False)
+        return num_failed
+
+
+def _outcome(point: TrainingPoint, result: Json) -> str:
+    if "failed" in result:
+        return f"failed: {result['failed']}"
+    last = result["curve"][-1]
+    return (f"finished, {result['updates']:,} updates in {result['seconds']:.0f} s, {100 * last['right']:.1f} % of "
+            f"{point.recipe.num_curve_items} test items right")
+
+
+def _next(num_left: int, num_failed: int) -> str:
+    if num_left or num_failed:
+        return "the same command goes on"
+    return "experiment=frontier with the same options measures them"
