@@ -21,12 +21,15 @@ kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check a
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
 		$(if $(full),full=true) $(ARGS)
 
-gpu:  ## with a GPU and the PYTHON that knows it: the kernels' tests compiled, their times beside peers and floors, then whole steps (STEP_ARGS="shapes=[qwen3_8b]")
+# Nine minutes in all: each part stops at its own time, keeps what it has, and goes on with the next call.
+gpu:  ## with a GPU and the PYTHON that knows it: kernels tested, timed beside floors and peers; whole steps; the sweep
 	status=0; \
-	TRITON_INTERPRET=0 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels || status=$$?; \
-	$(PYTHON) -m quicksilver.experiments experiment=kernel_bench "experiment.targets=[]" experiment.num_processes=4 \
-		$(ARGS) || status=$$?; \
-	$(PYTHON) -m quicksilver.experiments experiment=step_bench $(STEP_ARGS) || status=$$?; \
+	timeout 100 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels || status=$$?; \
+	timeout -s INT 170 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=120 \
+		"experiment.targets=[]" experiment.num_processes=4 $(ARGS) || status=$$?; \
+	timeout -s INT 130 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=110 || status=$$?; \
+	timeout -s INT 130 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
+		"experiment.num_items=[32,128,512]" || status=$$?; \
 	exit $$status
 
 # 20 of its 520 seconds are for imports, the data before the first update, and the last save.

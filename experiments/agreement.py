@@ -22,7 +22,7 @@ def random_transformer(shape: Shape, vocab_size: int, length: int, attention: At
     torch.manual_seed(seed)
     model = Transformer(TransformerConfig(vocab_size, length, attention, shape)).eval()
     for parameter in model.parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     model.head.weight.data *= _HEAD_SCALE
     return model

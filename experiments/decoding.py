@@ -23,7 +23,7 @@ class Contestant:
     format: Format
 
     def requests(self, task: Task, problems: Any, seed: int) -> list[Request]:
-        """One request a problem, masked where it is decoded. The draw's seed is the item's number with the run's seed."""
+        """One request a problem, masked where it is decoded. A draw's seed is the item's number with the run's seed."""
         encoded = self.format.encode(task, problems)
         rows = np.where(encoded.decoded, self.model.mask_id, encoded.tokens).tolist()
         return [Request(row, encoded.start, seed=(seed << 32) + item) for item, row in enumerate(rows)]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ def describe(value: object) -> Any:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise ValueError(f"{value!r}: a point holds dataclasses, numbers, strings, lists and dicts only")
+    raise ValueError(f"{value!r}: a point holds dataclasses, enums, numbers, strings, lists and dicts only")
 
 
 def key_of(point: object) -> str:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..kernels.token_statistics import Question, TokenStatistics
 from .attention import AttentionPattern, Bidirectional, View
+from .config import TransformerConfig
 from .heads import Head, SeparateHead
 from .kv_store import KVStore
-from .transformer import Transformer, TransformerConfig
+from .transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -137,4 +138,4 @@ class DecodableTransformer:
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         size = self.transformer.head.weight.element_size()
         return (self.config.forward_flops(num_fed, num_keys_seen, num_queried),
-                self.config.forward_bytes(num_stored_read, num_queried, size))
+                self.config.forward_bytes(num_fed, num_stored_read, num_queried, bytes_per_element=size))

@@ -9,8 +9,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..kernels.atomic_file import atomic_write
+from ..kernels.moe_router import Routing, Scoring
 from .attention import Bidirectional, BlockCausal, Causal
-from .transformer import Shape, Transformer, TransformerConfig
+from .config import ExpertShape, Shape, TransformerConfig
+from .transformer import Transformer
 
 _PATTERNS = {pattern.__name__: pattern for pattern in (Bidirectional, BlockCausal, Causal)}
 
@@ -37,7 +39,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 def config_to_json(config: TransformerConfig) -> dict[str, object]:
     """A configuration as JSON values; `config_from_json` is its inverse."""
     kind = type(config.attention).__name__
-    return {**asdict(config), "attention": {"kind": kind, **vars(config.attention)}}
+    values = {**asdict(config), "attention": {"kind": kind, **vars(config.attention)}}
+    experts = config.shape.experts
+    if experts is not None:
+        values["shape"]["experts"]["routing"]["scoring"] = experts.routing.scoring.value
+    return values
 
 
 def config_from_json(values: dict) -> TransformerConfig:
@@ -45,8 +51,12 @@ def config_from_json(values: dict) -> TransformerConfig:
     kind = attention.pop("kind")
     if kind not in _PATTERNS:
         raise ValueError(f"attention={kind!r}: must be one of {sorted(_PATTERNS)}")
-    return TransformerConfig(values["vocab_size"], values["max_length"], _PATTERNS[kind](**attention),
-                             Shape(**values["shape"]))
+    shape = dict(values["shape"])
+    if shape.get("experts") is not None:  # absent from files that are older than experts
+        routing = dict(shape["experts"]["routing"])
+        routing["scoring"] = Scoring(routing["scoring"])
+        shape["experts"] = ExpertShape(**{**shape["experts"], "routing": Routing(**routing)})
+    return TransformerConfig(values["vocab_size"], values["max_length"], _PATTERNS[kind](**attention), Shape(**shape))
 
 
 def save_checkpoint(path: Path, model: Transformer, **facts: object) -> None:

@@ -44,9 +44,10 @@ class KVWrite:
 
     def put(self, layer: int, k_BFKD: Tensor, v_BFKD: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's keys and values of the fed positions; return those of the context, [B, C, K, D]."""
-        for stored_SKD, new_BFKD in zip(self.slots(layer), (k_BFKD, v_BFKD), strict=True):
-            stored_SKD.index_copy_(0, self.flat_slots_T, new_BFKD.flatten(0, 1))
-        return self.context_of(layer)
+        keys_BLKD, values_BLKD = self.store.keys_NBLKD[layer], self.store.values_NBLKD[layer]
+        keys_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, k_BFKD.flatten(0, 1))
+        values_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, v_BFKD.flatten(0, 1))
+        return keys_BLKD[:, : self.context], values_BLKD[:, : self.context]
 
     def slots(self, layer: int) -> tuple[Tensor, Tensor]:
         """All slots of one layer's keys and values, each [S, K, D]; the fed positions belong at `flat_slots_T`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from quicksilver.experiments.records import RecordStore, describe, key_of, read_record
 from quicksilver.experiments.training import TrainingPoint
+from quicksilver.kernels.moe_router import Routing, Scoring
 
 
 @pytest.fixture
@@ -75,6 +76,10 @@ def test_a_full_disk_leaves_earlier_records_intact(
     monkeypatch.undo()
     assert [record["point"]["seed"] for record in store.all()] == [0]
     assert len(list(store.folder.iterdir())) == 1
+
+
+def test_an_enum_is_described_by_its_value() -> None:
+    assert describe(Routing(2, Scoring.SIGMOID))["scoring"] == "sigmoid"
 
 
 def test_only_plain_values_describe_a_point() -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or refused, and put in place atomically."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from quicksilver.kernels.atomic_file import atomic_write
-from quicksilver.models import Bidirectional, BlockCausal, Causal, load_checkpoint, save_checkpoint
+from quicksilver.kernels.moe_router import Routing, Scoring
+from quicksilver.models import (
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    ExpertShape,
+    Router,
+    load_checkpoint,
+    save_checkpoint,
+)
+from quicksilver.models.checkpoint import config_to_json, load_tensors, save_tensors
 
 from tests.conftest import random_transformer
 
@@ -23,6 +34,36 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, attention: Causal, ti
     assert loaded.state_dict().keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scoring", list(Scoring))
+def test_a_mixture_comes_back_with_its_routing_its_bias_and_its_types(tmp_path: Path, scoring: Scoring) -> None:
+    routing = Routing(2, scoring, num_groups=2, groups_kept=1, renormalise=True, scale=1.5)
+    experts = ExpertShape(4, 8, routing, shared_width=6, num_dense_layers=1, selection_bias=True)
+    model = random_transformer(Causal(), experts=experts)
+    router = next(module for module in model.modules() if isinstance(module, Router))
+    assert router.bias_X is not None
+    router.bias_X.normal_()
+    save_checkpoint(tmp_path / "m.safetensors", model.bfloat16())
+    tensors, header = load_tensors(tmp_path / "m.safetensors")
+    assert tensors["blocks.1.ffn.router.bias_X"].dtype == torch.float32
+    assert tensors["blocks.1.ffn.down_XEM"].dtype == torch.bfloat16
+    assert json.loads(json.dumps(header["config"])) == header["config"]
+    loaded = load_checkpoint(tmp_path / "m.safetensors", expect=model.config)
+    assert loaded.config == model.config
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name].to(tensor.dtype), tensor, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="a checkpoint of another configuration: shape="):
+        load_checkpoint(tmp_path / "m.safetensors", expect=random_transformer(Causal()).config)
+
+
+def test_a_file_older_than_experts_still_loads(tmp_path: Path) -> None:
+    model = random_transformer(Causal())
+    config = config_to_json(model.config)
+    assert isinstance(config["shape"], dict)
+    del config["shape"]["experts"]
+    save_tensors(tmp_path / "m.safetensors", model.state_dict(), {"config": config})
+    assert load_checkpoint(tmp_path / "m.safetensors").config == model.config
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,270 @@
+"""Times one step of a decode: launched from Python, and replayed from a CUDA graph. Runs in a process of its own, so
+that a fault of one step costs one row; the process keeps the last model's weights.
+
+The step is the decoder's own, on static tensors: what it committed is taken back between repetitions, outside the
+clock. With random weights the masks of a block would be all alike and go to the same experts, so the positions to be
+decided hold random tokens instead, and are still masked.
+"""
+
+import copy
+import gc
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from ..decoders import Decoder
+from ..decoders.canvas import Canvas
+from ..decoders.decoder import Decoding
+from ..decoders.windows import Window
+from ..kernels.dispatch import Implementation, recording, using
+from ..models import Causal, DecodableTransformer, Router, Transformer, TransformerConfig
+from .devices import peak_memory_bytes, reset_peak_memory
+from .kernel_timing import hardware
+from .records import Json
+from .step_points import ModelShape, StepPoint
+from .step_report import NOT_ON_A_CPU
+
+_QUANTILES = (0.5, 0.2, 0.8)
+_WEIGHT_SEED, _STORE_SEED = 0, 1
+_NUM_WARM_UPS = 3
+_NUM_LARGEST = 8
+
+
+@dataclass(frozen=True)
+class ReadyStep:
+    """A step that can be repeated: its decode, its window, and the canvas as it was before the step."""
+
+    decoder: Decoder
+    decoding: Decoding
+    window: Window
+    masked_at_start_B: Tensor
+    step: Tensor
+    before: Canvas
+
+    @classmethod
+    def of(cls, point: StepPoint, transformer: Transformer) -> "ReadyStep":
+        """The point's step, after a store of random keys and values."""
+        transformer = copy.copy(transformer)  # shares the weights; only what its positions see differs
+        transformer.config = point.config
+        model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head)
+        decoding = point.decoder.begin(model, [point.request()])
+        canvas, store = decoding.live, decoding.store
+        assert store is not None
+        torch.manual_seed(_STORE_SEED)
+        for stored_NBLKD in (store.keys_NBLKD, store.values_NBLKD):
+            stored_NBLKD.normal_()
+        canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.device)
+        window = decoding.grid.window(point.window_index)
+        masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
+        before = Canvas(*(tensor.clone() for tensor in vars(canvas).values()))
+        return cls(point.decoder, decoding, window, masked_B, torch.zeros_like(masked_B[0]), before)
+
+    def __call__(self) -> None:
+        self.decoder.step(self.decoding, self.window, self.masked_at_start_B, self.step)
+
+    def restore(self) -> None:
+        """Take back what the step committed."""
+        for tensor, earlier in zip(vars(self.decoding.live).values(), vars(self.before).values(), strict=True):
+            tensor.copy_(earlier)
+
+    def committed(self) -> list[Tensor]:
+        """Copies of what the step writes to the canvas; in its spare column anything may stand."""
+        canvas = self.decoding.live
+        return [tensor[:, :-1].clone() for tensor in (canvas.tokens_BS, canvas.masked_BS, canvas.step_BS)]
+
+    def distinct_experts(self) -> list[int]:
+        """How many experts the step touches, in each layer that has them."""
+        assert isinstance(self.decoding.model, DecodableTransformer)
+        touched: list[int] = []
+
+        def count(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+            touched.append(len(output[0].unique()))
+
+        routers = [module for module in self.decoding.model.transformer.modules() if isinstance(module, Router)]
+        hooks = [router.register_forward_hook(count) for router in routers]
+        try:
+            self()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.restore()
+        return touched
+
+
+class StepClock(Protocol):
+    def measured(self, step: Callable[[], None], restore: Callable[[], None], result: Callable[[], Sequence[Tensor]]
+                 ) -> Json:
+        """Milliseconds of a step and what else can be seen of it; `restore` takes a step back, `result` copies what it
+        wrote."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostClock:
+    """Steps on a CPU, one by one."""
+
+    num_steps: int = 5
+
+    def measured(self, step: Callable[[], None], restore: Callable[[], None], result: Callable[[], Sequence[Tensor]]
+                 ) -> Json:
+        times = []
+        for _ in range(self.num_steps + 1):
+            restore()
+            began = time.perf_counter()
+            step()
+            times.append(1e3 * (time.perf_counter() - began))
+        return {"eager_ms": _quantiles(times[1:]), "graph_ms": None, "no_graph": NOT_ON_A_CPU}
+
+
+@dataclass(frozen=True)
+class GraphClock:
+    """Steps on a GPU, launched from Python and replayed from a graph."""
+
+    num_steps: int = 10
+    num_replays: int = 25
+
+    def measured(self, step: Callable[[], None], restore: Callable[[], None], result: Callable[[], Sequence[Tensor]]
+                 ) -> Json:
+        step()  # compiles
+        restore()
+        found = {"eager_ms": self._launched(step, restore), "graph_ms": None, **self._profiled(step, restore)}
+        restore()
+        step()
+        expected = result()
+        try:
+            graph = _captured(step, restore)
+            restore()
+            graph.replay()
+            if not all(torch.equal(one, other) for one, other in zip(result(), expected, strict=True)):
+                return found | {"no_graph": "a replay commits something else than a step that is launched"}
+            found["graph_ms"] = self._replayed(graph, restore)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return found | {"no_graph": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+        return found
+
+    def _launched(self, step: Callable[[], None], restore: Callable[[], None]) -> list[float]:
+        """Of steps that begin on an idle GPU: what the host takes to launch, if that is more."""
+        times = []
+        for _ in range(self.num_steps + 1):
+            restore()
+            start, end = _events()
+            torch.cuda.synchronize()
+            start.record()
+            step()
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end))
+        return _quantiles(times[1:])
+
+    def _replayed(self, graph: torch.cuda.CUDAGraph, restore: Callable[[], None]) -> list[float]:
+        # Replays are queued ahead of the GPU, so that no launch is waited for between two events.
+        pairs = [_events() for _ in range(self.num_replays + _NUM_WARM_UPS)]
+        for start, end in pairs:
+            restore()
+            start.record()
+            graph.replay()
+            end.record()
+        torch.cuda.synchronize()
+        return _quantiles([start.elapsed_time(end) for start, end in pairs[_NUM_WARM_UPS:]])
+
+    def _profiled(self, step: Callable[[], None], restore: Callable[[], None]) -> Json:
+        """What one launched step runs on the GPU: kernels, copies, their time, and the largest kernels."""
+        restore()
+        torch.cuda.synchronize()
+        try:
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                step()
+                torch.cuda.synchronize()
+            return summary([(event.name, event.time_range.elapsed_us() / 1e3) for event in profiler.events() or []
+                            if event.device_type.name == "CUDA"])
+        except RuntimeError as error:
+            return {"no_profile": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+
+
+def summary(activities: Sequence[tuple[str, float]]) -> Json:
+    """Of the name and milliseconds of each activity on the GPU."""
+    if not activities:
+        return {"no_profile": "the profiler saw nothing on the GPU"}
+    milliseconds: dict[str, float] = {}
+    for name, duration in activities:
+        milliseconds[name] = milliseconds.get(name, 0.0) + duration
+    counts = Counter(name for name, _ in activities)
+    num_copies = sum(count for name, count in counts.items() if name.startswith(("Memcpy", "Memset")))
+    largest = sorted(milliseconds, key=lambda name: -milliseconds[name])[:_NUM_LARGEST]
+    return {"num_kernels": len(activities) - num_copies, "num_copies": num_copies,
+            "busy_ms": sum(milliseconds.values()), "largest": [
+                {"name": name, "count": counts[name], "ms": milliseconds[name]} for name in largest]}
+
+
+def _captured(step: Callable[[], None], restore: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    """A graph of one step, warmed up on the stream that captures."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_NUM_WARM_UPS):
+            step()
+            restore()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    gc.collect()
+    gc.disable()  # unloading a module during the capture would spoil it
+    try:
+        with torch.cuda.graph(graph, stream=stream):
+            step()
+    finally:
+        gc.enable()
+    torch.cuda.synchronize()
+    return graph
+
+
+def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
+    return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def _quantiles(values: Sequence[float]) -> list[float]:
+    """Median, 20th and 80th percentile."""
+    return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+
+
+@torch.inference_mode()
+def measured(point: StepPoint, device_name: str, clock: StepClock | None = None) -> Json:
+    """The row of a point: times, floors, experts touched, and which kernels ran."""
+    device = torch.device(device_name)
+    clock = clock or (GraphClock() if device.type == "cuda" else HostClock())
+    with using(Implementation.named(point.kernels)), recording() as ran:
+        step = ReadyStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))
+        reset_peak_memory(device)
+        touched = step.distinct_experts()
+        found = clock.measured(step, step.restore, step.committed)
+    mean_touched = sum(touched) / len(touched) if touched else None
+    return {**found, **point.floors(mean_touched), "distinct_experts": touched,
+            "expected_experts": point.expected_experts(), "peak_memory_bytes": peak_memory_bytes(device),
+            "hardware": hardware(), "kernels": {name: implementation.value for name, implementation in sorted(
+                ran, key=lambda pair: pair[0])}}
+
+
+@lru_cache(maxsize=1)
+def weights(model: ModelShape, max_length: int, dtype_name: str, device_name: str) -> Transformer:
+    """Random weights, made on the device: none is zero, so that no product is cheaper than it would be."""
+    standard = torch.get_default_dtype()
+    torch.manual_seed(_WEIGHT_SEED)
+    try:
+        # Not a cast: tables of angles and the routers stay in float32.
+        torch.set_default_dtype(getattr(torch, dtype_name))
+        with torch.device(device_name):
+            transformer = Transformer(TransformerConfig(model.vocab_size, max_length, Causal(), model.shape))
+    finally:
+        torch.set_default_dtype(standard)
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return transformer.eval().requires_grad_(False)

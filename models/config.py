@@ -1,0 +1,156 @@
+"""What a model is, before it has weights: its shape, its configuration, and the cost formulas that follow from them.
+
+With T positions that choose k of X experts independently and uniformly, a layer is expected to touch
+
+    E|union| = X (1 - (1 - k / X)^T)
+
+distinct ones: an estimate, since trained routers prefer some experts and neighbours agree.
+"""
+
+from dataclasses import dataclass
+
+from ..kernels.checks import check_instance, check_integer, check_real
+from ..kernels.moe_router import Routing
+from .attention import AttentionPattern
+
+
+@dataclass(frozen=True)
+class ExpertShape:
+    """Mixtures of experts in place of the dense feed-forward layers, from layer `num_dense_layers` on.
+
+    Each expert is a SwiGLU network of `expert_width`. `shared_width` is that of one more, which every position passes
+    (0: none). `selection_bias` keeps a number an expert that is added to its score for the choice only."""
+
+    num_experts: int
+    expert_width: int
+    routing: Routing
+    shared_width: int = 0
+    num_dense_layers: int = 0
+    selection_bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("num_experts", self.num_experts)
+        check_integer("expert_width", self.expert_width)
+        check_instance("routing", self.routing, Routing)
+        check_integer("shared_width", self.shared_width, at_least=0)
+        check_integer("num_dense_layers", self.num_dense_layers, at_least=0)
+        check_instance("selection_bias", self.selection_bias, bool)
+        self.routing.check_experts(self.num_experts)
+
+    def expected_distinct(self, num_positions: int) -> float:
+        """Distinct experts that one layer is expected to touch, if positions choose independently and uniformly."""
+        return self.num_experts * (1 - (1 - self.routing.top_k / self.num_experts) ** num_positions)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a matched pair has in common.
+
+    `position_table` adds a learned vector per position: without it a bidirectional model with RoPE alone gives every
+    position of an all-mask canvas the same logits. `rope_fraction` is the share of each head that is rotated.
+    `ffn_width` is that of the dense feed-forward layers; with `experts` those are the first few, or none."""
+
+    width: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    ffn_width: int = 344
+    rope_fraction: float = 1.0
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    qk_norm: bool = False
+    position_table: bool = True
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    experts: ExpertShape | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "num_kv_heads", "ffn_width"):
+            check_integer(name, getattr(self, name))
+        check_real("rope_fraction", self.rope_fraction, at_least=0, at_most=1)
+        check_real("rope_theta", self.rope_theta, above=0)
+        check_real("norm_eps", self.norm_eps, above=0)
+        if self.width % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must divide width={self.width}")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads={self.num_kv_heads}: must divide num_heads={self.num_heads}")
+        if self.rope_width % 2:
+            raise ValueError(f"rope_fraction={self.rope_fraction}: must rotate an even number of the head's "
+                             f"{self.head_width} dimensions, not {self.rope_width}")
+        if self.experts is not None:
+            check_instance("experts", self.experts, ExpertShape)
+            if self.experts.num_dense_layers >= self.num_layers:
+                raise ValueError(f"num_dense_layers={self.experts.num_dense_layers}: must leave some of the "
+                                 f"{self.num_layers} layers to the experts")
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def rope_width(self) -> int:
+        return round(self.head_width * self.rope_fraction)
+
+    @property
+    def num_dense_layers(self) -> int:
+        """Layers whose feed-forward network is not a mixture of experts: the first ones."""
+        return self.num_layers if self.experts is None else self.experts.num_dense_layers
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A shape made concrete for one vocabulary, one longest sequence and one family."""
+
+    vocab_size: int
+    max_length: int
+    attention: AttentionPattern
+    shape: Shape = Shape()
+
+    def __post_init__(self) -> None:
+        check_integer("vocab_size", self.vocab_size, at_least=2)
+        check_integer("max_length", self.max_length)
+
+    def num_matrix_parameters(self) -> int:
+        """Weights of the matrices of all layers, those of every expert included (no embeddings, no head, no norms)."""
+        experts = self.shape.experts
+        return round(self._num_layer_weights(0.0 if experts is None else experts.num_experts))
+
+    def num_active_matrix_parameters(self) -> int:
+        """Of these, the weights that one position is multiplied with: of a mixture the chosen and shared experts."""
+        experts = self.shape.experts
+        return round(self._num_layer_weights(0.0 if experts is None else experts.routing.top_k))
+
+    def _num_layer_weights(self, num_experts: float) -> float:
+        """Weights of all layers' matrices, of each mixture `num_experts` experts."""
+        s, experts = self.shape, self.shape.experts
+        qkv = s.width * s.head_width * (s.num_heads + 2 * s.num_kv_heads)
+        total = s.num_layers * (qkv + s.width * s.width) + 3 * s.num_dense_layers * s.width * s.ffn_width
+        if experts is None:
+            return total
+        mixture = s.width * (experts.num_experts + 3 * experts.shared_width + 3 * num_experts * experts.expert_width)
+        return total + (s.num_layers - s.num_dense_layers) * mixture
+
+    def forward_flops(self, num_fed: int, num_keys_seen: int, num_queried: int) -> int:
+        """FLOPs of forwards that feed `num_fed` positions, which see `num_keys_seen` keys in all, and run the head at
+        `num_queried` positions: two an active weight, and 4 H D a (query, key) pair and layer."""
+        s = self.shape
+        attention = 4 * s.num_layers * s.width * num_keys_seen
+        products = 2 * self.num_active_matrix_parameters() * num_fed
+        return products + attention + 2 * s.width * self.vocab_size * num_queried
+
+    def kv_bytes_per_position(self, bytes_per_element: int = 4) -> int:
+        """Bytes of keys and values that one stored position takes."""
+        return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_width * bytes_per_element
+
+    def forward_bytes(self, num_fed: int, num_stored_read: int, num_queried: int, *, bytes_per_element: int = 4,
+                      num_distinct_experts: float | None = None) -> int:
+        """Bytes one forward must read at least: the layers' weights, the head if it runs, and the keys and values of
+        `num_stored_read` stored positions. Activations are taken to stay in cache. Of a mixture only the experts are
+        read that the `num_fed` positions touch: `num_distinct_experts` a layer on average, or, where None, as many as
+        uniform and independent choices would be expected to touch."""
+        experts = self.shape.experts
+        if num_distinct_experts is None:
+            num_distinct_experts = 0.0 if experts is None else experts.expected_distinct(num_fed)
+        head = self.shape.width * self.vocab_size if num_queried else 0
+        weights = round((self._num_layer_weights(num_distinct_experts) + head) * bytes_per_element)
+        return weights + num_stored_read * self.kv_bytes_per_position(bytes_per_element)

@@ -1,0 +1,123 @@
+"""The parts of a transformer's block: RMSNorm (arXiv 1910.07467), rotate-half RoPE on the first `rope_fraction` of each
+head (2104.09864), grouped-query attention (2305.13245) over the fed positions or a store, SwiGLU (2002.05202).
+
+Tensor names: B rows, F fed positions, C context, E width, H heads, K key/value heads, D head width.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.attention import attention
+from ..kernels.dispatch import Implementation, decide
+from ..kernels.rms_norm import add_rms_norm, rms_norm
+from ..kernels.rotate_and_store import rotate_and_store, rotated
+from ..kernels.swiglu import swiglu
+from .attention import View
+from .config import Shape
+from .kv_store import KVWrite
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def of_sum(self, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The norm of x + delta, and x + delta itself; None adds nothing."""
+        if delta is None:
+            return rms_norm(x, self.weight, self.eps), x
+        return add_rms_norm(x, delta, self.weight, self.eps)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One forward: the fed positions (int64 [B, F] or [1, F]), what they see, and where their keys and values go (None:
+    nowhere). Worked out once for all layers."""
+
+    positions_BF: Tensor
+    view: View
+    write: KVWrite | None
+    cos_LD: Tensor
+    sin_LD: Tensor
+
+    @cached_property
+    def rope(self) -> tuple[Tensor, Tensor]:
+        """cos and sin of the fed positions, each [B, F, 1, D]."""
+        return self.cos_LD[self.positions_BF].unsqueeze(-2), self.sin_LD[self.positions_BF].unsqueeze(-2)
+
+
+def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v over the visible keys, [B, F, H, D], in float32 under autocast: in bfloat16 PyTorch's
+    backward takes several times as long on a CPU as all matrix products together."""
+    if decide("attention", (q_BFHD, k_BCKD, v_BCKD)) is Implementation.TRITON:
+        return attention(q_BFHD, k_BCKD, v_BCKD, None, view.stop_BF, None, None)
+    grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
+    q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
+    if not torch.is_autocast_enabled(q_BFHD.device.type):
+        mixed_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=view.mask_B1FC,
+                                                    enable_gqa=grouped)
+    else:
+        with torch.autocast(q_BFHD.device.type, enabled=False):
+            mixed_BHFD = F.scaled_dot_product_attention(q_BHFD.float(), k_BKCD.float(), v_BKCD.float(),
+                                                        attn_mask=view.mask_B1FC, enable_gqa=grouped)
+    return mixed_BHFD.transpose(1, 2)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.num_kv_heads, shape.head_width
+        self.qkv_proj = nn.Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width,
+                                  bias=shape.qkv_bias)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.q_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
+        self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
+        self.norm_eps = shape.norm_eps
+
+    def forward(self, x_BFE: Tensor, feed: Feed, layer: int, index_BQ: Tensor | None) -> Tensor:
+        qkv_BFHD = self.qkv_proj(x_BFE).unflatten(-1, (-1, self.head_width))
+        q_BFHD, k_BCKD, v_BCKD = self._rotated_and_stored(qkv_BFHD, feed, layer)
+        view = feed.view
+        if index_BQ is not None:
+            q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
+            view = view.at(index_BQ)
+        return self.o_proj(attend(q_BFHD, k_BCKD, v_BCKD, view).flatten(2))
+
+    def _rotated_and_stored(self, qkv_BFHD: Tensor, feed: Feed, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the fed positions; keys and values of all that they may see."""
+        q_weight_D = None if self.q_norm is None else self.q_norm.weight
+        k_weight_D = None if self.k_norm is None else self.k_norm.weight
+        if decide("rotate_and_store", (qkv_BFHD,)) is Implementation.REFERENCE:
+            q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, feed.rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads)
+            # The table is float32, which stays under autocast and is the wider type with 16-bit weights.
+            if q_BFHD.dtype != v_BFKD.dtype and not torch.is_autocast_enabled(qkv_BFHD.device.type):
+                q_BFHD, k_BFKD = q_BFHD.to(v_BFKD.dtype), k_BFKD.to(v_BFKD.dtype)
+            return q_BFHD, *((k_BFKD, v_BFKD) if feed.write is None else feed.write.put(layer, k_BFKD, v_BFKD))
+        num_rows, num_fed = qkv_BFHD.shape[:2]
+        if feed.write is None:
+            size = (num_rows * num_fed, self.num_kv_heads, self.head_width)
+            keys_SKD, values_SKD = qkv_BFHD.new_empty(size), qkv_BFHD.new_empty(size)
+            slots_T = torch.arange(num_rows * num_fed, device=qkv_BFHD.device)
+        else:
+            keys_SKD, values_SKD = feed.write.slots(layer)
+            slots_T = feed.write.flat_slots_T
+        q_BFHD = rotate_and_store(qkv_BFHD, feed.positions_BF, feed.cos_LD, feed.sin_LD, q_weight_D, k_weight_D,
+                                  self.norm_eps, self.num_heads, keys_SKD, values_SKD, slots_T)
+        if feed.write is None:
+            return q_BFHD, keys_SKD.unflatten(0, (num_rows, num_fed)), values_SKD.unflatten(0, (num_rows, num_fed))
+        return q_BFHD, *feed.write.context_of(layer)
+
+
+class SwiGLU(nn.Module):
+    def __init__(self, width: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(width, 2 * ffn_width, bias=False)
+        self.down_proj = nn.Linear(ffn_width, width, bias=False)
+
+    def forward(self, x_BFE: Tensor) -> Tensor:
+        return self.down_proj(swiglu(self.gate_up_proj(x_BFE)))

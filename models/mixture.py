@@ -1,0 +1,68 @@
+"""A mixture of experts as the feed-forward network of a layer: the router, the experts, and a shared expert.
+
+    y = sum_a w_a expert_(x_a)(u) + shared(u)
+
+The router works in float32 whatever the model's type, and its weights stay in it when the model is cast: a choice that
+rounding decides is a choice at random. The bias is for the choice only and is no parameter: balancing without an
+auxiliary loss moves it by counts (DeepSeek-V3, arXiv 2412.19437), and checkpoints keep it. Whoever wants to know where
+positions go hooks on the routers, whose output says it.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.moe_experts import experts
+from ..kernels.moe_router import route
+from .config import ExpertShape
+from .layers import SwiGLU
+
+
+class Router(nn.Module):
+    """Which experts each row goes to, and with what weights: expert_TA int32 and weight_TA float32, both [T, top_k]."""
+
+    bias_X: Tensor | None
+
+    def __init__(self, width: int, shape: ExpertShape) -> None:
+        super().__init__()
+        self.routing = shape.routing
+        self.weight = nn.Parameter(torch.empty(shape.num_experts, width, dtype=torch.float32))
+        bias_X = torch.zeros(shape.num_experts, dtype=torch.float32) if shape.selection_bias else None
+        self.register_buffer("bias_X", bias_X)
+
+    def forward(self, x_TE: Tensor) -> tuple[Tensor, Tensor]:
+        if not torch.is_autocast_enabled(x_TE.device.type):
+            return self._routed(x_TE)
+        with torch.autocast(x_TE.device.type, enabled=False):
+            return self._routed(x_TE)
+
+    def _routed(self, x_TE: Tensor) -> tuple[Tensor, Tensor]:
+        precise = torch.promote_types(x_TE.dtype, torch.float32)
+        return route(F.linear(x_TE.to(precise), self.weight.to(precise)), self.bias_X, self.routing)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
+        def uncast(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(uncast, recurse)
+
+
+class Mixture(nn.Module):
+    """The experts' weights lie as `kernels.moe_experts` takes them; Transformer initialises them."""
+
+    def __init__(self, width: int, shape: ExpertShape) -> None:
+        super().__init__()
+        self.router = Router(width, shape)
+        self.gate_up_XGE = nn.Parameter(torch.empty(shape.num_experts, 2 * shape.expert_width, width))
+        self.down_XEM = nn.Parameter(torch.empty(shape.num_experts, width, shape.expert_width))
+        self.shared = SwiGLU(width, shape.shared_width) if shape.shared_width else None
+
+    def forward(self, x_BFE: Tensor) -> Tensor:
+        x_TE = x_BFE.flatten(0, 1)
+        y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *self.router(x_TE))
+        if self.shared is not None:
+            y_TE = y_TE + self.shared(x_TE)
+        return y_TE.view_as(x_BFE)

@@ -1,0 +1,199 @@
+"""A mixture of experts inside the model: against its definition, on both paths, cast, saved and differentiated."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from quicksilver.kernels.dispatch import Implementation, recording, using
+from quicksilver.kernels.moe_router import Routing, Scoring
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    ExpertShape,
+    KVStore,
+    Mixture,
+    Router,
+    Transformer,
+)
+from quicksilver.models.attention import View
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from tests.conftest import VOCAB_SIZE, random_transformer
+
+PLAIN = ExpertShape(6, 20, Routing(2))
+RICH = ExpertShape(8, 12, Routing(3, Scoring.SIGMOID, num_groups=4, groups_kept=2, renormalise=True, scale=2.5),
+                   shared_width=10, num_dense_layers=1, selection_bias=True)
+AFTER = ExpertShape(5, 8, Routing(2, Scoring.SOFTMAX_OF_CHOSEN), selection_bias=True)
+SHAPES = [pytest.param(PLAIN, id="softmax"), pytest.param(RICH, id="sigmoid_groups_shared"),
+          pytest.param(AFTER, id="softmax_of_chosen")]
+
+
+def random_mixture(shape: ExpertShape, width: int = 16) -> Mixture:
+    mixture = Mixture(width, shape)
+    for parameter in mixture.parameters():
+        torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    if mixture.router.bias_X is not None:
+        mixture.router.bias_X.normal_(std=0.2)
+    return mixture
+
+
+def by_definition(mixture: Mixture, shape: ExpertShape, row: Tensor) -> Tensor:
+    """The layer at one position, expert by expert, in float64."""
+    routing, u = shape.routing, row.double()
+    logits = [float(weight @ u) for weight in mixture.router.weight.double()]
+    if routing.scoring is Scoring.SIGMOID:
+        scores = [1 / (1 + math.exp(-z)) for z in logits]
+    else:
+        scores = [math.exp(z) / sum(map(math.exp, logits)) for z in logits]
+    bias = [0.0] * len(logits) if mixture.router.bias_X is None else mixture.router.bias_X.tolist()
+    keys = logits if routing.scoring is Scoring.SOFTMAX_OF_CHOSEN else scores
+    keys = [key + b for key, b in zip(keys, bias, strict=True)]
+    size = shape.num_experts // routing.num_groups
+    groups = [list(range(begin, begin + size)) for begin in range(0, shape.num_experts, size)]
+    rank = [sum(sorted(keys[x] for x in group)[-(2 if routing.by_pairs else 1):]) for group in groups]
+    best = sorted(range(len(groups)), key=lambda group: -rank[group])[: routing.groups_kept]
+    chosen = sorted((x for group in best for x in groups[group]), key=lambda x: -keys[x])[: routing.top_k]
+    weights = [scores[x] for x in chosen]
+    if routing.renormalise or routing.scoring is Scoring.SOFTMAX_OF_CHOSEN:
+        weights = [weight / sum(weights) for weight in weights]
+
+    def network(gate_up: Tensor, down: Tensor) -> Tensor:
+        gate, up = (gate_up.double() @ u).chunk(2)
+        return down.double() @ (gate * torch.sigmoid(gate) * up)
+
+    total = sum(weight * routing.scale * network(mixture.gate_up_XGE[x], mixture.down_XEM[x])
+                for x, weight in zip(chosen, weights, strict=True))
+    if mixture.shared is not None:
+        total = total + network(mixture.shared.gate_up_proj.weight, mixture.shared.down_proj.weight)
+    return torch.as_tensor(total)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_the_sum_over_chosen_experts(shape: ExpertShape, implementation: Implementation) -> None:
+    mixture, x_BFE = random_mixture(shape), torch.randn(2, 5, 16)
+    expected = torch.stack([by_definition(mixture, shape, row) for row in x_BFE.flatten(0, 1)]).view(2, 5, 16)
+    with using(implementation), recording() as ran:
+        found = mixture(x_BFE)
+    assert {name for name, _ in ran} >= {"select_experts", "experts"}
+    assert {chosen for _, chosen in ran} == {implementation}
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("attention", "shape"), [
+    (Causal(), PLAIN), (Bidirectional(), RICH), (BlockCausal(4), AFTER)],
+    ids=["causal", "bidirectional", "block_causal"])
+def test_a_model_of_mixtures_is_the_same_on_the_triton_path(attention: AttentionPattern, shape: ExpertShape) -> None:
+    model = random_transformer(attention, experts=shape)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 7))
+    expected = model.sequence_hidden(tokens)
+    with using(Implementation.TRITON), recording() as ran:
+        found = model.sequence_hidden(tokens)
+    assert {implementation for _, implementation in ran} == {Implementation.TRITON}
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_a_model_of_mixtures_with_a_cache_equals_recomputation(implementation: Implementation) -> None:
+    model = random_transformer(BlockCausal(4), experts=RICH)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 8))
+    expected = model.sequence_hidden(tokens)
+    store = empty_store(model, 2, 8)
+    with using(implementation):
+        for begin, end in ((0, 4), (4, 8)):
+            positions_BF = torch.arange(begin, end).expand(2, -1)
+            view = View(BlockCausal(4), positions_BF, torch.arange(end)[None])
+            found = model.hidden(tokens[:, begin:end], positions_BF, view, store.write(positions_BF, end))
+            torch.testing.assert_close(found, expected[:, begin:end], rtol=0, atol=1e-5)
+
+
+def empty_store(model: Transformer, num_rows: int, length: int) -> KVStore:
+    shape = model.config.shape
+    return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
+                         num_kv_heads=shape.num_kv_heads, head_width=shape.head_width, like=model.head.weight)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_weight_learns(shape: ExpertShape) -> None:
+    model = random_transformer(Bidirectional(), experts=shape)
+    model.head(model.sequence_hidden(torch.randint(0, VOCAB_SIZE, (4, 20)))).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_new_model_adds_nothing_to_the_stream_and_has_no_weight_left_unset() -> None:
+    model = Transformer(random_transformer(Bidirectional(), experts=RICH).config)
+    mixture = model.blocks[1].ffn
+    assert isinstance(mixture, Mixture)
+    assert not mixture(torch.randn(1, 3, 32)).any()
+    assert mixture.gate_up_XGE.std().item() == pytest.approx(32**-0.5, rel=0.1)
+    assert mixture.router.weight.std().item() == pytest.approx(32**-0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("change", [torch.bfloat16, torch.float16, "meta"], ids=str)
+def test_the_router_moves_with_the_model_but_is_never_cast(change: Any) -> None:
+    router = random_mixture(RICH).router
+    weight, bias_X = router.weight.detach().clone(), router.bias_X
+    assert bias_X is not None
+    holder = torch.nn.ModuleList([router, torch.nn.Linear(2, 2)]).to(change)
+    for kept, before in ((router.weight, weight), (router.bias_X, bias_X)):
+        assert kept is not None
+        assert kept.dtype == torch.float32
+        assert kept.is_meta or torch.equal(kept, before)
+    assert isinstance(router.weight, torch.nn.Parameter)
+    assert router.weight.device == holder[1].weight.device  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_routing_is_in_float32_in_a_bfloat16_model_and_under_autocast(implementation: Implementation) -> None:
+    router, x_TE = random_mixture(PLAIN, width=64).router, torch.randn(9, 64).bfloat16()
+    with torch.inference_mode(), using(implementation):
+        expected = router(x_TE.float())
+        found = router(x_TE)
+        with torch.autocast("cpu", torch.bfloat16):
+            under_autocast = router(x_TE.float())
+    for ours in (found, under_autocast):
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_a_bias_sways_the_choice_and_not_the_weights() -> None:
+    shape = ExpertShape(6, 4, Routing(1, Scoring.SIGMOID), selection_bias=True)
+    router, x_TE = random_mixture(shape).router, torch.randn(5, 16)
+    assert router.bias_X is not None
+    router.bias_X.zero_()
+    router.bias_X[4] = 10.0
+    expert_TA, weight_TA = router(x_TE)
+    assert (expert_TA == 4).all()
+    torch.testing.assert_close(weight_TA, (x_TE @ router.weight[4]).sigmoid()[:, None])
+    assert not any("bias" in name for name, _ in router.named_parameters())
+
+
+def test_a_hook_on_the_routers_counts_the_experts_that_are_touched() -> None:
+    model, touched = random_transformer(Bidirectional(), experts=RICH), []
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(lambda _, inputs, output: touched.append(len(output[0].unique())))
+    model.sequence_hidden(torch.randint(0, VOCAB_SIZE, (2, 7)))
+    assert len(touched) == 1  # the first of the two layers is dense
+    assert RICH.routing.top_k <= touched[0] <= RICH.num_experts
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_a_forward_with_a_cache_runs_on_fake_tensors(implementation: Implementation) -> None:
+    with FakeTensorMode(), using(implementation):
+        model = random_transformer(Causal(), experts=RICH)
+        positions_BF = torch.arange(4).expand(2, -1)
+        write = empty_store(model, 2, 8).write(positions_BF, 4)
+        hidden_BFE = model.hidden(torch.zeros(2, 4, dtype=torch.int64), positions_BF,
+                                  View(Causal(), positions_BF, torch.arange(4)[None]), write)
+    assert hidden_BFE.shape == (2, 4, 32)
