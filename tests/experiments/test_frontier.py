@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from quicksilver.decoders import Append, Blocks
 from quicksilver.experiments import frontier as module
 from quicksilver.experiments.frontier import Frontier, TaskSetup
+from quicksilver.models import Shape
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
@@ -140,8 +142,12 @@ def test_what_could_not_be_decoded_is_refused_before_training(frontier: Build, c
     frontier().check()
 
 
+@pytest.mark.slow
 def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, frontier: Build) -> None:
-    small = {"batch_sizes": [2], "num_items": [2], "thresholds": []}
+    shape = Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=1, ffn_width=24)
+    recipes = replace(diffusion_recipe(), shape=shape), replace(autoregressive_recipe(), shape=shape)
+    setup = TaskSetup(TASK, *recipes, steps=[1, 3], contrast_steps=[2])
+    small = {"tasks": {"sudoku4": setup}, "batch_sizes": [2], "num_items": [2], "thresholds": []}
     for kernels in ("reference", "triton"):
         assert frontier(kernels=kernels, **small).run(tmp_path) == 0
     measured = [record for record in records(tmp_path).values() if "kernels" in record["result"]]
