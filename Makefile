@@ -21,15 +21,15 @@ kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check a
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
 		$(if $(full),full=true) $(ARGS)
 
-# Nine minutes in all: each part stops at its own time, keeps what it has, and goes on with the next call.
+# Nine minutes in all: a part that runs out of its time (124) keeps what it has, and the next call goes on.
 gpu:  ## with a GPU and the PYTHON that knows it: kernels tested, timed beside floors and peers; whole steps; the sweep
-	status=0; \
-	timeout 100 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels || status=$$?; \
-	timeout -s INT 170 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=120 \
-		"experiment.targets=[]" experiment.num_processes=4 $(ARGS) || status=$$?; \
-	timeout -s INT 130 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=110 || status=$$?; \
-	timeout -s INT 130 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
-		"experiment.num_items=[32,128,512]" || status=$$?; \
+	status=0; within() { timeout -s INT "$$@" || [ $$? = 124 ] || status=1; }; \
+	within 100 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels; \
+	within 170 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=120 "experiment.targets=[]" \
+		experiment.num_processes=4 $(ARGS); \
+	within 130 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=110; \
+	within 130 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
+		"experiment.num_items=[32,128,512]"; \
 	exit $$status
 
 # 20 of its 520 seconds are for imports, the data before the first update, and the last save.
