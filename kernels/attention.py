@@ -90,9 +90,10 @@ class _Tiles:
 def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
     """By the rows that share a key/value head; wide heads and float32 leave less room for keys in flight."""
     if element_size == 4:
-        return _Tiles(16 if num_rows <= 16 else 32, 32 if head_width <= 128 else 16, num_warps=8, num_stages=2)
+        return _Tiles(16 if num_rows <= 16 else 32, 16, num_warps=8, num_stages=2)
     if head_width > 128:
-        return _Tiles(min(64, max(16, triton.next_power_of_2(num_rows))), 32, num_warps=4, num_stages=2)
+        rows = min(64, max(16, triton.next_power_of_2(num_rows)))
+        return _Tiles(rows, 32, num_warps=8 if rows == 64 else 4, num_stages=2)
     if num_rows <= 64:
         rows = max(16, triton.next_power_of_2(num_rows))
         return _Tiles(rows, KEY_TILE, num_warps=4, num_stages=4 if rows == 16 else 3)
@@ -111,6 +112,9 @@ def attention(
 ) -> Tensor:
     batch, num_queries, num_heads, head_width = q_BFHD.shape
     num_keys, num_kv_heads = k_BCKD.shape[1:3]
+    if num_heads % num_kv_heads or head_width > 256:
+        raise ValueError(f"{num_heads} query heads, {num_kv_heads} key/value heads, width {head_width}: the first must "
+                         "be a multiple of the second, and heads at most 256 wide")
     group = num_heads // num_kv_heads
     tiles = _tiles(num_queries * group, head_width, q_BFHD.element_size())
     listed = num_keys if tiles_BKN is None else tiles_BKN.shape[-1] * KEY_TILE

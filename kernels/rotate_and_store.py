@@ -83,7 +83,7 @@ def rotate_and_store(qkv_BFHD: Tensor, positions_BF: Tensor, cos_LR: Tensor, sin
     q_BFHD = torch.empty((num_rows, num_fed, num_heads, width), dtype=qkv_BFHD.dtype, device=qkv_BFHD.device)
     positions_BF = positions_BF.expand(num_rows, -1)
     half_block, kept_block = (triton.next_power_of_2(extent) if extent else 0 for extent in (half, width - 2 * half))
-    heads = max(1, _NUMBERS_PER_PROGRAM // max(2 * half_block + kept_block, 1))
+    heads = max(1, _NUMBERS_PER_PROGRAM // triton.next_power_of_2(max(2 * half_block + kept_block, 1)))
     heads = min(heads, triton.next_power_of_2(num_heads))
     # Few enough threads that each moves 16 bytes at a time in the narrowest tile.
     narrowest = min((block for block in (half_block, kept_block) if block), default=1)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels import attention as kernel
 from quicksilver.kernels.attention import KEY_TILE, attention, reference, split_size
+from quicksilver.kernels.dispatch import Implementation, using
 from torch import Tensor
 
 from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants
@@ -152,3 +153,9 @@ def test_any_shape(batch: int, queries: int, kv_heads: int, group: int, width: i
     first_BF, stop_BF = masks(queries, max(queries, keys))[mask]
     tensors = inputs(batch, queries, kv_heads * group, kv_heads, width, max(queries, keys), dtype)
     check(attention, reference, (*tensors, *nothing_else(first_BF, stop_BF)), PRODUCT)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 6, 4, 32, 9), (1, 2, 2, 2, 257, 9)], ids=str)
+def test_heads_that_do_not_divide_or_fit_are_refused(shape: tuple[int, int, int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="must be a multiple"), using(Implementation.TRITON):
+        attention(*inputs(*shape), *nothing_else(None, None))

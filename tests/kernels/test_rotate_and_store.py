@@ -56,7 +56,7 @@ def _check(case: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("heads", "kv_heads", "width", "rotated", "norm"), [
     (4, 4, 32, 32, False), (4, 2, 32, 16, True), (3, 1, 24, 10, True), (1, 1, 1, 0, True), (5, 5, 7, 0, False),
-    (2, 1, 2, 2, True), (17, 3, 64, 32, True)])
+    (2, 1, 2, 2, True), (17, 3, 64, 32, True), (64, 2, 80, 20, True)])
 def test_it_equals_the_reference(heads: int, kv_heads: int, width: int, rotated: int, norm: bool,
                                  dtype: torch.dtype) -> None:
     _check(_case(2, 3, heads, kv_heads, width, rotated, norm=norm, dtype=dtype))
