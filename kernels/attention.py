@@ -49,7 +49,7 @@ def reference(
     out_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=visible, enable_gqa=grouped)
     if visible is not None:
         out_BHFD = out_BHFD.masked_fill(~visible.any(-1, keepdim=True), 0)
-    return out_BHFD.transpose(1, 2)
+    return out_BHFD.transpose(1, 2).contiguous()
 
 
 def _visible(first_BF: Tensor | None, stop_BF: Tensor | None, tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
@@ -171,11 +171,12 @@ def _attention_kernel(
     high = tl.minimum(low + split, num_keys)
     if first is not None:
         row_first = tl.load(first + b * first_stride_b + query * first_stride_f, mask=inside, other=2147483647)
-        row_first = row_first.to(tl.int32)
+        row_first = tl.minimum(tl.maximum(row_first, 0), num_keys).to(tl.int32)
         if tiles is None:
             low = tl.maximum(low, tl.min(row_first, 0) // KEYS * KEYS)
     if stop is not None:
-        row_stop = tl.load(stop + b * stop_stride_b + query * stop_stride_f, mask=inside, other=0).to(tl.int32)
+        row_stop = tl.load(stop + b * stop_stride_b + query * stop_stride_f, mask=inside, other=0)
+        row_stop = tl.minimum(tl.maximum(row_stop, 0), num_keys).to(tl.int32)
         if tiles is None:
             high = tl.minimum(high, tl.max(row_stop, 0))
     if tiles is not None:

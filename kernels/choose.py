@@ -36,6 +36,8 @@ def choose(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B:
 def reference(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: int, limit: float
               ) -> tuple[Tensor, Tensor]:
     """`choose` with the rule given by its place in RULES and its limit: what a custom operator can take."""
+    if score_BQ.dtype in (torch.float16, torch.bfloat16):
+        score_BQ = score_BQ.float()
     # Eligible positions stay above the others even where their score is -inf or NaN.
     lowest = torch.finfo(score_BQ.dtype).min
     score_BQ = torch.where(score_BQ > lowest, score_BQ, lowest).masked_fill(~eligible_BQ, -torch.inf)
@@ -50,7 +52,7 @@ def reference(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most
 def choose_ranked(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: int, limit: float
                   ) -> tuple[Tensor, Tensor]:
     (num_rows, num_queried), device = score_BQ.shape, score_BQ.device
-    at_least_B, at_most_B = at_least_B.contiguous(), at_most_B.contiguous()
+    at_least_B, at_most_B = (quota_B.expand(num_rows).contiguous() for quota_B in (at_least_B, at_most_B))
     num_pieces = triton.cdiv(num_queried, _PIECE)
     commit_BQ = torch.empty((num_rows, num_queried), dtype=torch.bool, device=device)
     count_B = torch.empty((num_rows,), dtype=torch.int64, device=device)

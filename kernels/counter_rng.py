@@ -29,7 +29,7 @@ _ROUNDS = 10
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
     """Philox4x32-10. Four counter words and two key words (broadcastable int64 tensors holding uint32 values) to
     four int64 tensors holding uint32 values."""
-    c0, c1, c2, c3 = counter
+    c0, c1, c2, c3 = (word & _WORD for word in counter)
     k0, k1 = key
     for _ in range(_ROUNDS):
         # The low 64 bits of an int64 product are those of the unsigned one, so wrapping does no harm.

@@ -120,7 +120,8 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
 
         @wraps(launcher)
         def decided(*args: P.args, **kwargs: P.kwargs) -> R:
-            if decide(name, args, differentiable=differentiable) is Implementation.TRITON:
+            arguments = args if not kwargs else _tensors(args, kwargs)
+            if decide(name, arguments, differentiable=differentiable) is Implementation.TRITON:
                 return launcher(*args, **kwargs)
             return reference(*args, **kwargs)
 
@@ -132,12 +133,17 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
             # Calling the operator costs more than a launch, and only torch.compile needs it.
             if not torch.compiler.is_compiling():
                 return decided(*args, **kwargs)
-            return reference(*args, **kwargs) if _need_gradient(args) else operator(*args, **kwargs)
+            needs_gradient = _need_gradient(_tensors(args, kwargs))
+            return reference(*args, **kwargs) if needs_gradient else operator(*args, **kwargs)
 
         dispatched.__doc__ = reference.__doc__
         return dispatched
 
     return public
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
 
 
 def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:

@@ -77,16 +77,17 @@ def statistics_of_hidden(
     tiles = (_TILES if seed_B is None else _DRAWN_TILES)[hidden_TE.element_size()]
     num_tiles = triton.cdiv(vocab_size, tiles.vocab)
     partials = empty_partials(len(hidden_TE), num_tiles, hidden_TE.device)
-    canvas_T = per_row(canvas_BQ)
+    shape = hidden_BQE.shape[:2]
+    canvas_T = per_row(canvas_BQ, shape)
     # Programs that share weights are neighbours, so that these are read from memory once.
     launch(_head_kernel, (triton.cdiv(len(hidden_TE), tiles.rows), num_tiles), hidden_TE, head_VE, *partials,
-           per_row(seed_B), per_row(position_BQ), canvas_T, step, inverse_temperature,
+           per_row(seed_B, shape[:1]), per_row(position_BQ, shape), canvas_T, step, inverse_temperature,
            inverse_statistics_temperature * math.log2(math.e), banned_id, len(hidden_TE), vocab_size, width,
            num_queried, hidden_TE.stride(0), hidden_TE.stride(1), head_VE.stride(0), head_VE.stride(1),
            VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
            NORMALISE=log_prob or margin or entropy or canvas_T is not None, MARGIN=margin, ENTROPY=entropy,
            num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
-    return merged(partials, hidden_BQE.shape[:2], canvas_T is not None, inverse_statistics_temperature,
+    return merged(partials, shape, vocab_size, inverse_statistics_temperature, has_canvas=canvas_T is not None,
                   log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
 
 
@@ -120,7 +121,8 @@ def _head_kernel(hidden, head, floats, ids, seed, position, canvas, step, invers
               None if position is None else tl.load(position + row, mask=inside, other=0).to(tl.int32),
               None if canvas is None else tl.load(canvas + row, mask=inside, other=-1),
               None if step is None else tl.load(step).to(tl.int32), inverse_temperature, scale, group, floats, ids,
-              row * num_tiles + tile, num_rows * num_tiles, inside, NORMALISE, MARGIN, ENTROPY)
+              row.to(tl.int64) * num_tiles + tile, (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, MARGIN,
+              ENTROPY)
 
 
 @dataclass(frozen=True)

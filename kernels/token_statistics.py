@@ -76,6 +76,8 @@ Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None,
 def terms(question: Question) -> Terms:
     """A question in the plain types that operators take."""
     draw, wanted = question.draw, question.wanted
+    if "canvas_log_prob" in wanted and question.canvas_token_BQ is None:
+        raise ValueError("canvas_log_prob is wanted of canvas_token_BQ=None: give the canvas's tokens")
     canvas_BQ = question.canvas_token_BQ if "canvas_log_prob" in wanted else None
     asked = (canvas_BQ, 1 / question.statistics_temperature, "log_prob" in wanted, "margin" in wanted,
              "entropy" in wanted)
@@ -93,13 +95,14 @@ def answer(found: list[Tensor], question: Question) -> TokenStatistics:
 
 def cut_off(logits_BQV: Tensor, draw: Draw | None) -> Tensor | None:
     """The least logit that may be drawn, float32 [B, Q]; None where nothing is cut."""
-    if draw is None or (draw.top_k is None and draw.top_p is None):
+    if draw is None or (draw.top_k is None and (draw.top_p is None or draw.top_p >= 1)):
         return None
     sorted_BQV = logits_BQV.float().sort(dim=-1, descending=True).values
-    num_kept = min(draw.top_k or sorted_BQV.shape[-1], sorted_BQV.shape[-1])
-    if draw.top_p is None:
+    num_kept = sorted_BQV.shape[-1] if draw.top_k is None else min(draw.top_k, sorted_BQV.shape[-1])
+    if draw.top_p is None or draw.top_p >= 1:
         return sorted_BQV[..., num_kept - 1]
-    probs_BQV = (sorted_BQV[..., :num_kept] / draw.temperature).softmax(-1)
+    # In float64: a float32 sum of a large vocabulary drifts past 1, and would cut the tail.
+    probs_BQV = (sorted_BQV[..., :num_kept] / draw.temperature).double().softmax(-1)
     num_kept_BQ = (probs_BQV.cumsum(-1) - probs_BQV < draw.top_p).sum(-1).clamp(min=1)
     return sorted_BQV.gather(-1, num_kept_BQ[..., None] - 1).squeeze(-1)
 
@@ -151,13 +154,14 @@ def statistics_of_logits(
     tile = min(_TILE, max(128, triton.next_power_of_2(vocab_size)))
     num_tiles = triton.cdiv(vocab_size, tile)
     partials = empty_partials(len(logits_TV), num_tiles, logits_TV.device)
-    canvas_T = per_row(canvas_BQ)
-    launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, per_row(cut_BQ), per_row(seed_B),
-           per_row(position_BQ), canvas_T, step, inverse_temperature,
+    shape = logits_BQV.shape[:2]
+    canvas_T = per_row(canvas_BQ, shape)
+    launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, per_row(cut_BQ), per_row(seed_B, shape[:1]),
+           per_row(position_BQ, shape), canvas_T, step, inverse_temperature,
            inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
            logits_TV.stride(1), TILE=tile, NORMALISE=log_prob or margin or entropy or canvas_T is not None,
            MARGIN=margin, ENTROPY=entropy, num_warps=max(1, tile // 1024))
-    return merged(partials, logits_BQV.shape[:2], canvas_T is not None, inverse_statistics_temperature,
+    return merged(partials, shape, vocab_size, inverse_statistics_temperature, has_canvas=canvas_T is not None,
                   log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
 
 
@@ -177,7 +181,8 @@ def _tile_kernel(logits, floats, ids, cut, seed, position, canvas, step, inverse
               None if position is None else tl.load(position + row).to(tl.int32),
               None if canvas is None else tl.load(canvas + row),
               None if step is None else tl.load(step).to(tl.int32), inverse_temperature, scale, group, floats, ids,
-              row * num_tiles + tile, tl.num_programs(0) * num_tiles, row >= 0, NORMALISE, MARGIN, ENTROPY)
+              row.to(tl.int64) * num_tiles + tile,
+              (tl.num_programs(0) * num_tiles).to(tl.int64), row >= 0, NORMALISE, MARGIN, ENTROPY)
 
 
 @dataclass(frozen=True)

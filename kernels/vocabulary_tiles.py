@@ -21,9 +21,11 @@ from .dispatch import launch
 _NUM_PARTIALS = 7
 
 
-def per_row(value_BQ: Tensor | None) -> Tensor | None:
-    """A value of each row, packed: reshape alone may keep a stride."""
-    return None if value_BQ is None else value_BQ.reshape(-1).contiguous()
+def per_row(value_BQ: Tensor | None, shape: torch.Size | None = None) -> Tensor | None:
+    """A value of each row, expanded to `shape` where it is given, and packed: reshape alone may keep a stride."""
+    if value_BQ is None:
+        return None
+    return (value_BQ if shape is None else value_BQ.expand(shape)).reshape(-1).contiguous()
 
 
 def empty_partials(num_rows: int, num_tiles: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -32,8 +34,8 @@ def empty_partials(num_rows: int, num_tiles: int, device: torch.device) -> tuple
             torch.empty((2, num_rows, num_tiles), dtype=torch.int32, device=device))
 
 
-def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, has_canvas: bool, inverse_statistics_temperature: float,
-           *, log_prob: bool, margin: bool, entropy: bool, drawn: bool) -> list[Tensor]:
+def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, vocab_size: int, inverse_statistics_temperature: float,
+           *, has_canvas: bool, log_prob: bool, margin: bool, entropy: bool, drawn: bool) -> list[Tensor]:
     """The answers of all rows, each of `shape` [B, Q], from their tiles' partials."""
     _, num_rows, num_tiles = partials[0].shape
     device = partials[0].device
@@ -41,8 +43,9 @@ def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, has_canvas: bool,
     asked = (log_prob, has_canvas, margin, entropy)
     values = [torch.empty(shape, dtype=torch.float32, device=device) if wanted else None for wanted in asked]
     few = num_tiles <= 32
-    launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, num_rows, num_tiles,
-           TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn, num_warps=1 if few else 8)
+    launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, vocab_size, num_rows,
+           num_tiles, TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn,
+           num_warps=1 if few else 8)
     return [token, *(value for value in values if value is not None)]
 
 
@@ -90,13 +93,13 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_tiles"])
-def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy, inverse_temperature, num_rows,
-                  num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
+def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy, inverse_temperature, vocab_size,
+                  num_rows, num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
     row = tl.program_id(0)
     tile = tl.arange(0, TILES)
     exists = tile < num_tiles
-    partial = row * num_tiles + tile
-    plane = num_rows * num_tiles
+    partial = row.to(tl.int64) * num_tiles + tile
+    plane = (num_rows * num_tiles).to(tl.int64)
     tops = tl.load(floats + partial, mask=exists, other=float("-inf"))
     indices = tl.load(ids + partial, mask=exists, other=_NO_INDEX)
     top = tl.max(tops, 0)
@@ -108,7 +111,8 @@ def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy
         chosen = tl.min(tl.where(keys == tl.max(keys, 0), drawn, _NO_INDEX), 0)
         at_drawn = tl.load(floats + 5 * plane + partial, mask=exists, other=float("-inf"))
         at_chosen = tl.max(tl.where(drawn == chosen, at_drawn, float("-inf")), 0)
-    tl.store(token + row, chosen.to(tl.int64))
+    # Where NaN left nothing to choose, a token that exists all the same.
+    tl.store(token + row, tl.minimum(chosen, vocab_size - 1).to(tl.int64))
     if (log_prob is not None or canvas_log_prob is not None) or (margin is not None or entropy is not None):
         scale = inverse_temperature * 1.4426950408889634
         nothing = top == float("-inf")

@@ -159,3 +159,9 @@ def test_any_shape(batch: int, queries: int, kv_heads: int, group: int, width: i
 def test_heads_that_do_not_divide_or_fit_are_refused(shape: tuple[int, int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be a multiple"), using(Implementation.TRITON):
         attention(*inputs(*shape), *nothing_else(None, None))
+
+
+def test_bounds_beyond_the_keys_are_those_of_the_keys() -> None:
+    far = torch.tensor([[2**31, 2**62, 5]])
+    check(attention, reference, (*inputs(1, 3, 2, 2, 32, 70), *nothing_else(None, far)), PRODUCT)
+    check(attention, reference, (*inputs(1, 3, 2, 2, 32, 70), *nothing_else(far - 2**40, far)), PRODUCT)

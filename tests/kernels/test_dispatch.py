@@ -44,6 +44,14 @@ def test_a_gradient_takes_the_reference_of_a_kernel_without_backward() -> None:
     assert weight.grad is not None
 
 
+def test_keywords_count_as_arguments() -> None:
+    weight = WEIGHT.clone().requires_grad_()
+    with using(Implementation.TRITON), recording() as ran:
+        rms_norm(eps=1e-5, weight_E=weight, x=X).sum().backward()
+    assert ran == {("rms_norm", Implementation.REFERENCE)}
+    torch.testing.assert_close(rms_norm(eps=1e-5, weight_E=WEIGHT, x=X), reference(X, WEIGHT, 1e-5))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs what the interpreter cannot")
 def test_triton_is_refused_where_nothing_could_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "INTERPRETED", False)

@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quicksilver.kernels.token_statistics import Draw, Question, Statistic, TokenStatistics, token_statistics
+from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.kernels.token_statistics import (
+    Draw,
+    Question,
+    Statistic,
+    TokenStatistics,
+    cut_off,
+    token_statistics,
+)
 from torch import Tensor
 
 from .comparison import DTYPES, run, strided_variants
@@ -171,3 +179,22 @@ def test_temperature_sharpens_the_draw() -> None:
     draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
     token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), Question(draw=draw)).token_BQ
     assert abs(token.float().mean().item() - np.exp(2) / (1 + np.exp(2))) < 0.015
+
+
+def test_a_nucleus_of_everything_cuts_nothing() -> None:
+    logits = torch.randn(1, 1, 50_000) * 3
+    assert cut_off(logits, drawing(1, 1, top_p=1.0)) is None
+    nearly = cut_off(logits, drawing(1, 1, 1.0, top_p=1 - 1e-9))
+    assert nearly is not None
+    assert (logits < nearly).double().mean() < 0.1
+
+
+def test_a_row_of_nan_still_names_a_token_of_the_vocabulary() -> None:
+    with using(Implementation.TRITON):
+        found = token_statistics(torch.full((1, 2, 300), torch.nan), Question(frozenset({"log_prob"})))
+    assert ((found.token_BQ >= 0) & (found.token_BQ < 300)).all()
+
+
+def test_the_canvas_must_be_given_where_it_is_asked_about() -> None:
+    with pytest.raises(ValueError, match="canvas_token_BQ=None"):
+        token_statistics(torch.randn(1, 1, 4), Question(frozenset({"canvas_log_prob"})))
