@@ -31,7 +31,7 @@ def share(folder: Path) -> Share:
 
     def measured(task: str, family: str, decoder: Decoder | None = None) -> float:
         with initialize_config_module("quicksilver.conf", version_base="1.3"):
-            config = compose("config", overrides=[f"task={task}", "threads=2"])
+            config = compose("config", overrides=[f"task={task}", "threads=2", "device=cpu"])
             setup = instantiate(config.experiment, _convert_="all").tasks[task]
         recipe = getattr(setup, family)
         point = TrainingPoint(task, setup.task, recipe, seed=0)
