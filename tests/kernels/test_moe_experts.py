@@ -19,7 +19,7 @@ from quicksilver.kernels.moe_sort import Load
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants
+from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants, widened
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -157,12 +157,20 @@ def test_where_a_gradient_is_required_the_reference_runs() -> None:
 
 def check_any(data: st.DataObject, dtype: torch.dtype) -> None:
     num_experts, top_k, num_tokens = (data.draw(st.integers(*bounds)) for bounds in ((1, 9), (1, 4), (0, 30)))
-    # A result of a few numbers may nearly cancel, and its relative error then says nothing: 16 bits get wide ones.
-    least = 1 if dtype == torch.float32 else 16
-    width, expert_width = data.draw(st.integers(least, 70)), data.draw(st.integers(least, 70))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
-    expert_TA = torch.randint(0, num_experts, (num_tokens, top_k), generator=generator, dtype=torch.int32)
-    check(experts, reference, random_inputs(expert_TA, num_experts, width, expert_width, dtype), PRODUCT)
+    width, expert_width = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 70))
+    # Hypothesis can only repeat an example whose numbers hang on what it drew.
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    expert_TA = torch.randint(0, num_experts, (num_tokens, top_k), dtype=torch.int32)
+    inputs = random_inputs(expert_TA, num_experts, width, expert_width, dtype)
+    if dtype == torch.float32 or min(width, expert_width) >= 16:
+        check(experts, reference, inputs, PRODUCT)
+        return
+    # A result of few columns may nearly cancel: torch's own error in 16 bits is then over the bound more often than
+    # ours. Rounding is relative to the size of what is summed.
+    (found,), _ = run(experts, *inputs)
+    wide = widened(inputs)
+    size = reference(*(value.abs() if value.is_floating_point() else value for value in wide)).norm()
+    assert (found.cpu().double() - reference(*wide)).norm() <= PRODUCT[dtype] * size
 
 
 @settings(max_examples=5, deadline=None)
