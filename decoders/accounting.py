@@ -10,20 +10,22 @@ from typing import Any, Literal
 
 from ..models.adapter import LanguageModel, Plan
 
-ForwardKind = Literal["denoise", "store"]
+ForwardKind = Literal["denoise", "guided", "store"]
 
 
 @dataclass
 class Accounting:
     """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed, positions queried, context), from
-    which the rest follows. Tokens: `useful` up to and with the first end token, `committed` all that were decided.
-    Positions include the padding of ragged rows and the steps of rows that were already finished (`idle_row_steps`),
-    which is what they cost."""
+    which the rest follows. Tokens: `useful` up to and with the first end token; `committed` all commits, those included
+    that were overwritten or returned to mask later (`remasked`). Positions include the padding of ragged rows and all
+    steps of a row: `idle` ones after it was finished, and `barren` ones that changed nothing, cost as much."""
 
     shapes: Counter[tuple[ForwardKind, int, int, int, int]] = field(default_factory=Counter)
     row_steps: int = 0
     idle_row_steps: int = 0
+    barren_row_steps: int = 0
     tokens_committed: int = 0
+    tokens_remasked: int = 0
     tokens_useful: int = 0
     kv_store_bytes: int = 0
 

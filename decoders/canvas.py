@@ -102,3 +102,17 @@ class Canvas:
         masked then, int64 [B]."""
         return commit(self.tokens_BS, self.masked_BS, self.step_BS, self.log_prob_BS, query_BQ, commit_BQ, token_BQ,
                       log_prob_BQ, step)
+
+    def remask(self, query_BQ: Tensor, remask_BQ: Tensor, mask_id: int) -> Tensor:
+        """Return the queried positions to mask where `remask_BQ` says so; how many of the queried are masked then,
+        int64 [B]."""
+        column_BQ = torch.where(remask_BQ, query_BQ, self.length)
+        self.tokens_BS.scatter_(1, column_BQ, mask_id)
+        self.masked_BS.scatter_(1, column_BQ, True)
+        self.masked_BS[:, self.length] = False
+        return self.masked_BS.gather(1, query_BQ).sum(1)
+
+    def revisable(self, query_BQ: Tensor) -> Tensor:
+        """Which of the queried positions were decided, not given, bool [B, Q]."""
+        fixed_BS = self.masked_BS | self.given_BS
+        return ~fixed_BS.gather(1, query_BQ) & (query_BQ < self.length)

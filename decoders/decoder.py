@@ -1,10 +1,10 @@
 """The decoder: five parts and the only decoding loop of the repository.
 
     for each window:  enter it (store what lies before)
-        until no row of the batch has a mask left in it:
-            quota     how many          (schedule)
+        until no row of the batch has a mask left in it, nor wants another step:
             plan      what to feed      (cache)
-            propose   which tokens      (model, sampler)
+            propose   which tokens      (model, guidance, sampler)
+            quota     how many          (schedule)
             select    which positions   (policy)
             commit
         rows that are finished leave the batch
@@ -13,63 +13,29 @@ Streaming, tracing, timing and early stopping are consumers of the steps that `s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ..kernels.logit_memories import Previous
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import LanguageModel
-from ..models.kv_store import KVStore
-from .accounting import Accounting
-from .caches import Cache
+from .caches import Cache, Moment
 from .canvas import Canvas, Request
+from .decoding import Completion, Decoding, Step, Visit
+from .guidance import Guidance, Unguided
 from .policies.base import Edit, Policy, Situation
-from .samplers import Sampler
-from .schedules import Schedule
+from .samplers import Asking, Sampler
+from .schedules import Freedom, Progress, Schedule
 from .windows import Span, Window, WindowGrid, Windows
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a decode; its tensors are valid until the next one. `rows` maps the batch to the requests."""
-
-    index: int
-    window: Window
-    proposal: TokenStatistics
-    edit: Edit
-    canvas: Canvas
-    rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A decoded request: its whole canvas, and the completion from `start` up to and with the first end token."""
-
-    tokens: list[int]
-    completion: list[int]
-
-
-@dataclass
-class Decoding:
-    """The state of one decode: the batch that is still being decoded, and the canvas of all requests."""
-
-    model: LanguageModel
-    requests: Sequence[Request]
-    whole: Canvas
-    live: Canvas
-    spans: Sequence[Span]
-    grid: WindowGrid
-    store: KVStore | None
-    rows: list[int]
-    num_masked: list[list[int]]
-    steps_per_window: list[int] = field(default_factory=list)
-    accounting: Accounting = field(default_factory=Accounting)
-
-
-@dataclass(frozen=True)
 class Decoder:
-    """Five interchangeable parts. Rows stop after a window that holds `end_id`, where one is given."""
+    """Five interchangeable parts, and guidance if wanted. Rows stop after a window that holds `end_id`, where one is
+    given: exact where no later window can change an earlier one (causal and block-causal models), an approximation for
+    bidirectional ones, which would have gone on to condition on what follows."""
 
     windows: Windows
     schedule: Schedule
@@ -77,12 +43,26 @@ class Decoder:
     policy: Policy
     cache: Cache
     end_id: int | None = None
+    guidance: Guidance = field(default_factory=Unguided)
 
     def __post_init__(self) -> None:
-        self.cache.check_windows(self.windows)
-        if self.policy.needs_open_quota and self.schedule.is_fixed:
-            raise ValueError(f"policy {self.policy} with schedule {self.schedule}: a fixed quota leaves the policy "
-                             "nothing to decide; use schedule unbounded")
+        policy, schedule, cache = self.policy, self.schedule, self.cache
+        cache.check_windows(self.windows)
+        if policy.needs_open_quota and schedule.freedom is Freedom.FIXED:
+            raise ValueError(f"policy {policy} with schedule {schedule}: a fixed quota leaves the policy nothing to "
+                             "decide; use schedule unbounded, floor or free")
+        if policy.needs_free_quota and schedule.freedom is not Freedom.FREE:
+            raise ValueError(f"policy {policy} with schedule {schedule}: the policy may commit nothing at a step, "
+                             "which only schedule free allows")
+        if policy.needs_times and not schedule.is_timed:
+            raise ValueError(f"policy {policy} with schedule {schedule}: the policy goes by the diffusion time, which "
+                             "the schedule does not tell")
+        if policy.revises and not cache.answers_decided:
+            raise ValueError(f"policy {policy} with cache {cache}: the policy revises decided positions, which the "
+                             "cache does not compute again")
+        if cache.stores and not self.guidance.takes_store:
+            raise ValueError(f"cache {cache} with guidance {self.guidance}: a store holds keys and values of one "
+                             "canvas, guidance runs two; use cache recompute")
 
     def decode(self, model: LanguageModel, requests: Sequence[Request]) -> list[Completion]:
         """Decode the requests as one batch."""
@@ -96,11 +76,12 @@ class Decoder:
         not fit."""
         spans = [self.check(model, request) for request in requests]
         whole = Canvas.of(requests, model)
-        grid = WindowGrid.of(spans, whole.stop_B, whole.length)
+        grid = WindowGrid.of(spans, whole.stop_B, whole.length, self.windows.num_revised)
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
         num_masked = [span.count_in_windows(request.tokens, model.mask_id)
                       for span, request in zip(spans, requests, strict=True)]
-        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked)
+        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked,
+                            tally=torch.zeros(4, dtype=torch.int64, device=model.device))
         if store is not None:
             decoding.accounting.kv_store_bytes = store.num_bytes
         return decoding
@@ -108,6 +89,9 @@ class Decoder:
     def check(self, model: LanguageModel, request: Request) -> Span:
         """The windows of a request. ValueError with the reason if the parts cannot serve the model or the request."""
         self.cache.check_model(model, self.windows)
+        if not model.holds_logits and (self.sampler.needs_logits or "divergence" in self.policy.statistics):
+            raise ValueError(f"sampler {self.sampler} and policy {self.policy} with a fused head: they need all logits "
+                             "of a position at once, which only a separate head holds")
         return self.windows.span(request.start, len(request.tokens))
 
     @torch.inference_mode()
@@ -115,97 +99,111 @@ class Decoder:
         """Run the decode, yielding every step."""
         index = 0
         while decoding.rows:
-            window = decoding.grid.window(index)
-            self.enter(decoding, window)
-            masked_at_start_B = _masked_count(decoding.live, window)
+            visit = self.enter(decoding, index)
             # No step before this one can be the window's last, so that none before it waits for the device.
-            certain = self.schedule.least_steps(max(decoding.num_masked[row][index] for row in decoding.rows))
+            certain = self.schedule.least_steps(visit.most_masked)
             step, num_steps, num_ended = torch.zeros_like(decoding.live.seed_B[0]), 0, -1
             while num_ended < 0:
-                proposal, edit, state = self.step(decoding, window, masked_at_start_B, step)
-                yield Step(num_steps, window, proposal, edit, decoding.live, tuple(decoding.rows))
+                proposal, edit, state = self.step(decoding, visit, num_steps, step)
+                yield Step(num_steps, visit.window, proposal, edit, decoding.live, tuple(decoding.rows))
                 step += 1
                 num_steps += 1
                 num_ended = int(state) if num_steps >= certain else -1
             decoding.accounting.row_steps += num_steps * len(decoding.rows)
-            decoding.steps_per_window.append(num_steps)
             index += 1
             if num_ended or min(decoding.grid.counts) <= index:
-                self._drop_finished(decoding, window, index)
+                ended = self._reached_end(decoding.live, visit.window).tolist()
+                decoding.drop(ended, index)
 
-    def enter(self, decoding: Decoding, window: Window) -> None:
-        """Store what lies before the window, where the cache wants that."""
-        plan = self.cache.entry_plan(window, decoding.live.length)
+    def enter(self, decoding: Decoding, index: int) -> Visit:
+        """Begin window number `index`: store what lies before it, where the cache wants that."""
+        visit = self.visit(decoding, index)
+        plan = self.cache.entry_plan(visit.window)
         if plan is not None:
             decoding.model.hidden(decoding.live.tokens_BS, plan, decoding.store)
             decoding.accounting.count_forward("store", plan)
+        return visit
 
-    def step(self, decoding: Decoding, window: Window, masked_at_start_B: Tensor, step: Tensor
+    def visit(self, decoding: Decoding, index: int) -> Visit:
+        """The state of window number `index` before its first step."""
+        window, model, canvas = decoding.grid.window(index), decoding.model, decoding.live
+        masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
+        shape = torch.Size((*window.query_BQ.shape, model.vocab_size))
+        previous = Previous.unknown(shape, model.device) if "divergence" in self.policy.statistics else None
+        return Visit(window, masked_B, masked_B > 0, self.policy.begin(window.query_BQ),
+                     self.sampler.begin(shape, model.device), previous, decoding.masked_in(index),
+                     decoding.masked_after(index))
+
+    def step(self, decoding: Decoding, visit: Visit, index: int, step: Tensor
              ) -> tuple[TokenStatistics, Edit, Tensor]:
-        """Step number `step` (int64 scalar) on tensors of fixed shape, without a host read, so that a CUDA graph can
-        capture it: the proposal, the edit (already applied), and a
-        scalar that is -1 while masks are left in the window, else the number of rows that reached the end token."""
-        model, canvas = decoding.model, decoding.live
-        plan = self.cache.plan(window, canvas.length)
-        question = self.sampler.question(self.policy.statistics, (canvas.seed_B, window.query_BQ, step))
-        proposal = model.statistics(model.hidden(canvas.tokens_BS, plan, decoding.store), question)
-        decoding.accounting.count_forward("denoise", plan)
-
+        """Step number `index`, on the device `step` (int64 scalar), on tensors of fixed shape and without a host read,
+        so that a CUDA graph can capture it: the proposal, the edit (already applied), and a scalar that is -1 while a
+        row of the window is not finished, else the number of rows that reached the end token."""
+        window, canvas = visit.window, decoding.live
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
-        quota = self.schedule.quota(masked_at_start_B, eligible_BQ.sum(1), step)
-        edit = self.policy.select(Situation(proposal, eligible_BQ, window.query_BQ, quota, canvas, step))
-        remaining_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
-
-        unfinished = remaining_B.any()
+        proposal = self._propose(decoding, visit, index, step, eligible_BQ)
+        progress = Progress(visit.masked_at_start_B, eligible_BQ.sum(1), step, canvas.seed_B, window.query_BQ.shape[1])
+        edit = self.policy.select(Situation(
+            proposal, eligible_BQ, window.query_BQ, self.schedule.quota(progress), canvas, step,
+            self.schedule.times(progress) if self.policy.needs_times else None,
+            canvas.revisable(window.query_BQ) & visit.active_B[:, None] if self.policy.revises else None,
+            visit.policy_state))
+        masked_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
+        if edit.remask_BQ is not None:
+            masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.mask_id)
+        unfinished = self._move_on(decoding, visit, edit, masked_B)
         if self.end_id is None:
             return proposal, edit, -unfinished.long()
         return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())
 
+    def _propose(self, decoding: Decoding, visit: Visit, index: int, step: Tensor, eligible_BQ: Tensor
+                 ) -> TokenStatistics:
+        """What the model and the sampler say of the window's positions."""
+        model, canvas, query_BQ = decoding.model, decoding.live, visit.window.query_BQ
+        most_masked = visit.masked_after + self.schedule.most_left(visit.most_masked, max(index - 1, 0))
+        plan = self.cache.plan(Moment(index, step, visit.window, canvas, model.shift, most_masked))
+        hidden_BQE = self.guidance.hidden(model, canvas, plan, decoding.store, decoding.accounting)
+        question = self.sampler.question(self.policy.statistics, Asking(canvas.seed_B, query_BQ, step, eligible_BQ),
+                                         visit.sampler_memory)
+        if "canvas_log_prob" in self.policy.statistics:
+            question = replace(question, canvas_token_BQ=canvas.tokens_BS.gather(1, query_BQ))
+        if visit.previous is not None:
+            question = replace(question, previous=visit.previous)
+        return model.statistics(hidden_BQE, question)
+
+    def _move_on(self, decoding: Decoding, visit: Visit, edit: Edit, masked_B: Tensor) -> Tensor:
+        """Keep what the next step needs, add to the tally, and say whether a row is unfinished (bool scalar)."""
+        changed_BQ = edit.commit_BQ if edit.remask_BQ is None else edit.commit_BQ | edit.remask_BQ
+        idle_B, barren_B = ~visit.active_B, visit.active_B & ~changed_BQ.any(1)
+        num_remasked = torch.zeros_like(decoding.tally[0]) if edit.remask_BQ is None else edit.remask_BQ.sum()
+        decoding.tally += torch.stack((idle_B.sum(), barren_B.sum(), edit.commit_BQ.sum(), num_remasked))
+        if visit.policy_state is not None and edit.state is not None:
+            visit.policy_state.copy_(edit.state)
+        unfinished_B = masked_B > 0
+        if edit.unfinished_B is not None:
+            unfinished_B |= edit.unfinished_B & visit.active_B
+        visit.active_B.copy_(unfinished_B)
+        return unfinished_B.any()
+
     def completions(self, decoding: Decoding) -> list[Completion]:
-        """The decoded requests in their order; fills in the accounting's tokens and idle steps."""
+        """The decoded requests in their order; fills in what the accounting counts in tokens and in row steps."""
         whole, accounting = decoding.whole, decoding.accounting
-        accounting.tokens_committed = accounting.tokens_useful = accounting.idle_row_steps = 0
+        (accounting.idle_row_steps, accounting.barren_row_steps, accounting.tokens_committed,
+         accounting.tokens_remasked) = decoding.tally.tolist()
+        accounting.tokens_useful = 0
         decided_BS = (~(whole.masked_BS | whole.given_BS)).tolist()
         completions = []
-        for request, span, tokens, decided, step in zip(decoding.requests, decoding.spans, whole.tokens_BS.tolist(),
-                                                        decided_BS, whole.step_BS.tolist(), strict=True):
+        for request, tokens, decided in zip(decoding.requests, whole.tokens_BS.tolist(), decided_BS, strict=True):
             length = len(request.tokens)
             ends = (p for p in range(request.start, length) if tokens[p] == self.end_id and decided[p])
-            last = next(ends, length - 1)
-            stop, num_windows = last + 1, (last - span.first) // span.size + 1
-            accounting.tokens_committed += sum(decided[request.start : length])
+            stop = next(ends, length - 1) + 1
             accounting.tokens_useful += sum(decided[request.start : stop])
-            for window, num_steps in enumerate(decoding.steps_per_window[:num_windows]):
-                begin = span.first + window * span.size
-                positions = range(begin, min(begin + span.size, length))
-                used = max((step[p] + 1 for p in positions if decided[p]), default=0)
-                accounting.idle_row_steps += num_steps - used
             completions.append(Completion(tokens[:length], tokens[request.start : stop]))
         return completions
 
     def _reached_end(self, canvas: Canvas, window: Window) -> Tensor:
         """Which rows decided on the end token in the window, bool [B]; a given one ends nothing."""
+        if self.end_id is None:
+            return torch.zeros_like(canvas.seed_B, dtype=torch.bool)
         query_BQ = window.query_BQ
         return ((canvas.tokens_BS.gather(1, query_BQ) == self.end_id) & ~canvas.given_BS.gather(1, query_BQ)).any(1)
-
-    def _drop_finished(self, decoding: Decoding, window: Window, next_index: int) -> None:
-        """Take the rows out of the batch that reached the end token or have no window left."""
-        ended = [False] * len(decoding.rows)
-        if self.end_id is not None:
-            ended = self._reached_end(decoding.live, window).tolist()
-        kept = [row for row, count in enumerate(decoding.grid.counts) if count > next_index and not ended[row]]
-        if decoding.live is not decoding.whole:
-            decoding.whole.put_rows(torch.tensor(decoding.rows), decoding.live)
-        if not kept:
-            decoding.rows = []
-            return
-        index_B = torch.tensor(kept, device=window.query_BQ.device)
-        decoding.live = decoding.live.rows(index_B)
-        decoding.grid = decoding.grid.rows(index_B, kept)
-        decoding.store = None if decoding.store is None else decoding.store.rows(index_B)
-        decoding.rows = [decoding.rows[row] for row in kept]
-
-
-def _masked_count(canvas: Canvas, window: Window) -> Tensor:
-    """Masks of each row in the window, int64 [B]."""
-    return canvas.masked_BS.gather(1, window.query_BQ).sum(1)

@@ -4,19 +4,40 @@ Whether a policy's confidence is that of the tempered distribution is a number: 
 model's own distribution (LLaDA, Fast-dLLM), the sampling temperature by the tempered one (Dream, LLaDA2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer, check_real
+from ..kernels.logit_memories import Credit
 from ..kernels.token_statistics import Draw, Question, Statistic
 
 
+@dataclass(frozen=True)
+class Asking:
+    """The positions that are asked about: their rows' seeds [B], the positions [B, Q] and the step (a scalar), int64,
+    which key the draws; which of them are masked, bool [B, Q]."""
+
+    seed_B: Tensor
+    position_BQ: Tensor
+    step: Tensor
+    masked_BQ: Tensor
+
+
 class Sampler(Protocol):
-    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
-        """What to ask of the model's distributions: a token and the wanted statistics. The draw's key: the rows' seeds
-        [B], the positions [B, Q] and the step (a scalar), int64."""
+    @property
+    def needs_logits(self) -> bool:
+        """Whether its questions need all logits of a position at once."""
+        ...
+
+    def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        """What it remembers through a window of `shape` [B, Q, V], written in place; None: nothing."""
+        ...
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+        """What to ask of the model's distributions: a token and the wanted statistics."""
         ...
 
 
@@ -29,7 +50,14 @@ class Greedy:
     def __post_init__(self) -> None:
         check_real("statistics_temperature", self.statistics_temperature, above=0)
 
-    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
+    @property
+    def needs_logits(self) -> bool:
+        return False
+
+    def begin(self, shape: torch.Size, device: torch.device) -> None:
+        return None
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
         return Question(wanted, None, self.statistics_temperature)
 
 
@@ -50,6 +78,44 @@ class Categorical:
         if self.top_p is not None:
             check_real("top_p", self.top_p, above=0, at_most=1)
 
-    def question(self, wanted: frozenset[Statistic], draw_key: tuple[Tensor, Tensor, Tensor]) -> Question:
-        draw = Draw(self.temperature, *draw_key, top_k=self.top_k, top_p=self.top_p)
+    @property
+    def needs_logits(self) -> bool:
+        return self.top_k is not None or self.top_p is not None
+
+    def begin(self, shape: torch.Size, device: torch.device) -> None:
+        return None
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+        draw = Draw(self.temperature, asking.seed_B, asking.position_BQ, asking.step, self.top_k, self.top_p)
         return Question(wanted, draw, self.statistics_temperature)
+
+
+@dataclass(frozen=True)
+class Credited:
+    """The base sampler's token of logits + alpha log(1 + credit), where a token earns credit at a masked position by
+    being its most probable one: credit = beta credit + (its probability)^gamma (dInfer, arXiv 2510.08666). It changes
+    the distribution, confidences included, and holds a float32 [B, Q, V]."""
+
+    base: Sampler = field(default_factory=Greedy)
+    alpha: float = 0.7
+    beta: float = 0.8
+    gamma: float = 0.2
+
+    def __post_init__(self) -> None:
+        if isinstance(self.base, Credited):
+            raise ValueError(f"base={self.base}: credit is given once; the base must draw from the logits alone")
+        check_real("alpha", self.alpha, at_least=0)
+        check_real("beta", self.beta, at_least=0, at_most=1)
+        check_real("gamma", self.gamma, at_least=0)
+
+    @property
+    def needs_logits(self) -> bool:
+        return True
+
+    def begin(self, shape: torch.Size, device: torch.device) -> Tensor:
+        return torch.zeros(shape, device=device)
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+        assert memory is not None
+        credit = Credit(memory, asking.masked_BQ, self.alpha, self.beta, self.gamma)
+        return replace(self.base.question(wanted, asking, None), credit=credit)

@@ -29,6 +29,11 @@ class Span:
 
 
 class Windows(Protocol):
+    @property
+    def num_revised(self) -> int:
+        """How many windows before the current one are still open to revision."""
+        ...
+
     def span(self, start: int, stop: int) -> Span:
         """The windows of a completion that occupies positions start to stop (exclusive)."""
         ...
@@ -37,6 +42,10 @@ class Windows(Protocol):
 @dataclass(frozen=True)
 class Whole:
     """One window: the whole completion."""
+
+    @property
+    def num_revised(self) -> int:
+        return 0
 
     def span(self, start: int, stop: int) -> Span:
         return Span(start, stop - start, 1)
@@ -51,6 +60,10 @@ class Blocks:
     def __post_init__(self) -> None:
         check_integer("size", self.size)
 
+    @property
+    def num_revised(self) -> int:
+        return 0
+
     def span(self, start: int, stop: int) -> Span:
         return _divided(start, stop, self.size)
 
@@ -58,12 +71,15 @@ class Blocks:
 @dataclass(frozen=True)
 class GridBlocks:
     """Blocks of `size` counted from the row's first token, as block-causal models are trained (SDAR, LLaDA2). The
-    first window may begin inside the prompt."""
+    first window may begin inside the prompt. A policy that revises may revise `num_revised` finished blocks too
+    (LLaDA2.1's multi-block editing)."""
 
     size: int
+    num_revised: int = 0
 
     def __post_init__(self) -> None:
         check_integer("size", self.size)
+        check_integer("num_revised", self.num_revised, at_least=0)
 
     def span(self, start: int, stop: int) -> Span:
         return _divided(start // self.size * self.size, stop, self.size)
@@ -77,17 +93,18 @@ def _divided(first: int, stop: int, size: int) -> Span:
 
 @dataclass(frozen=True)
 class Window:
-    """The current window of every row: the positions in it, int64 [B, Q], L where a row has none.
+    """The current window of every row: the positions that may be decided or revised in it, int64 [B, Q], L where a row
+    has none; with them the windows before it that are still open to revision.
 
-    previous_BQ is the window before (None at the first), first_B1 where each row's first window begins, stop_B where
-    the row ends. `begin` and `reach` bound the windows' first positions and ends over all rows; `padded` says that rows
-    differ."""
+    before_BP are the positions before those that no earlier window has passed: the prompt at the first window, then the
+    window that has just closed, None where none has. stop_B is where each row ends. Over all rows, windows begin from
+    `earliest` to `begin` and end by `reach`; `padded` says that rows differ."""
 
     index: int
-    first_B1: Tensor
-    stop_B: Tensor
     query_BQ: Tensor
-    previous_BQ: Tensor | None
+    before_BP: Tensor | None
+    stop_B: Tensor
+    earliest: int
     begin: int
     reach: int
     padded: bool
@@ -101,18 +118,20 @@ class WindowGrid:
     first_BQ: Tensor
     stop_B: Tensor
     counts: tuple[int, ...]
+    smallest_first: int
     largest_first: int
     length: int
     ragged: bool
+    num_revised: int
 
     @classmethod
-    def of(cls, spans: Sequence[Span], stop_B: Tensor, length: int) -> "WindowGrid":
+    def of(cls, spans: Sequence[Span], stop_B: Tensor, length: int, num_revised: int) -> "WindowGrid":
         firsts = [span.first for span in spans]
         ends = {span.first + span.size * span.count for span in spans}
         offset_Q = torch.arange(max(span.size for span in spans), device=stop_B.device)
         return cls(torch.tensor(firsts, device=stop_B.device)[:, None] + offset_Q, stop_B,
-                   tuple(span.count for span in spans), max(firsts), length,
-                   ragged=len(set(firsts)) > 1 or ends != {length})
+                   tuple(span.count for span in spans), min(firsts), max(firsts), length,
+                   ragged=len(set(firsts)) > 1 or ends != {length}, num_revised=num_revised)
 
     def rows(self, index_B: Tensor, kept: Sequence[int]) -> "WindowGrid":
         """The windows of the rows that `index_B`, in the host's words `kept`, names."""
@@ -120,11 +139,20 @@ class WindowGrid:
                        counts=tuple(self.counts[row] for row in kept))
 
     def window(self, index: int) -> Window:
-        size = self.first_BQ.shape[1]
-        query_BQ = self.first_BQ + index * size
-        previous_BQ = self.first_BQ + (index - 1) * size if index else None
-        if self.ragged:
-            query_BQ = torch.where(query_BQ < self.stop_B[:, None], query_BQ, self.length)
+        first_open = max(index - self.num_revised, 0)
+        query_BQ = torch.cat([self._positions(number) for number in range(first_open, index + 1)], dim=1)
+        before_BP = None
+        if first_open:
+            before_BP = self._positions(first_open - 1)
+        elif index == 0 and self.largest_first:
+            position_P = torch.arange(self.largest_first, device=self.stop_B.device)
+            before_BP = torch.where(position_P < self.first_BQ[:, :1], position_P, self.length)
         # The row that begins last may be finished already, so its windows only bound those of the others.
-        begin, reach = (min(self.largest_first + position * size, self.length) for position in (index, index + 1))
-        return Window(index, self.first_BQ[:, :1], self.stop_B, query_BQ, previous_BQ, begin, reach, self.ragged)
+        size = self.first_BQ.shape[1]
+        begin, reach = (min(self.largest_first + number * size, self.length) for number in (index, index + 1))
+        return Window(index, query_BQ, before_BP, self.stop_B, self.smallest_first + index * size, begin, reach,
+                      self.ragged)
+
+    def _positions(self, index: int) -> Tensor:
+        position_BQ = self.first_BQ + index * self.first_BQ.shape[1]
+        return torch.where(position_BQ < self.stop_B[:, None], position_BQ, self.length) if self.ragged else position_BQ

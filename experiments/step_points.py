@@ -7,7 +7,7 @@ import torch
 
 from ..decoders import (
     Append,
-    BlockCausalCache,
+    BlockCausalCacheApart,
     Blocks,
     Decoder,
     Greedy,
@@ -104,7 +104,7 @@ class StepPoint:
     def decoder(self) -> Decoder:
         if self.block is None:
             return Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
-        return Decoder(GridBlocks(self.block), Unbounded(), Greedy(), Threshold(_TAU), BlockCausalCache())
+        return Decoder(GridBlocks(self.block), Unbounded(), Greedy(), Threshold(_TAU), BlockCausalCacheApart())
 
     def tokens(self) -> list[int]:
         """Random tokens for the whole canvas, none of them the mask."""

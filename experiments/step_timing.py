@@ -19,10 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ..decoders import Decoder
-from ..decoders.canvas import Canvas
-from ..decoders.decoder import Decoding
-from ..decoders.windows import Window
+from ..decoders import Canvas, Decoder, Decoding, Visit
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Causal, DecodableTransformer, Router, Transformer, TransformerConfig
 from .devices import peak_memory_bytes, reset_peak_memory
@@ -39,12 +36,11 @@ _NUM_LARGEST = 8
 
 @dataclass(frozen=True)
 class ReadyStep:
-    """A step that can be repeated: its decode, its window, and the canvas as it was before the step."""
+    """A step that can be repeated: its decode, its visit of a window, and the canvas as it was before the step."""
 
     decoder: Decoder
     decoding: Decoding
-    window: Window
-    masked_at_start_B: Tensor
+    visit: Visit
     step: Tensor
     before: Canvas
 
@@ -61,13 +57,12 @@ class ReadyStep:
         for stored_NBLKD in (store.keys_NBLKD, store.values_NBLKD):
             stored_NBLKD.normal_()
         canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.device)
-        window = decoding.grid.window(point.window_index)
-        masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
+        visit = point.decoder.visit(decoding, point.window_index)
         before = Canvas(*(tensor.clone() for tensor in vars(canvas).values()))
-        return cls(point.decoder, decoding, window, masked_B, torch.zeros_like(masked_B[0]), before)
+        return cls(point.decoder, decoding, visit, torch.zeros_like(visit.masked_at_start_B[0]), before)
 
     def __call__(self) -> None:
-        self.decoder.step(self.decoding, self.window, self.masked_at_start_B, self.step)
+        self.decoder.step(self.decoding, self.visit, 0, self.step)
 
     def restore(self) -> None:
         """Take back what the step committed."""

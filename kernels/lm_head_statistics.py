@@ -27,26 +27,25 @@ from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, question: Question
                        ) -> TokenStatistics:
     """Answer the question about the logits hidden [B, Q, E] x head [V, E] of one float dtype, in which banned_id has
-    none. ValueError where the question needs all logits at once: top_k and top_p."""
-    draw = question.draw
-    if draw is not None and (draw.top_k is not None or draw.top_p is not None):
-        raise ValueError(f"top_k={draw.top_k}, top_p={draw.top_p}: a fused head never holds all logits; both must be "
-                         "None, or the head separate")
+    none. ValueError where the question needs all logits at once: top_k, top_p, divergence and credit."""
+    if question.needs_logits:
+        raise ValueError(f"{question}: a fused head never holds all logits, which top_k, top_p, divergence and credit "
+                         "need; take the separate head")
     return answer(statistics_of_hidden(hidden_BQE, head_VE, banned_id, *terms(question)), question)
 
 
 def reference(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
     step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
-    log_prob: bool, margin: bool, entropy: bool,
+    log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
-    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin and entropy those
-    that are asked for."""
+    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and
+    entropy those that are asked for."""
     logits_BQV = F.linear(hidden_BQE, head_VE)
     if banned_id is not None:
         logits_BQV[..., banned_id] = -torch.inf
     return statistics_reference(logits_BQV, None, seed_B, position_BQ, step, inverse_temperature, canvas_BQ,
-                                inverse_statistics_temperature, log_prob, margin, entropy)
+                                inverse_statistics_temperature, log_prob, margin, logit_gap, entropy)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ _DRAWN_TILES = {2: _Tiles(128, 32, 64, num_warps=8, num_stages=4), 4: _Tiles(64,
 def statistics_of_hidden(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
     step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
-    log_prob: bool, margin: bool, entropy: bool,
+    log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
     num_queried, width = hidden_BQE.shape[1:]
     hidden_TE = hidden_BQE.reshape(-1, width)
@@ -85,10 +84,10 @@ def statistics_of_hidden(
            inverse_statistics_temperature * math.log2(math.e), banned_id, len(hidden_TE), vocab_size, width,
            num_queried, hidden_TE.stride(0), hidden_TE.stride(1), head_VE.stride(0), head_VE.stride(1),
            VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
-           NORMALISE=log_prob or margin or entropy or canvas_T is not None, MARGIN=margin, ENTROPY=entropy,
+           NORMALISE=log_prob or margin or entropy or canvas_T is not None, MARGIN=margin or logit_gap, ENTROPY=entropy,
            num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
     return merged(partials, shape, vocab_size, inverse_statistics_temperature, has_canvas=canvas_T is not None,
-                  log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
+                  log_prob=log_prob, margin=margin, logit_gap=logit_gap, entropy=entropy, drawn=seed_B is not None)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_queried"])

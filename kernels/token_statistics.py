@@ -4,7 +4,9 @@
     log_prob         = log softmax(z / s)_token            (s = statistics temperature)
     canvas_log_prob  = log softmax(z / s)_(the token now on the canvas)
     margin           = p_(1) - p_(2)                       of softmax(z / s)
+    logit_gap        = (z_(1) - z_(2)) / s
     entropy          = -sum_v p_v log p_v                  of softmax(z / s), in nats
+    divergence       = KL(p || p of the step before)       of softmax(z / s), in nats
 
 top_k and top_p first find a cut-off logit of the tempered distribution, top_k first (the token that crosses top_p
 stays, as in Hugging Face's convention); tokens below it are not drawn. Ties take the lowest index. A row that allows
@@ -14,7 +16,7 @@ Triton cuts each row into tiles (`vocabulary_tiles`) and gives every tile to a p
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -25,9 +27,10 @@ from torch import Tensor
 from .case import Cost
 from .counter_rng import gumbel
 from .dispatch import kernel, launch
+from .logit_memories import Credit, Previous
 from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 
-Statistic = Literal["log_prob", "canvas_log_prob", "margin", "entropy"]
+Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence"]
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,21 @@ class Draw:
 @dataclass(frozen=True)
 class Question:
     """What is asked of a distribution over the vocabulary: the statistics wanted, greedy without a `draw`. The canvas's
-    tokens, int64 [B, Q], are needed for canvas_log_prob alone."""
+    tokens, int64 [B, Q], are needed for canvas_log_prob alone, the previous distributions for divergence alone; credit
+    changes the logits before anything is asked of them."""
 
     wanted: frozenset[Statistic] = field(default_factory=frozenset)
     draw: Draw | None = None
     statistics_temperature: float = 1.0
     canvas_token_BQ: Tensor | None = None
+    previous: Previous | None = None
+    credit: Credit | None = None
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether all logits of a position must exist at once."""
+        cuts = self.draw is not None and (self.draw.top_k is not None or self.draw.top_p is not None)
+        return cuts or self.previous is not None or self.credit is not None
 
 
 @dataclass(frozen=True)
@@ -61,16 +73,25 @@ class TokenStatistics:
     log_prob_BQ: Tensor | None = None
     canvas_log_prob_BQ: Tensor | None = None
     margin_BQ: Tensor | None = None
+    logit_gap_BQ: Tensor | None = None
     entropy_BQ: Tensor | None = None
+    divergence_BQ: Tensor | None = None
 
 
 def token_statistics(logits_BQV: Tensor, question: Question) -> TokenStatistics:
     """Answer the question about logits [B, Q, V] of any float dtype, in float32 (float64 stays). Banned tokens hold
     -inf, the others are finite."""
-    return answer(statistics_of_logits(logits_BQV, cut_off(logits_BQV, question.draw), *terms(question)), question)
+    if question.credit is not None:
+        logits_BQV = question.credit.fused(logits_BQV)
+    found = answer(statistics_of_logits(logits_BQV, cut_off(logits_BQV, question.draw), *terms(question)), question)
+    if "divergence" not in question.wanted:
+        return found
+    if question.previous is None:
+        raise ValueError("divergence is wanted with previous=None: give the distributions of the step before")
+    return replace(found, divergence_BQ=question.previous.divergence(logits_BQV, question.statistics_temperature))
 
 
-Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None, float, bool, bool, bool]
+Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None, float, bool, bool, bool, bool]
 
 
 def terms(question: Question) -> Terms:
@@ -80,7 +101,7 @@ def terms(question: Question) -> Terms:
         raise ValueError("canvas_log_prob is wanted of canvas_token_BQ=None: give the canvas's tokens")
     canvas_BQ = question.canvas_token_BQ if "canvas_log_prob" in wanted else None
     asked = (canvas_BQ, 1 / question.statistics_temperature, "log_prob" in wanted, "margin" in wanted,
-             "entropy" in wanted)
+             "logit_gap" in wanted, "entropy" in wanted)
     if draw is None:
         return None, None, None, 1.0, *asked
     return draw.seed_B, draw.position_BQ, draw.step, 1 / draw.temperature, *asked
@@ -89,7 +110,7 @@ def terms(question: Question) -> Terms:
 def answer(found: list[Tensor], question: Question) -> TokenStatistics:
     """The operators' token and wanted statistics, which come in the order of `TokenStatistics`, by name."""
     token_BQ, *values = found
-    names = [name for name in get_args(Statistic) if name in question.wanted]
+    names = [name for name in get_args(Statistic) if name in question.wanted and name != "divergence"]
     return TokenStatistics(token_BQ, **{f"{name}_BQ": value for name, value in zip(names, values, strict=True)})
 
 
@@ -110,10 +131,10 @@ def cut_off(logits_BQV: Tensor, draw: Draw | None) -> Tensor | None:
 def reference(
     logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
-    margin: bool, entropy: bool,
+    margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
-    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin and entropy those
-    that are asked for."""
+    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and
+    entropy those that are asked for."""
     if logits_BQV.dtype != torch.float64:
         logits_BQV = logits_BQV.float()
     if seed_B is None or position_BQ is None or step is None:
@@ -124,7 +145,7 @@ def reference(
             key_BQV = key_BQV.masked_fill(logits_BQV < cut_BQ[..., None], -torch.inf)
         token_BQ = key_BQV.argmax(-1)
     found = [token_BQ]
-    if not (log_prob or margin or entropy or canvas_BQ is not None):
+    if not (log_prob or margin or logit_gap or entropy or canvas_BQ is not None):
         return found
     log_probs_BQV = (logits_BQV * inverse_statistics_temperature).log_softmax(-1)
     nothing_BQ = logits_BQV.gather(-1, token_BQ[..., None]).squeeze(-1) == -torch.inf
@@ -135,6 +156,9 @@ def reference(
     if margin:
         first_BQ, second_BQ = log_probs_BQV.topk(2, dim=-1).values.exp().unbind(-1)
         found.append((first_BQ - second_BQ).masked_fill(nothing_BQ, 0))
+    if logit_gap:
+        first_BQ, second_BQ = logits_BQV.topk(2, dim=-1).values.unbind(-1)
+        found.append(((first_BQ - second_BQ) * inverse_statistics_temperature).masked_fill(nothing_BQ, 0))
     if entropy:
         found.append(torch.special.entr(log_probs_BQV.exp()).sum(-1).masked_fill(nothing_BQ, 0))
     return found
@@ -147,7 +171,7 @@ _TILE = 8192
 def statistics_of_logits(
     logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
-    margin: bool, entropy: bool,
+    margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
     num_queried, vocab_size = logits_BQV.shape[1:]
     logits_TV = logits_BQV.reshape(-1, vocab_size)
@@ -160,9 +184,9 @@ def statistics_of_logits(
            per_row(position_BQ, shape), canvas_T, step, inverse_temperature,
            inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
            logits_TV.stride(1), TILE=tile, NORMALISE=log_prob or margin or entropy or canvas_T is not None,
-           MARGIN=margin, ENTROPY=entropy, num_warps=max(1, tile // 1024))
+           MARGIN=margin or logit_gap, ENTROPY=entropy, num_warps=max(1, tile // 1024))
     return merged(partials, shape, vocab_size, inverse_statistics_temperature, has_canvas=canvas_T is not None,
-                  log_prob=log_prob, margin=margin, entropy=entropy, drawn=seed_B is not None)
+                  log_prob=log_prob, margin=margin, logit_gap=logit_gap, entropy=entropy, drawn=seed_B is not None)
 
 
 @triton.jit(do_not_specialize=["num_queried"])

@@ -2,7 +2,7 @@
 
     tile     m = max z,  i = argmax,  n = second,  Z = sum 2^d,  W = sum d 2^d,   d = (z - m) log2(e) / s
     merge    Z = sum_j Z_j 2^(d_j),  W = sum_j (W_j + d_j Z_j) 2^(d_j),           d_j = (m_j - m) log2(e) / s
-             entropy = ln Z - ln(2) W / Z,   log_prob = (z_token - m) / s - ln Z
+             entropy = ln Z - ln(2) W / Z,   log_prob = (z_token - m) / s - ln Z,   logit gap = (m - n) / s
 
 W is kept relative to the maximum: unshifted it loses five digits at logits near 60. Tiles have a fixed size, whatever
 the number of rows, so the bits of a row's result do not depend on the other rows.
@@ -10,6 +10,7 @@ the number of rows, so the bits of a row's result do not depend on the other row
 
 # Triton's annotations do not tell tiles from numbers and tuples.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false
 import torch
 import triton
 import triton.language as tl
@@ -35,12 +36,13 @@ def empty_partials(num_rows: int, num_tiles: int, device: torch.device) -> tuple
 
 
 def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, vocab_size: int, inverse_statistics_temperature: float,
-           *, has_canvas: bool, log_prob: bool, margin: bool, entropy: bool, drawn: bool) -> list[Tensor]:
+           *, has_canvas: bool, log_prob: bool, margin: bool, logit_gap: bool, entropy: bool, drawn: bool
+           ) -> list[Tensor]:
     """The answers of all rows, each of `shape` [B, Q], from their tiles' partials."""
     _, num_rows, num_tiles = partials[0].shape
     device = partials[0].device
     token = torch.empty(shape, dtype=torch.int64, device=device)
-    asked = (log_prob, has_canvas, margin, entropy)
+    asked = (log_prob, has_canvas, margin, logit_gap, entropy)
     values = [torch.empty(shape, dtype=torch.float32, device=device) if wanted else None for wanted in asked]
     few = num_tiles <= 32
     launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, vocab_size, num_rows,
@@ -93,8 +95,8 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_tiles"])
-def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy, inverse_temperature, vocab_size,
-                  num_rows, num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
+def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, logit_gap, entropy, inverse_temperature,
+                  vocab_size, num_rows, num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
     row = tl.program_id(0)
     tile = tl.arange(0, TILES)
     exists = tile < num_tiles
@@ -113,9 +115,14 @@ def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy
         at_chosen = tl.max(tl.where(drawn == chosen, at_drawn, float("-inf")), 0)
     # Where NaN left nothing to choose, a token that exists all the same.
     tl.store(token + row, tl.minimum(chosen, vocab_size - 1).to(tl.int64))
+    nothing = top == float("-inf")
+    if margin is not None or logit_gap is not None:
+        seconds = tl.load(floats + plane + partial, mask=exists, other=float("-inf"))
+        second = tl.max(tl.where(indices == first, seconds, tops), 0)
+        if logit_gap is not None:
+            tl.store(logit_gap + row, tl.where(nothing, 0.0, (top - second) * inverse_temperature))
     if (log_prob is not None or canvas_log_prob is not None) or (margin is not None or entropy is not None):
         scale = inverse_temperature * 1.4426950408889634
-        nothing = top == float("-inf")
         top = tl.maximum(top, _LOWEST)
         ratios = log2_ratio(tops, top, scale)
         totals = tl.load(floats + 2 * plane + partial, mask=exists, other=0)
@@ -129,9 +136,6 @@ def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, entropy
             value = (at_canvas - top) * inverse_temperature - log_total
             tl.store(canvas_log_prob + row, tl.where(nothing, float("-inf"), value))
         if margin is not None:
-            seconds = tl.load(floats + plane + partial, mask=exists, other=float("-inf"))
-            rivals = tl.where(indices == first, seconds, tops)
-            second = tl.max(rivals, 0)
             value = (1 - tl.exp2(log2_ratio(second, top, scale))) / total
             tl.store(margin + row, tl.where(nothing, 0.0, value))
         if entropy is not None:

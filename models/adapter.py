@@ -21,7 +21,8 @@ from .transformer import Transformer
 @dataclass(frozen=True)
 class Plan:
     """One forward: absolute positions fed [B, F] and asked for [B, Q], int64 and ascending in each row; the canvas
-    length L stands for "no position" and may follow the others where `padded` is true.
+    length L stands for "no position" and follows the others. stop_B is where each row ends, None where all end at L
+    and nothing fed stands for "no position".
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
     the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed
@@ -30,7 +31,7 @@ class Plan:
     feed_BF: Tensor
     query_BQ: Tensor
     context: int | None = None
-    padded: bool = False
+    stop_B: Tensor | None = None
     sees_all: bool = False
 
 
@@ -49,6 +50,10 @@ class LanguageModel(Protocol):
     def pattern(self) -> AttentionPattern: ...
     @property
     def device(self) -> torch.device: ...
+    @property
+    def holds_logits(self) -> bool:
+        """Whether a question that needs all logits of a position at once can be answered."""
+        ...
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         """An empty store for canvases of `length` positions."""
@@ -104,6 +109,10 @@ class DecodableTransformer:
     def device(self) -> torch.device:
         return self.transformer.head.weight.device
 
+    @property
+    def holds_logits(self) -> bool:
+        return self.head.holds_logits
+
     def new_store(self, num_rows: int, length: int) -> KVStore:
         shape = self.config.shape
         return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
@@ -112,21 +121,27 @@ class DecodableTransformer:
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         feed_BF = plan.feed_BF
+        end = None if plan.stop_B is None else tokens_BS.shape[1] - 1
         if store is None or plan.context is None:
-            write = None
-            view = View(self.pattern, feed_BF, feed_BF, tokens_BS.shape[1] - 1 if plan.padded else None)
+            write, view = None, View(self.pattern, feed_BF, feed_BF, end)
         else:
             write = store.write(feed_BF, plan.context)
-            if plan.sees_all:
-                view = View(Bidirectional(), feed_BF, feed_BF)
-            else:
-                view = View(self.pattern, feed_BF, torch.arange(plan.context, device=feed_BF.device)[None])
+            view = self._stored_view(plan, plan.context, end)
         num_fed, num_queried = feed_BF.shape[1], plan.query_BQ.shape[1]
         index_BQ = None
         if num_fed > 1 and num_queried and (self.shift or plan.query_BQ is not feed_BF):
             index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=num_fed - 1)
         hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, index_BQ)
         return hidden_BFE[:, :num_queried]
+
+    def _stored_view(self, plan: Plan, context: int, end: int | None) -> View:
+        """What the fed positions see of the store's first `context` slots."""
+        if plan.sees_all:
+            return View(Bidirectional(), plan.feed_BF, plan.feed_BF)
+        key_1C = torch.arange(context, device=plan.feed_BF.device)[None]
+        if plan.stop_B is None or end is None:
+            return View(self.pattern, plan.feed_BF, key_1C)
+        return View(self.pattern, plan.feed_BF, torch.where(key_1C < plan.stop_B[:, None], key_1C, end), end)
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
         return self.head.statistics(hidden_BQE, self.transformer.head.weight, self.mask_id, question)

@@ -7,7 +7,7 @@ Which is faster depends on the GPU and the number of rows; which runs must not d
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from ..kernels.token_statistics import Question, TokenStatistics, token_statisti
 
 
 class Head(Protocol):
+    holds_logits: ClassVar[bool]
+    """Whether all logits of a position exist at once, as some questions need."""
+
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
         """The answer about the logits of hidden states, in which the banned token has none."""
         ...
@@ -25,6 +28,8 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class SeparateHead:
+    holds_logits: ClassVar[bool] = True
+
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
         logits_BQV = F.linear(hidden_BQE, weight_VE)
         logits_BQV[..., banned_id] = -torch.inf
@@ -33,7 +38,9 @@ class SeparateHead:
 
 @dataclass(frozen=True)
 class FusedHead:
-    """ValueError from `statistics` where the question cuts the distribution (top_k, top_p)."""
+    """ValueError from `statistics` where the question needs all logits (top_k, top_p, divergence, credit)."""
+
+    holds_logits: ClassVar[bool] = False
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
         return lm_head_statistics(hidden_BQE, weight_VE, banned_id, question)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,11 +86,16 @@ class TableModel:
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         length = tokens_BS.shape[1] - 1
-        rows = [[self._logits(tokens[:length], position, length) for position in positions]
+        rows = [[self._logits(tuple(tokens[:length]), position, length) for position in positions]
                 for tokens, positions in zip(tokens_BS.tolist(), plan.query_BQ.tolist(), strict=True)]
         return torch.tensor(np.array(rows)).float().view(*plan.query_BQ.shape, self.vocab_size)
 
-    def _logits(self, tokens: list[int], position: int, length: int) -> np.ndarray:
+    @property
+    def holds_logits(self) -> bool:
+        return True
+
+    @lru_cache(maxsize=2**16)  # noqa: B019  one table serves the whole run
+    def _logits(self, tokens: tuple[int, ...], position: int, length: int) -> np.ndarray:
         if position >= length:
             return np.zeros(self.vocab_size)
         if self.pattern == Causal():
@@ -100,7 +106,7 @@ class TableModel:
             seen = tokens
             while seen and seen[-1] == 0:  # padding of a shorter row: the canvas fills it with zeros
                 seen = seen[:-1]
-        digest = hashlib.sha256(repr((self.seed, position, seen)).encode()).digest()
+        digest = hashlib.sha256(repr((self.seed, position, list(seen))).encode()).digest()
         return 3 * np.random.default_rng(int.from_bytes(digest[:8])).normal(size=self.vocab_size)
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Situation
+from .base import Edit, Policy, Situation
 from .ranking import best
 
 
 @dataclass(frozen=True)
-class LowEntropy:
+class LowEntropy(Policy):
     """Commit the positions whose distribution has the lowest entropy."""
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})
-    needs_open_quota: ClassVar[bool] = False
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.entropy_BQ is not None

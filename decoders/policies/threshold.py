@@ -7,12 +7,12 @@ from typing import ClassVar
 from ...kernels import commit_rules
 from ...kernels.checks import check_real
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Situation
+from .base import Edit, Policy, Situation
 from .ranking import best
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Policy):
     """Commit every position whose proposed token has a probability of at least `tau`, within the quota: the most
     probable ones where fewer than the quota's least do, or more than its most."""
 

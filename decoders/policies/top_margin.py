@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Situation
+from .base import Edit, Policy, Situation
 from .ranking import best
 
 
 @dataclass(frozen=True)
-class TopMargin:
+class TopMargin(Policy):
     """Commit the positions whose two most probable tokens differ most in probability."""
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"margin"})
-    needs_open_quota: ClassVar[bool] = False
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.margin_BQ is not None

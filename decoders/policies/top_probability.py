@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Situation
+from .base import Edit, Policy, Situation
 from .ranking import best
 
 
 @dataclass(frozen=True)
-class TopProbability:
+class TopProbability(Policy):
     """Commit the positions whose proposed token is most probable."""
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
-    needs_open_quota: ClassVar[bool] = False
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.log_prob_BQ is not None

@@ -25,13 +25,22 @@ def test_a_block_that_does_not_divide_is_refused(windows: Blocks, start: int, st
 
 def test_ragged_rows_have_their_own_windows() -> None:
     spans = [Span(2, 3, 2), Span(4, 3, 1)]
-    grid = WindowGrid.of(spans, torch.tensor([8, 7]), length=8)
+    grid = WindowGrid.of(spans, torch.tensor([8, 7]), length=8, num_revised=0)
     assert grid.window(0).query_BQ.tolist() == [[2, 3, 4], [4, 5, 6]]
     second = grid.window(1)
     assert second.query_BQ.tolist() == [[5, 6, 7], [8, 8, 8]]
-    assert second.previous_BQ is not None
-    assert second.previous_BQ.tolist() == [[2, 3, 4], [4, 5, 6]]
-    assert (second.begin, second.reach, second.padded) == (7, 8, True)
+    assert second.before_BP is not None
+    assert second.before_BP.tolist() == [[2, 3, 4], [4, 5, 6]]
+    assert (second.earliest, second.begin, second.reach, second.padded) == (5, 7, 8, True)
+
+
+def test_what_lies_before_a_window_is_named_once() -> None:
+    """The prompt at the first window, then each window when no later one may revise it any more."""
+    grid = WindowGrid.of([Span(2, 2, 4)], torch.tensor([10]), length=10, num_revised=1)
+    windows = [grid.window(index) for index in range(4)]
+    assert [window.query_BQ.tolist()[0] for window in windows] == [[2, 3], [2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 9]]
+    assert [None if window.before_BP is None else window.before_BP.tolist()[0] for window in windows] == [
+        [0, 1], None, [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize("kind", [Blocks, GridBlocks])

@@ -62,8 +62,8 @@ def test_a_step_writes_the_same_buffers_each_time_and_is_taken_back(of: StepPoin
     step = ready(of)
     store = step.decoding.store
     assert store is not None
-    held = [*vars(step.decoding.live).values(), *vars(store).values(), step.masked_at_start_B, step.step,
-            *(value for value in vars(step.window).values() if isinstance(value, Tensor))]
+    held = [*vars(step.decoding.live).values(), *vars(store).values(), step.visit.masked_at_start_B, step.step,
+            *(value for value in vars(step.visit.window).values() if isinstance(value, Tensor))]
     addresses = [tensor.data_ptr() for tensor in held]
     first = [tensor.clone() for tensor in vars(step.decoding.live).values()]
     step()
@@ -78,8 +78,8 @@ def test_a_step_writes_the_same_buffers_each_time_and_is_taken_back(of: StepPoin
         assert torch.equal(one, other)
     live, store = step.decoding.live, step.decoding.store
     assert store is not None
-    now = [*vars(live).values(), *vars(store).values(), step.masked_at_start_B, step.step,
-           *(value for value in vars(step.window).values() if isinstance(value, Tensor))]
+    now = [*vars(live).values(), *vars(store).values(), step.visit.masked_at_start_B, step.step,
+           *(value for value in vars(step.visit.window).values() if isinstance(value, Tensor))]
     assert [tensor.data_ptr() for tensor in now] == addresses
 
 
@@ -110,7 +110,7 @@ def test_it_is_the_step_that_the_decoder_would_make(of: StepPoint) -> None:
     step()
     assert torch.equal(canvas.tokens_BS[:, :-1], expected.canvas.tokens_BS[:, :-1])
     assert torch.equal(canvas.masked_BS, expected.canvas.masked_BS)
-    assert torch.equal(step.window.query_BQ, expected.window.query_BQ)
+    assert torch.equal(step.visit.window.query_BQ, expected.window.query_BQ)
     assert transformer.config.max_length == of.max_length
 
 
@@ -153,9 +153,10 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     canvas = Canvas(*map(move, vars(decoding.live).values()))
     there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
                      canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
-                     decoding.num_masked)
-    return ReadyStep(step.decoder, there, there.grid.window(step.window.index), move(step.masked_at_start_B),
-                     move(step.step), canvas)
+                     decoding.num_masked, move(decoding.tally))
+    visit = replace(step.visit, window=there.grid.window(step.visit.window.index), active_B=move(step.visit.active_B),
+                    masked_at_start_B=move(step.visit.masked_at_start_B))
+    return ReadyStep(step.decoder, there, visit, move(step.step), canvas)
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))

@@ -1,0 +1,172 @@
+"""Caches for bidirectional models, whose stored keys and values go stale as later positions are decided: approximate,
+with an error that experiment=cache_error measures. Each feeds everything on entering a window, which decides too.
+
+    prefix     then the window and all that follows it                           (Fast-dLLM, arXiv 2505.22618)
+    dual       then the window alone                                             (Fast-dLLM)
+    vicinity   then the window and `radius` positions on either side; everything in the first `warm_up` steps and every
+               `refresh_every` steps                                             (dInfer, arXiv 2510.08666)
+    delayed    then what is masked, anywhere, and what the last step decided; everything every `refresh_every` steps
+               (dKV-Cache, arXiv 2505.15781)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...kernels.checks import check_integer
+from ...models.adapter import LanguageModel, Plan
+from ...models.attention import Bidirectional
+from ..windows import Window, Windows
+from .base import Moment
+from .exact import everything
+
+
+def _check_bidirectional(name: str, model: LanguageModel) -> None:
+    if not isinstance(model.pattern, Bidirectional):
+        raise ValueError(f"cache {name} with attention {model.pattern}: needs a bidirectional model; others have exact "
+                         "caches, append and block_causal")
+
+
+def _check_no_revision(name: str, windows: Windows) -> None:
+    if windows.num_revised:
+        raise ValueError(f"cache {name} with {windows}: finished windows are not fed again, so they cannot be revised")
+
+
+def _from_store(moment: Moment, feed_BF: Tensor) -> Plan:
+    """A forward of some positions that sees the whole canvas."""
+    stop_B = moment.window.stop_B if moment.window.padded else None
+    return Plan(feed_BF, moment.window.query_BQ, context=moment.canvas.length, stop_B=stop_B)
+
+
+def _around(moment: Moment, before: int, after: int) -> Tensor:
+    """The window's positions with so many before it and after it, as far as the row goes, and those from which a
+    shifted model reads the window's first ones: int64 [B, F]."""
+    window, length, before = moment.window, moment.canvas.length, max(before, moment.shift)
+    if not window.padded:
+        position_F = torch.arange(max(window.begin - before, 0), min(window.reach + after, length),
+                                  device=window.query_BQ.device)
+        return position_F.expand(len(window.query_BQ), -1).contiguous()
+    width = min(before + window.query_BQ.shape[1] + after, before + length - window.earliest)
+    feed_BF = window.query_BQ[:, :1] - before + torch.arange(width, device=window.query_BQ.device)
+    exists_BF = (feed_BF >= 0) & (feed_BF < window.stop_B[:, None])
+    return torch.where(exists_BF, feed_BF, length).sort(dim=1).values
+
+
+@dataclass(frozen=True)
+class Prefix:
+    is_exact: ClassVar[bool] = False
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_no_revision("prefix", windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_bidirectional("prefix", model)
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        if moment.index == 0:
+            return everything(moment, moment.canvas.length)
+        return _from_store(moment, _around(moment, 0, moment.canvas.length))
+
+
+@dataclass(frozen=True)
+class Dual:
+    is_exact: ClassVar[bool] = False
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_no_revision("dual", windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_bidirectional("dual", model)
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        if moment.index == 0:
+            return everything(moment, moment.canvas.length)
+        return _from_store(moment, _around(moment, 0, 0))
+
+
+@dataclass(frozen=True)
+class Vicinity:
+    radius: int = 16
+    warm_up: int = 4
+    refresh_every: int = 16
+    is_exact: ClassVar[bool] = False
+    answers_decided: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_integer("radius", self.radius, at_least=0)
+        check_integer("warm_up", self.warm_up, at_least=0)
+        check_integer("refresh_every", self.refresh_every)
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_no_revision("vicinity", windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_bidirectional("vicinity", model)
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        warming = moment.window.index == 0 and moment.index < self.warm_up
+        if warming or moment.index % self.refresh_every == 0:
+            return everything(moment, moment.canvas.length)
+        return _from_store(moment, _around(moment, self.radius, self.radius))
+
+
+@dataclass(frozen=True)
+class Delayed:
+    refresh_every: int = 8
+    is_exact: ClassVar[bool] = False
+    answers_decided: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_integer("refresh_every", self.refresh_every)
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_no_revision("delayed", windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_bidirectional("delayed", model)
+        if model.shift:
+            raise ValueError(f"cache delayed with shift {model.shift}: needs a model without shift, since a masked "
+                             "position's answer would stand at one that is not fed")
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        canvas, window = moment.canvas, moment.window
+        if moment.index % self.refresh_every == 0:
+            return everything(moment, canvas.length)
+        in_window_BS = torch.zeros_like(canvas.masked_BS).scatter_(1, window.query_BQ, True)
+        just_decided_BS = in_window_BS & ~canvas.given_BS & (canvas.step_BS == moment.step - 1)
+        position_S = torch.arange(canvas.length + 1, device=window.query_BQ.device)
+        stale_BS = torch.where(canvas.masked_BS | just_decided_BS, position_S, canvas.length)
+        feed_BF = stale_BS.sort(dim=1).values[:, : min(moment.most_masked, canvas.length)]
+        return Plan(feed_BF, window.query_BQ, context=canvas.length, stop_B=window.stop_B)

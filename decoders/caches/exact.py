@@ -1,0 +1,149 @@
+"""Caches that give what recomputing everything gives, up to rounding.
+
+    recompute             everything, every step; nothing stored
+    append                the positions committed since the last forward; for causal models in blocks of one
+    block-causal          the current block, and in its first forward the clean block before it, which is stored; for
+                          block-causal models
+    block-causal, apart   the same with a forward of its own for the clean block
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ...models.adapter import LanguageModel, Plan
+from ...models.attention import BlockCausal, Causal
+from ..windows import Blocks, GridBlocks, Window, Windows
+from .base import Moment
+
+
+@dataclass(frozen=True)
+class Recompute:
+    is_exact: ClassVar[bool] = True
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return False
+
+    def check_windows(self, windows: Windows) -> None:
+        """Any windows will do."""
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        if isinstance(model.pattern, Causal) and windows != Blocks(1):
+            raise ValueError(f"attention {model.pattern} with {windows}: a causal model decides from left to right, in "
+                             "blocks of 1")
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        return everything(moment)
+
+
+def everything(moment: Moment, context: int | None = None) -> Plan:
+    """A forward of all positions of every row, stored where a context is given."""
+    window, length = moment.window, moment.canvas.length
+    position_L = torch.arange(length, device=window.query_BQ.device)
+    if not window.padded:
+        return Plan(position_L.expand(len(window.query_BQ), -1).contiguous(), window.query_BQ, context)
+    feed_BL = torch.where(position_L < window.stop_B[:, None], position_L, length)
+    return Plan(feed_BL, window.query_BQ, context, stop_B=window.stop_B)
+
+
+@dataclass(frozen=True)
+class Append:
+    is_exact: ClassVar[bool] = True
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        if windows != Blocks(1):
+            raise ValueError(f"cache append with {windows}: needs blocks of 1, since it feeds decided positions only")
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        if not isinstance(model.pattern, Causal) or model.shift != 1:
+            raise ValueError(f"cache append with attention {model.pattern} and shift {model.shift}: needs a causal "
+                             "next-token model, whose past never changes")
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        window = moment.window
+        assert window.before_BP is not None, "a next-token model has a prompt"
+        follows = window.before_BP.shape[1] == 1 and not window.padded
+        return Plan(window.before_BP, window.query_BQ, context=window.begin, sees_all=follows)
+
+
+def _check_block_causal(model: LanguageModel, windows: Windows) -> None:
+    assert isinstance(windows, GridBlocks)
+    if model.pattern != BlockCausal(windows.size) or model.shift:
+        raise ValueError(f"cache block_causal with {windows} and attention {model.pattern}: needs a block-causal model "
+                         "of the same block size without shift")
+
+
+def _check_grid(windows: Windows) -> None:
+    if not isinstance(windows, GridBlocks):
+        raise ValueError(f"cache block_causal with {windows}: needs grid blocks, on which the model was trained")
+
+
+def _window_alone(window: Window) -> Plan:
+    is_one = window.query_BQ.shape[1] == window.reach - window.begin
+    return Plan(window.query_BQ, window.query_BQ, context=window.reach, sees_all=is_one and not window.padded)
+
+
+@dataclass(frozen=True)
+class BlockCausalCache:
+    is_exact: ClassVar[bool] = True
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_grid(windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_block_causal(model, windows)
+
+    def entry_plan(self, window: Window) -> None:
+        return None
+
+    def plan(self, moment: Moment) -> Plan:
+        window = moment.window
+        if moment.index or window.before_BP is None:
+            return _window_alone(window)
+        feed_BF = torch.cat((window.before_BP, window.query_BQ), dim=1)
+        if window.padded:
+            feed_BF = feed_BF.sort(dim=1).values
+        return Plan(feed_BF, window.query_BQ, context=window.reach)
+
+
+@dataclass(frozen=True)
+class BlockCausalCacheApart:
+    is_exact: ClassVar[bool] = True
+    answers_decided: ClassVar[bool] = True
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def check_windows(self, windows: Windows) -> None:
+        _check_grid(windows)
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        _check_block_causal(model, windows)
+
+    def entry_plan(self, window: Window) -> Plan | None:
+        if window.before_BP is None:
+            return None
+        return Plan(window.before_BP, window.before_BP[:, :0], context=window.begin)
+
+    def plan(self, moment: Moment) -> Plan:
+        return _window_alone(moment.window)

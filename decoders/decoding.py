@@ -1,0 +1,90 @@
+"""What a decode is made of while it runs, and what comes out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..kernels.logit_memories import Previous
+from ..kernels.token_statistics import TokenStatistics
+from ..models.adapter import LanguageModel
+from ..models.kv_store import KVStore
+from .accounting import Accounting
+from .canvas import Canvas, Request
+from .policies.base import Edit
+from .windows import Span, Window, WindowGrid
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a decode; its tensors are valid until the next one. `rows` maps the batch to the requests."""
+
+    index: int
+    window: Window
+    proposal: TokenStatistics
+    edit: Edit
+    canvas: Canvas
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A decoded request: its whole canvas, and the completion from `start` up to and with the first end token."""
+
+    tokens: list[int]
+    completion: list[int]
+
+
+@dataclass
+class Decoding:
+    """The state of one decode: the batch that is still being decoded, and the canvas of all requests."""
+
+    model: LanguageModel
+    requests: Sequence[Request]
+    whole: Canvas
+    live: Canvas
+    spans: Sequence[Span]
+    grid: WindowGrid
+    store: KVStore | None
+    rows: list[int]
+    num_masked: list[list[int]]
+    tally: Tensor
+    accounting: Accounting = field(default_factory=Accounting)
+
+    def masked_in(self, window: int) -> int:
+        """Masks that a live row starts the window with, at most."""
+        return max(self.num_masked[row][window] for row in self.rows)
+
+    def masked_after(self, window: int) -> int:
+        """Masks of a live row in later windows, at most."""
+        return max(sum(self.num_masked[row][window + 1 :]) for row in self.rows)
+
+    def drop(self, ended: Sequence[bool], next_window: int) -> None:
+        """Take the rows out of the batch that ended or have no window left."""
+        kept = [row for row, count in enumerate(self.grid.counts) if count > next_window and not ended[row]]
+        if self.live is not self.whole:
+            self.whole.put_rows(torch.tensor(self.rows), self.live)
+        if not kept:
+            self.rows = []
+            return
+        index_B = torch.tensor(kept, device=self.live.tokens_BS.device)
+        self.live = self.live.rows(index_B)
+        self.grid = self.grid.rows(index_B, kept)
+        self.store = None if self.store is None else self.store.rows(index_B)
+        self.rows = [self.rows[row] for row in kept]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The state of a decode in one window, written in place: masks at its start, int64 [B]; rows that are not finished,
+    bool [B]; what the policy and the sampler remember, and the distributions of the step before."""
+
+    window: Window
+    masked_at_start_B: Tensor
+    active_B: Tensor
+    policy_state: Tensor | None
+    sampler_memory: Tensor | None
+    previous: Previous | None
+    most_masked: int
+    masked_after: int

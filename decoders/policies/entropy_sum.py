@@ -1,0 +1,27 @@
+"""Entropy sum: the entropy bound with the largest entropy counted too (as JetEngine reads arXiv 2505.24857)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels import commit_rules
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class EntropySum(Policy):
+    """Commit the positions of lowest entropy, as many as keep the sum of their entropies below `gamma` nats, within the
+    quota: stricter than the entropy bound of the same gamma."""
+
+    gamma: float
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("gamma", self.gamma, above=0)
+
+    def select(self, situation: Situation) -> Edit:
+        assert situation.proposal.entropy_BQ is not None
+        return best(situation, -situation.proposal.entropy_BQ, commit_rules.EntropySum(self.gamma))

@@ -1,0 +1,27 @@
+"""Entropy threshold: commit whatever is certain enough (dParallel, arXiv 2509.26488)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels import commit_rules
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class EntropyThreshold(Policy):
+    """Commit every position whose distribution has an entropy of at most `nats`, within the quota: the most certain
+    ones where fewer than the quota's least do, or more than its most."""
+
+    nats: float
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("nats", self.nats, at_least=0)
+
+    def select(self, situation: Situation) -> Edit:
+        assert situation.proposal.entropy_BQ is not None
+        return best(situation, -situation.proposal.entropy_BQ, commit_rules.Threshold(-self.nats))

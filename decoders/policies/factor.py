@@ -1,0 +1,27 @@
+"""Factor: the more tokens at once, the surer each must be (Fast-dLLM, arXiv 2505.22618)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels import commit_rules
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class Factor(Policy):
+    """Commit the n most probable positions, n the largest number for which (n + 1) (1 - the nth probability) is below
+    `factor`, within the quota."""
+
+    factor: float
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("factor", self.factor, above=0)
+
+    def select(self, situation: Situation) -> Edit:
+        assert situation.proposal.log_prob_BQ is not None
+        return best(situation, situation.proposal.log_prob_BQ, commit_rules.Factor(self.factor))

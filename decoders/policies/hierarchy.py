@@ -1,0 +1,39 @@
+"""Hierarchy: divide and conquer runs of masks, so that neighbours are not decided together (dInfer, 2510.08666)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import preferred
+
+
+@dataclass(frozen=True)
+class Hierarchy(Policy):
+    """Commit the most probable position of every contiguous run of masks if its probability is above `low`, and every
+    position above `tau`, within the quota."""
+
+    tau: float
+    low: float = 0.4
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("tau", self.tau, above=0, at_most=1)
+        check_real("low", self.low, at_least=0, at_most=1)
+
+    def select(self, situation: Situation) -> Edit:
+        log_prob_BQ, eligible_BQ = situation.proposal.log_prob_BQ, situation.eligible_BQ
+        assert log_prob_BQ is not None
+        begins_BQ = eligible_BQ & ~F.pad(eligible_BQ, (1, 0))[:, :-1]
+        run_BQ = begins_BQ.cumsum(1)
+        score_BQ = log_prob_BQ.masked_fill(~eligible_BQ, -torch.inf)
+        best_BR = torch.full_like(F.pad(score_BQ, (1, 0)), -torch.inf).scatter_reduce(1, run_BQ, score_BQ, "amax")
+        leads_BQ = score_BQ == best_BR.gather(1, run_BQ)
+        probability_BQ = log_prob_BQ.exp()
+        passing_BQ = (leads_BQ & (probability_BQ > self.low)) | (probability_BQ > self.tau)
+        return preferred(situation, passing_BQ, log_prob_BQ)

@@ -1,0 +1,43 @@
+"""KLASS: commit what is sure and no longer changes (KL-guided fast inference, arXiv 2511.05664)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...kernels.checks import check_integer, check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import preferred
+
+
+@dataclass(frozen=True)
+class Klass(Policy):
+    """Commit every position whose proposed token has a probability above `tau` and whose distribution diverged from
+    that of the step before by less than `epsilon` nats in each of the last `history` steps, within the quota. What came
+    before the window is not known, so nothing is stable in a window's first `history` steps."""
+
+    tau: float
+    epsilon: float
+    history: int = 2
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "divergence"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("tau", self.tau, above=0, at_most=1)
+        check_real("epsilon", self.epsilon, above=0)
+        check_integer("history", self.history)
+
+    def begin(self, query_BQ: Tensor) -> Tensor:
+        """For how many steps each position has been stable."""
+        return torch.zeros_like(query_BQ)
+
+    def select(self, situation: Situation) -> Edit:
+        log_prob_BQ, divergence_BQ = situation.proposal.log_prob_BQ, situation.proposal.divergence_BQ
+        assert log_prob_BQ is not None
+        assert divergence_BQ is not None
+        assert situation.state is not None
+        stable_BQ = torch.where(divergence_BQ < self.epsilon, situation.state + 1, 0)
+        ready_BQ = (stable_BQ >= self.history) & (log_prob_BQ.exp() > self.tau)
+        return Edit(preferred(situation, ready_BQ, log_prob_BQ).commit_BQ, state=stable_BQ)

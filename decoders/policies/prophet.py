@@ -1,0 +1,43 @@
+"""Prophet: commit everything at once when the answer is clear (early answer convergence, arXiv 2508.19982)."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from ..schedules import Quota
+from .base import Edit, Policy, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class Prophet(Policy):
+    """Commit the quota's least, most probable first; but all masks of the window as soon as their two best logits lie
+    apart, on average, by `early` in the first third of the steps, `middle` in the second, `late` in the last.
+
+    Approximate: what is committed at once was not conditioned on one another."""
+
+    early: float = 7.5
+    middle: float = 5.0
+    late: float = 2.5
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "logit_gap"})
+    needs_open_quota: ClassVar[bool] = True
+    needs_times: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("early", "middle", "late"):
+            check_real(name, getattr(self, name), at_least=0)
+
+    def select(self, situation: Situation) -> Edit:
+        proposal, eligible_BQ, quota, times = (situation.proposal, situation.eligible_BQ, situation.quota,
+                                               situation.times)
+        assert proposal.log_prob_BQ is not None
+        assert proposal.logit_gap_BQ is not None
+        assert times is not None
+        progress = 1 - times.after
+        needed = torch.where(progress < 0.33, self.early, torch.where(progress < 0.67, self.middle, self.late))
+        gap_B = proposal.logit_gap_BQ.masked_fill(~eligible_BQ, 0).sum(1) / eligible_BQ.sum(1).clamp(min=1)
+        num_B = torch.where(gap_B >= needed, quota.at_most_B, quota.at_least_B)
+        return best(replace(situation, quota=Quota(num_B, num_B)), proposal.log_prob_BQ)

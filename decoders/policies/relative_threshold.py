@@ -1,0 +1,31 @@
+"""Relative threshold: commit what is sure enough, or about as sure as the surest (dInfer, arXiv 2510.08666)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import preferred
+
+
+@dataclass(frozen=True)
+class RelativeThreshold(Policy):
+    """Commit every position whose proposed token has a probability of at least min(tau, largest - slack), where the
+    largest is that of the row's eligible positions: all that nearly tie with it, even if none reaches tau."""
+
+    tau: float
+    slack: float = 1e-5
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
+    needs_open_quota: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_real("tau", self.tau, above=0, at_most=1)
+        check_real("slack", self.slack, at_least=0, at_most=1)
+
+    def select(self, situation: Situation) -> Edit:
+        log_prob_BQ = situation.proposal.log_prob_BQ
+        assert log_prob_BQ is not None
+        probability_BQ = log_prob_BQ.exp()
+        largest_B1 = probability_BQ.masked_fill(~situation.eligible_BQ, 0).amax(1, keepdim=True)
+        return preferred(situation, probability_BQ >= (largest_B1 - self.slack).clamp(max=self.tau), log_prob_BQ)

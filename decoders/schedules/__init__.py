@@ -1,0 +1,25 @@
+"""How many positions a step may commit."""
+
+from .base import Freedom, Progress, Quota, Schedule, Times
+from .drawn import Binomial, FirstHitting
+from .fixed import Cosine, Dream, DreamUntruncated, Even, Linear, LinearRemainderLast
+from .open_ended import Floor, Free, Unbounded
+
+__all__ = [
+    "Binomial",
+    "Cosine",
+    "Dream",
+    "DreamUntruncated",
+    "Even",
+    "FirstHitting",
+    "Floor",
+    "Free",
+    "Freedom",
+    "Linear",
+    "LinearRemainderLast",
+    "Progress",
+    "Quota",
+    "Schedule",
+    "Times",
+    "Unbounded",
+]
