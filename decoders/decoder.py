@@ -23,7 +23,7 @@ from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import LanguageModel
 from .caches import Cache, Moment
 from .canvas import Canvas, Request
-from .decoding import Completion, Decoding, Step, Visit
+from .decoding import Completion, Decoding, Logged, Step, Visit
 from .guidance import Guidance, Unguided
 from .policies.base import Edit, Policy, Situation
 from .samplers import Asking, Sampler
@@ -80,8 +80,7 @@ class Decoder:
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
         num_masked = [span.count_in_windows(request.tokens, model.mask_id)
                       for span, request in zip(spans, requests, strict=True)]
-        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked,
-                            tally=torch.zeros(4, dtype=torch.int64, device=model.device))
+        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked)
         if store is not None:
             decoding.accounting.kv_store_bytes = store.num_bytes
         return decoding
@@ -142,16 +141,18 @@ class Decoder:
         window, canvas = visit.window, decoding.live
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
         proposal = self._propose(decoding, visit, index, step, eligible_BQ)
-        progress = Progress(visit.masked_at_start_B, eligible_BQ.sum(1), step, canvas.seed_B, window.query_BQ.shape[1])
+        masked_B = eligible_BQ.sum(1)
+        progress = Progress(visit.masked_at_start_B, masked_B, step, canvas.seed_B, window.query_BQ.shape[1])
         edit = self.policy.select(Situation(
             proposal, eligible_BQ, window.query_BQ, self.schedule.quota(progress), canvas, step,
             self.schedule.times(progress) if self.policy.needs_times else None,
             canvas.revisable(window.query_BQ) & visit.active_B[:, None] if self.policy.revises else None,
             visit.policy_state))
+        decoding.log.append(Logged(visit.active_B.clone() if self.policy.revises else masked_B, edit))
         masked_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
         if edit.remask_BQ is not None:
             masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.mask_id)
-        unfinished = self._move_on(decoding, visit, edit, masked_B)
+        unfinished = self._unfinished(visit, edit, masked_B)
         if self.end_id is None:
             return proposal, edit, -unfinished.long()
         return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())
@@ -171,14 +172,12 @@ class Decoder:
             question = replace(question, previous=visit.previous)
         return model.statistics(hidden_BQE, question)
 
-    def _move_on(self, decoding: Decoding, visit: Visit, edit: Edit, masked_B: Tensor) -> Tensor:
-        """Keep what the next step needs, add to the tally, and say whether a row is unfinished (bool scalar)."""
-        changed_BQ = edit.commit_BQ if edit.remask_BQ is None else edit.commit_BQ | edit.remask_BQ
-        idle_B, barren_B = ~visit.active_B, visit.active_B & ~changed_BQ.any(1)
-        num_remasked = torch.zeros_like(decoding.tally[0]) if edit.remask_BQ is None else edit.remask_BQ.sum()
-        decoding.tally += torch.stack((idle_B.sum(), barren_B.sum(), edit.commit_BQ.sum(), num_remasked))
+    def _unfinished(self, visit: Visit, edit: Edit, masked_B: Tensor) -> Tensor:
+        """Keep what the next step needs, and say whether a row wants one (bool scalar)."""
         if visit.policy_state is not None and edit.state is not None:
             visit.policy_state.copy_(edit.state)
+        if not self.policy.revises:
+            return masked_B.any()
         unfinished_B = masked_B > 0
         if edit.unfinished_B is not None:
             unfinished_B |= edit.unfinished_B & visit.active_B
@@ -188,8 +187,7 @@ class Decoder:
     def completions(self, decoding: Decoding) -> list[Completion]:
         """The decoded requests in their order; fills in what the accounting counts in tokens and in row steps."""
         whole, accounting = decoding.whole, decoding.accounting
-        (accounting.idle_row_steps, accounting.barren_row_steps, accounting.tokens_committed,
-         accounting.tokens_remasked) = decoding.tally.tolist()
+        decoding.count_steps()
         accounting.tokens_useful = 0
         decided_BS = (~(whole.masked_BS | whole.given_BS)).tolist()
         completions = []

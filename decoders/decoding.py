@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,14 @@ class Completion:
     completion: list[int]
 
 
+class Logged(NamedTuple):
+    """What is counted of a step when the decode is over: which rows it found unfinished, bool [B] or their masks int64
+    [B], and what it changed."""
+
+    unfinished_B: Tensor
+    edit: Edit
+
+
 @dataclass
 class Decoding:
     """The state of one decode: the batch that is still being decoded, and the canvas of all requests."""
@@ -49,7 +58,7 @@ class Decoding:
     store: KVStore | None
     rows: list[int]
     num_masked: list[list[int]]
-    tally: Tensor
+    log: list[Logged] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
 
     def masked_in(self, window: int) -> int:
@@ -59,6 +68,21 @@ class Decoding:
     def masked_after(self, window: int) -> int:
         """Masks of a live row in later windows, at most."""
         return max(sum(self.num_masked[row][window + 1 :]) for row in self.rows)
+
+    def count_steps(self) -> None:
+        """Fill in what the accounting counts in row steps and commits."""
+        counts = torch.zeros(4, dtype=torch.int64, device=self.live.tokens_BS.device)
+        for unfinished_B, edit in self.log:
+            is_active_B = unfinished_B > 0
+            changed_B = edit.commit_BQ.any(1)
+            num_remasked = torch.zeros_like(counts[0])
+            if edit.remask_BQ is not None:
+                changed_B |= edit.remask_BQ.any(1)
+                num_remasked = edit.remask_BQ.sum()
+            counts += torch.stack(((~is_active_B).sum(), (is_active_B & ~changed_B).sum(), edit.commit_BQ.sum(),
+                                   num_remasked))
+        (self.accounting.idle_row_steps, self.accounting.barren_row_steps, self.accounting.tokens_committed,
+         self.accounting.tokens_remasked) = counts.tolist()
 
     def drop(self, ended: Sequence[bool], next_window: int) -> None:
         """Take the rows out of the batch that ended or have no window left."""

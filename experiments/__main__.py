@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
@@ -58,6 +58,7 @@ def _run(config: DictConfig) -> None:
     # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
         config = _with_every_kernel(config, HydraConfig.get())
+        _compose_presets(config, HydraConfig.get())
         if config.threads is None:
             config.threads = _free_cores(HydraConfig.get())
         if config.device is None:
@@ -79,6 +80,24 @@ def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfi
         return config
     every = GlobalHydra.instance().config_loader().get_group_options("kernel")
     return compose("config", overrides=[*hydra_config.overrides.task, f"kernel=[{','.join(every)}]"])
+
+
+def _compose_presets(config: DictConfig, hydra_config: HydraConf) -> None:
+    """Put the presets that the experiment names, or all where it names none, in the place of their names."""
+    if "presets" not in config.experiment:
+        return
+    known = GlobalHydra.instance().config_loader().get_group_options("decoder")
+    named = known if config.experiment.presets is None else list(config.experiment.presets)
+    for name in named:
+        if name not in known:
+            raise ValueError(f"presets={named}: {name!r} is none of {', '.join(known)}")
+    presets = {}
+    for name in named:
+        chosen = compose("config", overrides=["experiment=decode", f"decoder={name}"]).experiment
+        presets[name] = {"_target_": "quicksilver.experiments.decoders.Preset",
+                         "decoder": OmegaConf.to_container(chosen.decoder, resolve=True),
+                         "family": OmegaConf.to_container(chosen.family, resolve=True)}
+    config.experiment.presets = presets
 
 
 def _free_cores(hydra_config: HydraConf) -> int:

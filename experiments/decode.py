@@ -6,7 +6,6 @@ A look, not a measurement: it is not recorded, and its speed is that of a machin
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -16,27 +15,10 @@ from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .devices import check_device
+from .families import Family
 from .frontier import TaskSetup
 from .progress import console
-from .training import LARGEST_SEED, Recipe, TrainingPoint, trained
-
-
-class Family(Protocol):
-    """Which of a task's two models is decoded."""
-
-    def recipe(self, setup: TaskSetup) -> Recipe: ...
-
-
-@dataclass(frozen=True)
-class Diffusion:
-    def recipe(self, setup: TaskSetup) -> Recipe:
-        return setup.diffusion
-
-
-@dataclass(frozen=True)
-class Autoregressive:
-    def recipe(self, setup: TaskSetup) -> Recipe:
-        return setup.autoregressive
+from .training import LARGEST_SEED, TrainingPoint, trained
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class TopK:
 
     @staticmethod
     def count(sorted_BQ: Tensor, limit: float) -> Tensor:
-        return (_rank(sorted_BQ) > 0).sum().expand(len(sorted_BQ))
+        return torch.full(sorted_BQ.shape[:1], sorted_BQ.shape[1], dtype=torch.int64, device=sorted_BQ.device)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from quicksilver.experiments.frontier import Frontier
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
-GROUPS = ("windows", "schedule", "sampler", "policy", "cache", "family")
+GROUPS = ("windows", "schedule", "sampler", "policy", "cache", "guidance", "family")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 DECODERS = sorted(path.stem for path in (CONF / "decoder").glob("*.yaml"))
 

@@ -285,7 +285,6 @@ def test_a_step_has_fixed_shapes_and_reads_nothing_back(combination: Combination
     decoding.model = model
     fake = type(decoding.live)(*(mode.from_tensor(tensor) for tensor in vars(decoding.live).values()))
     decoding.whole = decoding.live = fake
-    decoding.tally = mode.from_tensor(decoding.tally)
     decoding.grid = replace(decoding.grid, first_BQ=mode.from_tensor(decoding.grid.first_BQ),
                             stop_B=mode.from_tensor(decoding.grid.stop_B))
     with mode:

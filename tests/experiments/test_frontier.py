@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from quicksilver.decoders import Append, Blocks
-from quicksilver.experiments import frontier as module
+from quicksilver.experiments import decode_point as module
 from quicksilver.experiments.frontier import Frontier, TaskSetup
 from quicksilver.models import Shape
 

@@ -153,7 +153,7 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     canvas = Canvas(*map(move, vars(decoding.live).values()))
     there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
                      canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
-                     decoding.num_masked, move(decoding.tally))
+                     decoding.num_masked)
     visit = replace(step.visit, window=there.grid.window(step.visit.window.index), active_B=move(step.visit.active_B),
                     masked_at_start_B=move(step.visit.masked_at_start_B))
     return ReadyStep(step.decoder, there, visit, move(step.step), canvas)
