@@ -16,6 +16,7 @@ from .caches import (
 from .canvas import Canvas, Request
 from .decoder import Decoder
 from .decoding import Completion, Decoding, Step, Visit
+from .generation import Generation, GenerationStream, Prompt, Tokenizer, Update, generate, stream_generate
 from .guidance import ClassifierFree, Guidance, Unguided
 from .policies import (
     ByConfidence,
@@ -64,6 +65,7 @@ from .schedules import (
     Times,
     Unbounded,
 )
+from .trace import Change, Trace, TraceStep
 from .windows import Blocks, GridBlocks, Whole, Windows
 
 __all__ = [
@@ -79,6 +81,7 @@ __all__ = [
     "Canvas",
     "Capped",
     "Categorical",
+    "Change",
     "ClassifierFree",
     "Completion",
     "Cosine",
@@ -99,6 +102,8 @@ __all__ = [
     "Floor",
     "Free",
     "Freedom",
+    "Generation",
+    "GenerationStream",
     "Greedy",
     "GridBlocks",
     "Guidance",
@@ -113,6 +118,7 @@ __all__ = [
     "Policy",
     "Prefix",
     "Progress",
+    "Prompt",
     "Prophet",
     "Quota",
     "RandomOrder",
@@ -131,12 +137,18 @@ __all__ = [
     "Threshold",
     "Times",
     "TokenEditing",
+    "Tokenizer",
     "TopMargin",
     "TopProbability",
+    "Trace",
+    "TraceStep",
     "Unbounded",
     "Unguided",
+    "Update",
     "Vicinity",
     "Visit",
     "Whole",
     "Windows",
+    "generate",
+    "stream_generate",
 ]

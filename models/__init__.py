@@ -1,11 +1,13 @@
-"""One transformer for both families, its objectives, and the adapter through which decoders see it."""
+"""One transformer for both families, its objectives, and the adapters through which decoders see models."""
 
 from .adapter import DecodableTransformer, LanguageModel, Plan
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import ExpertShape, Shape, TransformerConfig
 from .heads import FusedHead, Head, SeparateHead
+from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
+from .logits_function import LogitsFunction
 from .mixture import Mixture, Router
 from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
 from .transformer import Transformer
@@ -21,8 +23,10 @@ __all__ = [
     "ExpertShape",
     "FusedHead",
     "Head",
+    "HuggingFaceModel",
     "KVStore",
     "LanguageModel",
+    "LogitsFunction",
     "MaskedDiffusion",
     "Mixture",
     "Objective",

@@ -34,6 +34,27 @@ class Plan:
     stop_B: Tensor | None = None
     sees_all: bool = False
 
+    def view(self, pattern: AttentionPattern, length: int) -> View:
+        """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
+        positions."""
+        end = None if self.stop_B is None else length
+        if self.context is None:
+            return View(pattern, self.feed_BF, self.feed_BF, end)
+        key_1C = torch.arange(self.context, device=self.feed_BF.device)[None]
+        if self.sees_all:
+            return View(Bidirectional(), self.feed_BF, key_1C)
+        if self.stop_B is None or end is None:
+            return View(pattern, self.feed_BF, key_1C)
+        return View(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
+
+    def index(self, shift: int) -> Tensor | None:
+        """Where among the fed positions the answers to the queried ones are read, int64 [B, Q]; None: each where it is
+        fed."""
+        num_fed, num_queried = self.feed_BF.shape[1], self.query_BQ.shape[1]
+        if num_fed * num_queried > 1 and (shift or self.query_BQ is not self.feed_BF):
+            return torch.searchsorted(self.feed_BF, self.query_BQ - shift).clamp_(max=num_fed - 1)
+        return None
+
 
 class LanguageModel(Protocol):
     """Anything that can be decoded. `pattern` is what positions see; `shift` is 1 for a next-token model."""
@@ -120,28 +141,10 @@ class DecodableTransformer:
                              like=self.transformer.head.weight)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        feed_BF = plan.feed_BF
-        end = None if plan.stop_B is None else tokens_BS.shape[1] - 1
-        if store is None or plan.context is None:
-            write, view = None, View(self.pattern, feed_BF, feed_BF, end)
-        else:
-            write = store.write(feed_BF, plan.context)
-            view = self._stored_view(plan, plan.context, end)
-        num_fed, num_queried = feed_BF.shape[1], plan.query_BQ.shape[1]
-        index_BQ = None
-        if num_fed > 1 and num_queried and (self.shift or plan.query_BQ is not feed_BF):
-            index_BQ = torch.searchsorted(feed_BF, plan.query_BQ - self.shift).clamp_(max=num_fed - 1)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, index_BQ)
-        return hidden_BFE[:, :num_queried]
-
-    def _stored_view(self, plan: Plan, context: int, end: int | None) -> View:
-        """What the fed positions see of the store's first `context` slots."""
-        if plan.sees_all:
-            return View(Bidirectional(), plan.feed_BF, plan.feed_BF)
-        key_1C = torch.arange(context, device=plan.feed_BF.device)[None]
-        if plan.stop_B is None or end is None:
-            return View(self.pattern, plan.feed_BF, key_1C)
-        return View(self.pattern, plan.feed_BF, torch.where(key_1C < plan.stop_B[:, None], key_1C, end), end)
+        feed_BF, view = plan.feed_BF, plan.view(self.pattern, tokens_BS.shape[1] - 1)
+        write = None if store is None or plan.context is None else store.write(feed_BF, plan.context)
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, plan.index(self.shift))
+        return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
         return self.head.statistics(hidden_BQE, self.transformer.head.weight, self.mask_id, question)

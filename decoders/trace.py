@@ -1,0 +1,102 @@
+"""What every step of a decode changed, kept on the host: a consumer of its steps, which can be replayed.
+
+    canvas of step n = canvas of step n - 1, with the committed tokens written, then the remasked positions masked
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .decoding import Step
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a step changed in one row: the positions at which it committed tokens, those tokens, and their
+    log-probabilities in nats (None where the policy asked for none); then the positions that it returned to mask."""
+
+    row: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    log_probs: tuple[float, ...] | None
+    remasked: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """Step number `index` in window number `window`: the rows that it changed."""
+
+    window: int
+    index: int
+    changes: tuple[Change, ...]
+
+    @classmethod
+    def of(cls, step: Step) -> "TraceStep":
+        """A copy of what a step did. Waits for the device."""
+        edit, proposal = step.edit, step.proposal
+        query_BQ, token_BQ = step.window.query_BQ.tolist(), proposal.token_BQ.tolist()
+        log_prob_BQ = None if proposal.log_prob_BQ is None else proposal.log_prob_BQ.tolist()
+        commit_BQ = edit.commit_BQ.tolist()
+        remask_BQ = None if edit.remask_BQ is None else edit.remask_BQ.tolist()
+        changes = []
+        for index, row in enumerate(step.rows):
+            positions = query_BQ[index]
+            committed = [q for q, is_committed in enumerate(commit_BQ[index]) if is_committed]
+            remasked = [] if remask_BQ is None else [q for q, is_masked in enumerate(remask_BQ[index]) if is_masked]
+            if committed or remasked:
+                changes.append(Change(
+                    row, tuple(positions[q] for q in committed), tuple(token_BQ[index][q] for q in committed),
+                    None if log_prob_BQ is None else tuple(log_prob_BQ[index][q] for q in committed),
+                    tuple(positions[q] for q in remasked)))
+        return cls(step.window.index, step.index, tuple(changes))
+
+    def apply(self, canvas: Sequence[list[int]], mask_id: int) -> None:
+        """Do to the rows of a canvas what the step did."""
+        for change in self.changes:
+            row = canvas[change.row]
+            for position, token in zip(change.positions, change.tokens, strict=True):
+                row[position] = token
+            for position in change.remasked:
+                row[position] = mask_id
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The requests' tokens, mask ids included, and all steps."""
+
+    mask_id: int
+    given: tuple[tuple[int, ...], ...]
+    steps: tuple[TraceStep, ...]
+
+    def canvases(self) -> Iterator[list[list[int]]]:
+        """The rows before the first step and after each one."""
+        canvas = [list(row) for row in self.given]
+        yield [list(row) for row in canvas]
+        for step in self.steps:
+            step.apply(canvas, self.mask_id)
+            yield [list(row) for row in canvas]
+
+    def replay(self) -> list[list[int]]:
+        """The rows after the last step."""
+        return deque(self.canvases(), maxlen=1).pop()
+
+    def to_json(self) -> dict[str, Any]:
+        """The trace as JSON values; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Trace":
+        """ValueError if the values are not those of a trace."""
+        try:
+            steps = [TraceStep(step["window"], step["index"], tuple(_change(change) for change in step["changes"]))
+                     for step in values["steps"]]
+            return cls(values["mask_id"], tuple(tuple(row) for row in values["given"]), tuple(steps))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a trace: {type(error).__name__} {error}") from None
+
+
+def _change(values: dict[str, Any]) -> Change:
+    log_probs = values["log_probs"]
+    return Change(values["row"], tuple(values["positions"]), tuple(values["tokens"]),
+                  None if log_probs is None else tuple(log_probs), tuple(values["remasked"]))

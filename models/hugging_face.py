@@ -1,0 +1,144 @@
+"""A model of Hugging Face's transformers as a LanguageModel, by duck typing: transformers is not imported.
+
+    h = what enters the output embedding,    z = output embedding of h
+
+What a config does not say, or says wrongly, is measured when the module is wrapped (`foreign_probe`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.checks import check_integer
+from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
+from .adapter import Plan
+from .attention import AttentionPattern, Causal
+from .foreign_module import ForeignShape, Masks, cache_arguments, head_input, head_of, read
+from .foreign_probe import Probe
+from .kv_store import KVStore
+
+
+@dataclass(frozen=True)
+class HuggingFaceModel:
+    """A causal or masked language model of transformers, or of remote code with its conventions; made by `of`.
+
+    num_tokens is the width of its logits. mask_id is the token that stands for "not decided yet"; a causal model, to
+    which it is never shown, may have one past its tokens. `masks` is how the module is told what it sees, and
+    `stored_masks` the same where it sees stored keys and values, or the reason why these cannot be stored."""
+
+    module: nn.Module
+    shape: ForeignShape
+    num_tokens: int
+    pattern: AttentionPattern
+    masks: Masks
+    stored_masks: Masks | str
+    shift: int
+    mask_id: int
+
+    def __post_init__(self) -> None:
+        check_integer("shift", self.shift, at_least=0, at_most=1)
+        past = isinstance(self.pattern, Causal) and self.shift
+        check_integer("mask_id", self.mask_id, at_least=0, at_most=self.num_tokens - 1 + int(past))
+
+    @classmethod
+    def of(cls, module: nn.Module, *, mask_id: int | None = None, shift: int | None = None,
+           max_length: int | None = None, pattern: AttentionPattern | None = None) -> "HuggingFaceModel":
+        """Wrap a module in eval mode. By default
+
+        mask_id     is the config's mask_token_id; a causal model needs none
+        shift       is 1 for a causal model (its row q predicts position q + 1), else 0; Dream's needs 1 too
+        max_length  is the config's number of positions
+        pattern     is what the module does by itself; another one, say BlockCausal(4), is asked of it by masks
+
+        ValueError says what cannot be read, and what the module does otherwise than asked."""
+        name, config = type(module).__name__, getattr(module, "config", None)
+        if module.training:
+            raise ValueError(f"{name}: is in training mode; call its eval() first")
+        if read(config, "is_encoder_decoder"):
+            raise ValueError(f"{name}: is an encoder with a decoder; must be one of the two alone")
+        probe = Probe(module, ForeignShape.of(module, max_length))
+        own = probe.own_pattern()
+        if pattern is None:
+            if isinstance(own, str):
+                raise ValueError(f"{name}: cannot be called with tokens alone ({own}); give the pattern")
+            pattern = own
+        masks = probe.masks(pattern, own)
+        num_tokens = probe.num_tokens(pattern, masks)
+        is_causal = isinstance(pattern, Causal)
+        shift = int(is_causal) if shift is None else shift
+        mask_id = read(config, "mask_token_id") if mask_id is None else mask_id
+        if mask_id is None and not is_causal:
+            raise ValueError(f"{name}: its config names no mask_token_id; give mask_id (its tokenizer's mask_token_id)")
+        return cls(module, probe.shape, num_tokens, pattern, masks, probe.stored_masks(pattern, masks), shift,
+                   num_tokens if mask_id is None else mask_id)
+
+    @property
+    def vocab_size(self) -> int:
+        """The tokens, and the mask id where it is none of them."""
+        return max(self.num_tokens, self.mask_id + 1)
+
+    @property
+    def max_length(self) -> int:
+        return self.shape.max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.shape.device
+
+    @property
+    def holds_logits(self) -> bool:
+        return True
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        """ValueError with the reason if keys and values cannot be stored."""
+        if isinstance(self.stored_masks, str):
+            raise ValueError(f"{type(self.module).__name__}: its keys and values cannot be stored, since "
+                             f"{self.stored_masks}; use cache recompute")
+        return self.shape.new_store(num_rows, length)
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        tokens_BF, view = tokens_BS.gather(1, plan.feed_BF), plan.view(self.pattern, tokens_BS.shape[1] - 1)
+        if self.mask_id == self.num_tokens:
+            tokens_BF = tokens_BF.masked_fill(tokens_BF == self.mask_id, 0)
+        masks, write = self.masks, None
+        if store is not None and plan.context is not None:
+            assert not isinstance(self.stored_masks, str)
+            masks, write = self.stored_masks, store.write(plan.feed_BF, plan.context)
+        told = masks.arguments(view) | cache_arguments(self.module, write)
+        hidden_BQE = head_input(self.module, {"input_ids": tokens_BF, **told})
+        index_BQ = plan.index(self.shift)
+        if index_BQ is not None:
+            hidden_BQE = hidden_BQE.gather(1, index_BQ[..., None].expand(-1, -1, hidden_BQE.shape[-1]))
+        return hidden_BQE[:, : plan.query_BQ.shape[1]]
+
+    def logits(self, hidden_BQE: Tensor) -> Tensor:
+        """Logits [B, Q, V] of hidden states, -inf for the mask id."""
+        logits_BQV = head_of(self.module)(hidden_BQE)
+        if self.mask_id == self.num_tokens:
+            return F.pad(logits_BQV, (0, 1), value=-torch.inf)
+        logits_BQV[..., self.mask_id] = -torch.inf
+        return logits_BQV
+
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        return token_statistics(self.logits(hidden_BQE), question)
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
+        """As for our Transformer. Of a mixture of experts all are counted, which is too much."""
+        layers, head = self._num_weights
+        shape, num_head_run = self.shape, head if num_queried else 0
+        attention = 4 * shape.num_layers * shape.num_heads * shape.head_width * num_keys_seen
+        stored = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * num_stored_read
+        return (2 * layers * num_fed + 2 * head * num_queried + attention,
+                (layers + num_head_run + stored) * shape.dtype.itemsize)
+
+    @cached_property
+    def _num_weights(self) -> tuple[int, int]:
+        """Weights of the matrices of all layers, and of the head; tables that are looked up are left out."""
+        tables = {id(module.weight) for module in self.module.modules() if isinstance(module, nn.Embedding)}
+        heads = {id(weight): weight.numel() for weight in head_of(self.module).parameters() if weight.ndim > 1}
+        layers = sum(weight.numel() for weight in self.module.parameters()
+                     if weight.ndim > 1 and id(weight) not in tables | heads.keys())
+        return layers, sum(heads.values())

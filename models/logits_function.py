@@ -1,0 +1,75 @@
+"""A bare function from tokens to logits as a LanguageModel: the least that can be decoded.
+
+    logits_BLV = function(tokens_BL)
+
+Its hidden states are its logits, so that nothing is gained by asking for a few positions, and nothing can be stored.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..kernels.checks import check_integer
+from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
+from .adapter import Plan
+from .attention import AttentionPattern, Bidirectional
+from .kv_store import KVStore
+
+
+@dataclass(frozen=True)
+class LogitsFunction:
+    """`function` takes tokens, int64 [B, L], and gives logits, float [B, L, vocab_size]; it must attend as `pattern`
+    says. With shift 1, row q of the logits predicts position q + 1. What it costs is not known and counted as 0.
+
+    It is never shown padding: rows of different lengths are called length by length, for which a step waits for the
+    device."""
+
+    function: Callable[[Tensor], Tensor]
+    mask_id: int
+    vocab_size: int
+    max_length: int
+    pattern: AttentionPattern = field(default_factory=Bidirectional)
+    shift: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        check_integer("vocab_size", self.vocab_size, at_least=2)
+        check_integer("mask_id", self.mask_id, at_least=0, at_most=self.vocab_size - 1)
+        check_integer("max_length", self.max_length)
+        check_integer("shift", self.shift, at_least=0, at_most=1)
+
+    @property
+    def holds_logits(self) -> bool:
+        return True
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        """ValueError: there is nothing to store."""
+        raise ValueError("a function of tokens has no keys and values to store; use cache recompute")
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        tokens_BL = tokens_BS[:, :-1]
+        if plan.stop_B is None:
+            logits_BLV = self._logits(tokens_BL)
+        else:
+            logits_BLV = torch.zeros(*tokens_BL.shape, self.vocab_size, device=tokens_BL.device)
+            for stop in plan.stop_B.unique().tolist():
+                rows_B = plan.stop_B == stop
+                logits_BLV[rows_B, :stop] = self._logits(tokens_BL[rows_B, :stop]).to(logits_BLV.dtype)
+        index_BQ = (plan.query_BQ - self.shift).clamp(0, tokens_BL.shape[1] - 1)
+        return logits_BLV.gather(1, index_BQ[..., None].expand(-1, -1, self.vocab_size))
+
+    def _logits(self, tokens_BL: Tensor) -> Tensor:
+        logits_BLV = self.function(tokens_BL)
+        if logits_BLV.shape != (*tokens_BL.shape, self.vocab_size):
+            raise ValueError(f"the function gave logits of shape {list(logits_BLV.shape)} for tokens of shape "
+                             f"{list(tokens_BL.shape)}: must be {[*tokens_BL.shape, self.vocab_size]}")
+        return logits_BLV
+
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        return token_statistics(hidden_BQE.index_fill(-1, hidden_BQE.new_tensor(self.mask_id, dtype=torch.int64),
+                                                      -torch.inf), question)
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
+        return 0, 0
