@@ -54,6 +54,9 @@ class Decoder:
         if policy.needs_free_quota and schedule.freedom is not Freedom.FREE:
             raise ValueError(f"policy {policy} with schedule {schedule}: the policy may commit nothing at a step, "
                              "which only schedule free allows")
+        if policy.needs_free_quota and self.windows.num_revised:
+            raise ValueError(f"policy {policy} with {self.windows}: each window's time begins at 1, at which the "
+                             "policy would return the finished blocks to mask")
         if policy.needs_times and not schedule.is_timed:
             raise ValueError(f"policy {policy} with schedule {schedule}: the policy goes by the diffusion time, which "
                              "the schedule does not tell")

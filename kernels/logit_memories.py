@@ -26,6 +26,7 @@ class Previous:
         """KL divergence of softmax(logits / temperature) from the step before, float32 [B, Q] in nats, and remember it
         as the step before."""
         now_BQV = (logits_BQV.float() / temperature).log_softmax(-1)
+        now_BQV = torch.where(now_BQV.isnan(), -torch.inf, now_BQV)  # where nothing is allowed
         p_BQV = now_BQV.exp()
         term_BQV = torch.where(p_BQV > 0, p_BQV * (now_BQV - self.log_probs_BQV), 0)
         self.log_probs_BQV.copy_(now_BQV)
@@ -46,6 +47,7 @@ class Credit:
     def fused(self, logits_BQV: Tensor) -> Tensor:
         """Update the credit by the logits of this step, and add it to them."""
         probability_BQ, token_BQ = logits_BQV.float().softmax(-1).max(-1)
-        earned_BQ = probability_BQ.pow(self.gamma) * self.masked_BQ
+        earns_BQ = self.masked_BQ & (probability_BQ > 0)  # not where nothing is allowed
+        earned_BQ = torch.where(earns_BQ, probability_BQ.pow(self.gamma), 0)
         self.credit_BQV.mul_(self.beta).scatter_add_(2, token_BQ[..., None], earned_BQ[..., None])
         return logits_BQV + self.alpha * self.credit_BQV.log1p()

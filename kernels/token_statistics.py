@@ -10,7 +10,8 @@
 
 top_k and top_p first find a cut-off logit of the tempered distribution, top_k first (the token that crosses top_p
 stays, as in Hugging Face's convention); tokens below it are not drawn. Ties take the lowest index. A row that allows
-nothing (all -inf) gives token 0, log-probability -inf, margin and entropy 0.
+nothing (all -inf) gives token 0, log-probability -inf, margin, logit gap and entropy 0; one that allows a single token
+has an infinite gap.
 
 Triton cuts each row into tiles (`vocabulary_tiles`) and gives every tile to a program, which keeps it in registers.
 """

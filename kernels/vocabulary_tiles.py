@@ -120,7 +120,8 @@ def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, logit_g
         seconds = tl.load(floats + plane + partial, mask=exists, other=float("-inf"))
         second = tl.max(tl.where(indices == first, seconds, tops), 0)
         if logit_gap is not None:
-            tl.store(logit_gap + row, tl.where(nothing, 0.0, (top - second) * inverse_temperature))
+            gap = (tl.maximum(top, _LOWEST) - second) * inverse_temperature
+            tl.store(logit_gap + row, tl.where(nothing, 0.0, gap))
     if (log_prob is not None or canvas_log_prob is not None) or (margin is not None or entropy is not None):
         scale = inverse_temperature * 1.4426950408889634
         top = tl.maximum(top, _LOWEST)

@@ -13,7 +13,8 @@ from .ranking import best
 @dataclass(frozen=True)
 class EntropyThreshold(Policy):
     """Commit every position whose distribution has an entropy of at most `nats`, within the quota: the most certain
-    ones where fewer than the quota's least do, or more than its most."""
+    ones where fewer than the quota's least do, or more than its most. Equality passes, as in the published code for
+    LLaDA; that for Dream leaves it out."""
 
     nats: float
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})

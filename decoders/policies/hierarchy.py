@@ -14,8 +14,8 @@ from .ranking import preferred
 
 @dataclass(frozen=True)
 class Hierarchy(Policy):
-    """Commit the most probable position of every contiguous run of masks if its probability is above `low`, and every
-    position above `tau`, within the quota."""
+    """Commit the most probable position of every contiguous run of masks if its probability is above `low` (all of
+    those that tie, as published), and every position above `tau`, within the quota."""
 
     tau: float
     low: float = 0.4

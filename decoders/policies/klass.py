@@ -15,8 +15,11 @@ from .ranking import preferred
 @dataclass(frozen=True)
 class Klass(Policy):
     """Commit every position whose proposed token has a probability above `tau` and whose distribution diverged from
-    that of the step before by less than `epsilon` nats in each of the last `history` steps, within the quota. What came
-    before the window is not known, so nothing is stable in a window's first `history` steps."""
+    that of the step before by less than `epsilon` nats in each of the last `history` steps, within the quota: where
+    fewer are ready than its least, the most probable others too (published: only where none is).
+
+    What came before the window is not known, so nothing is stable in a window's first `history` steps; the published
+    code remembers it, and has one such step less in all windows but the first."""
 
     tau: float
     epsilon: float

@@ -6,17 +6,19 @@ from typing import ClassVar
 import torch
 
 from ...kernels.checks import check_real
-from ...kernels.choose import choose
-from ...kernels.commit_rules import TopK
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
+from .ranking import surest
 
 
 @dataclass(frozen=True)
 class PathPlanning(Policy):
     """Rank masked positions by their proposed token's log-probability, decided ones by `eta` times their own token's,
-    and keep as many as the time says: with eta 0 decided tokens stay, larger ones return more of them to mask. The
-    model is its own planner. Ends when its time does."""
+    and keep as many as the time says: with eta 0 decided ones rank before all masked ones, the larger it is the more of
+    them return to mask. Ends when its time does.
+
+    The model is its own planner. It judges a decided position by the token that stands there; the published code by the
+    one that it would draw there now, and all of them by logits with the noise of the draw."""
 
     eta: float = 1.0
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "canvas_log_prob"})
@@ -34,11 +36,9 @@ class PathPlanning(Policy):
         assert revisable_BQ is not None
         assert situation.times is not None
         after = situation.times.after
-        ranked_BQ = eligible_BQ | revisable_BQ
         # Not times -inf: 0 times that is no number.
         canvas_BQ = proposal.canvas_log_prob_BQ.clamp(min=torch.finfo(torch.float32).min)
-        score_BQ = torch.where(eligible_BQ, proposal.log_prob_BQ, self.eta * canvas_BQ)
-        num_ranked_B = ranked_BQ.sum(1)
-        num_kept_B = num_ranked_B - (num_ranked_B * after).long()
-        kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, TopK())
-        return Edit(kept_BQ & eligible_BQ, revisable_BQ & ~kept_BQ, (after > 0).expand(len(num_kept_B)))
+        # A probability may round to 1, but no masked position is surer than a decided one of weight 0.
+        proposed_BQ = proposal.log_prob_BQ.clamp(max=-torch.finfo(torch.float32).tiny)
+        kept_BQ = surest(torch.where(eligible_BQ, proposed_BQ, self.eta * canvas_BQ), eligible_BQ | revisable_BQ, after)
+        return Edit(kept_BQ & eligible_BQ, revisable_BQ & ~kept_BQ, (after > 0).expand(len(kept_BQ)))

@@ -15,9 +15,11 @@ from .ranking import best
 @dataclass(frozen=True)
 class Prophet(Policy):
     """Commit the quota's least, most probable first; but all masks of the window as soon as their two best logits lie
-    apart, on average, by `early` in the first third of the steps, `middle` in the second, `late` in the last.
+    apart, on average, by at least `early` in the first third of the window's time (before 0.33), `middle` in the second
+    (before 0.67), `late` in the last.
 
-    Approximate: what is committed at once was not conditioned on one another."""
+    The published code averages over an answer whose place it is told, counts the steps of all windows and then fills
+    the whole canvas. Approximate: what is committed at once was not conditioned on one another."""
 
     early: float = 7.5
     middle: float = 5.0

@@ -1,4 +1,4 @@
-"""Committing the best of the eligible positions, with ties going to the lowest position."""
+"""Choosing the best of a row's positions, with ties going to the lowest position."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,13 @@ def preferred(situation: Situation, passing_BQ: Tensor, log_prob_BQ: Tensor) -> 
     """All eligible positions that pass (bool, [B, Q]), within the quota: the most probable of them where they are too
     many, with the most probable others where they are too few."""
     return best(situation, torch.where(passing_BQ, 1 + log_prob_BQ.exp(), log_prob_BQ), _PREFERRED)
+
+
+def surest(score_BQ: Tensor, ranked_BQ: Tensor, masked_share: Tensor) -> Tensor:
+    """The ranked positions (bool, [B, Q]) of highest score (float, [B, Q]) but for a share of them (float, [B] or a
+    scalar, from 0 to 1), rounded down, which has the lowest: bool [B, Q]."""
+    num_ranked_B = ranked_BQ.sum(1)
+    # Shares come from a division: two fifths of five positions may fall short of two by a rounding error.
+    num_kept_B = num_ranked_B - (num_ranked_B * masked_share + 1e-6).long()
+    kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, _AS_MANY_AS_ALLOWED)
+    return kept_BQ

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels.checks import check_real
-from ...kernels.choose import choose
-from ...kernels.commit_rules import TopK
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
+from .ranking import surest
 
 
 @dataclass(frozen=True)
 class Redecide(Policy):
     """Rank masked and decided positions alike by their proposed token's log-probability, with Gumbel noise times
-    `noise` times the remaining time; keep as many as the time says, with the tokens proposed now, and return the others
-    to mask. Ends when its time does."""
+    `noise` times the time that remains after the step; keep as many as the time says, with the tokens proposed now, and
+    return the others to mask. Ends when its time does."""
 
     noise: float = 0.0
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
@@ -34,9 +33,6 @@ class Redecide(Policy):
         assert times is not None
         if self.noise:
             u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-            score_BQ = score_BQ - (self.noise * times.after).float() * (-u_BQ.log()).log()
-        ranked_BQ = situation.eligible_BQ | revisable_BQ
-        num_ranked_B = ranked_BQ.sum(1)
-        num_kept_B = num_ranked_B - (num_ranked_B * times.after).long()
-        kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, TopK())
-        return Edit(kept_BQ, revisable_BQ & ~kept_BQ, (times.after > 0).expand(len(num_kept_B)))
+            score_BQ = score_BQ - (self.noise * times.after).float()[..., None] * (-u_BQ.log()).log()
+        kept_BQ = surest(score_BQ, situation.eligible_BQ | revisable_BQ, times.after)
+        return Edit(kept_BQ, revisable_BQ & ~kept_BQ, (times.after > 0).expand(len(kept_BQ)))

@@ -5,7 +5,8 @@ With alpha = 1 - time, before (t) and after (s) the step, and a rate sigma of at
     a decided token returns to mask with probability sigma
     a masked one is decided with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
 
-after which a position is masked with probability 1 - alpha_s, whatever sigma.
+after which a position is masked with probability 1 - alpha_s, whatever sigma. The published sampler stops just before
+time 0 and fills what is left with the most probable tokens of one more forward; here the last step decides it.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from .base import Edit, Policy, Situation
 
 class Rate(Protocol):
     def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
-        """The probability of returning to mask, [B, Q] or a scalar, given the largest one allowed (a scalar)."""
+        """The probability of returning to mask, given the largest one allowed ([B, 1] or [1]): of shape [B, Q] or that
+        of `largest`."""
         ...
 
 
@@ -76,17 +78,18 @@ class Remdm(Policy):
 
     def select(self, situation: Situation) -> Edit:
         assert situation.times is not None
-        alpha, next_alpha = 1 - situation.times.before, 1 - situation.times.after
+        alpha, next_alpha = (1 - time[..., None] for time in situation.times)
         largest = ((1 - next_alpha) / alpha).clamp(max=1)  # 1 where alpha is 0
         return remasking(situation, alpha, next_alpha, self.rate.sigma(largest, situation))
 
 
 def remasking(situation: Situation, alpha: Tensor, next_alpha: Tensor, sigma: Tensor) -> Edit:
-    """One step of the process, with one uniform a position: sigma and both alphas are scalars or [B, Q]."""
+    """One step of the process, with one uniform a position: sigma and both alphas broadcast with [B, Q]. Where the time
+    ends, everything is decided and nothing returns to mask."""
     assert situation.times is not None
     assert situation.revisable_BQ is not None
+    goes_on = situation.times.after > 0
     u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-    ends = situation.times.after <= 0
-    commit_BQ = (u_BQ < (next_alpha - (1 - sigma) * alpha) / (1 - alpha)) | ends
-    unfinished_B = (~ends).expand(len(u_BQ))
-    return Edit(situation.eligible_BQ & commit_BQ, situation.revisable_BQ & (u_BQ < sigma), unfinished_B)
+    commit_BQ = (u_BQ < (next_alpha - (1 - sigma) * alpha) / (1 - alpha)) | ~goes_on[..., None]
+    remask_BQ = (u_BQ < sigma) & goes_on[..., None]
+    return Edit(situation.eligible_BQ & commit_BQ, situation.revisable_BQ & remask_BQ, goes_on.expand(len(u_BQ)))

@@ -14,7 +14,8 @@ from .remdm import remasking
 @dataclass(frozen=True)
 class RemdmLoop(Policy):
     """From time 1 to `hold_from`, alpha rises from 0 to `alpha`; from there to `hold_until` it stays, and decided
-    tokens return to mask at the rate eta; then it rises to 1. Ends when its time does."""
+    tokens return to mask at the rate eta; then it rises to 1. A step belongs to the phase that it begins in. Ends when
+    its time does."""
 
     eta: float
     hold_from: float = 0.55
@@ -32,7 +33,7 @@ class RemdmLoop(Policy):
 
     def select(self, situation: Situation) -> Edit:
         assert situation.times is not None
-        before, after = situation.times
+        before, after = (time[..., None] for time in situation.times)
         holds = (before <= self.hold_from) & (before > self.hold_until)
 
         def alpha_at(time: Tensor) -> Tensor:

@@ -1,22 +1,20 @@
 """Token editing: draft boldly, and correct what has become unlikely (LLaDA2.1, arXiv 2602.08676)."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ...kernels import commit_rules
 from ...kernels.checks import check_integer, check_real
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
-from .ranking import best
+from .ranking import preferred
 
 
 @dataclass(frozen=True)
 class TokenEditing(Policy):
-    """Commit masked positions whose proposed token has a probability of at least `draft_tau`, within the quota; replace
+    """Commit masked positions whose proposed token has a probability above `draft_tau`, within the quota; replace
     decided tokens by other ones of a probability above `edit_tau`. Once nothing is masked, edit on for at most
     `num_passes` steps, until one changes nothing. Windows that keep blocks open to revision extend the editing to
     these."""
@@ -29,8 +27,8 @@ class TokenEditing(Policy):
     revises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("draft_tau", self.draft_tau, above=0, at_most=1)
-        check_real("edit_tau", self.edit_tau, above=0, at_most=1)
+        check_real("draft_tau", self.draft_tau, at_least=0, at_most=1)
+        check_real("edit_tau", self.edit_tau, at_least=0, at_most=1)
         check_integer("num_passes", self.num_passes, at_least=0)
 
     def begin(self, query_BQ: Tensor) -> Tensor:
@@ -42,9 +40,10 @@ class TokenEditing(Policy):
         assert log_prob_BQ is not None
         assert revisable_BQ is not None
         assert situation.state is not None
-        drafted_BQ = best(situation, log_prob_BQ, commit_rules.Threshold(math.log(self.draft_tau))).commit_BQ
+        probability_BQ = log_prob_BQ.exp()
+        drafted_BQ = preferred(situation, probability_BQ > self.draft_tau, log_prob_BQ).commit_BQ
         differs_BQ = situation.proposal.token_BQ != situation.canvas.tokens_BS.gather(1, situation.query_BQ)
-        edited_BQ = revisable_BQ & differs_BQ & (log_prob_BQ.exp() > self.edit_tau)
+        edited_BQ = revisable_BQ & differs_BQ & (probability_BQ > self.edit_tau)
         had_masks_B = situation.eligible_BQ.any(1)
         num_passes_B = torch.where(had_masks_B, 0, situation.state + 1)
         goes_on_B = (had_masks_B | edited_BQ.any(1)) & (num_passes_B < self.num_passes)

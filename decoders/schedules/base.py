@@ -54,6 +54,11 @@ class Schedule(Protocol):
         """Whether it knows diffusion times."""
         return True
 
+    @property
+    def is_time_over_at_last(self) -> bool:
+        """Whether the time after the last step is 0."""
+        return self.is_timed
+
     def quota(self, progress: Progress) -> Quota:
         """The quota of this step."""
         ...
@@ -79,5 +84,6 @@ def exactly(share_B: Tensor, progress: Progress) -> Quota:
 
 def linear_times(progress: Progress, steps: int, end: float = 0.0) -> Times:
     """Times of `steps` equal steps from 1 to `end`, float64 scalars."""
-    before, after = (1 - (progress.step + later).clamp(max=steps).double() * ((1 - end) / steps) for later in (0, 1))
+    # Divided last, so that the share at the end is exactly 1, and the time exactly 0.
+    before, after = (1 - (progress.step + later).clamp(max=steps).double() / steps * (1 - end) for later in (0, 1))
     return Times(before, after)

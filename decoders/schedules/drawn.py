@@ -47,7 +47,11 @@ class Binomial(Schedule):
 
 @dataclass(frozen=True)
 class FirstHitting(Schedule):
-    """One commit a step, at the times of the exact reverse process."""
+    """One commit a step, at the times of the exact reverse process, the last of which is still above 0."""
+
+    @property
+    def is_time_over_at_last(self) -> bool:
+        return False
 
 
     def quota(self, progress: Progress) -> Quota:

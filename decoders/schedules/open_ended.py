@@ -44,6 +44,10 @@ class Floor(Schedule):
     def is_timed(self) -> bool:
         return self.base.is_timed
 
+    @property
+    def is_time_over_at_last(self) -> bool:
+        return self.base.is_time_over_at_last
+
     def quota(self, progress: Progress) -> Quota:
         return Quota(self.base.quota(progress).at_least_B, progress.masked_now_B)
 
@@ -62,8 +66,8 @@ class Free(Schedule):
     freedom: ClassVar[Freedom] = Freedom.FREE
 
     def __post_init__(self) -> None:
-        if not self.base.is_timed:
-            raise ValueError(f"base={self.base}: must be a schedule that knows the time")
+        if not self.base.is_time_over_at_last:
+            raise ValueError(f"base={self.base}: must be a schedule whose time ends at 0")
 
     def quota(self, progress: Progress) -> Quota:
         left_B = progress.masked_now_B

@@ -4,13 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.lm_head_statistics import LMHeadCase, lm_head_statistics, statistics_of_hidden
+from quicksilver.kernels.logit_memories import Credit, Previous
 from quicksilver.kernels.token_statistics import Draw, Question, Statistic, terms, token_statistics
 from torch import Tensor
 
 from .comparison import DTYPES, run, strided_variants
 
-ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "entropy"})
+ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy"})
 
 
 def check(hidden: Tensor, head: Tensor, banned: int | None) -> None:
@@ -32,7 +34,9 @@ def check(hidden: Tensor, head: Tensor, banned: int | None) -> None:
         assert ((value - wanted).abs() <= 1e-6 * (1 + finite) + bound).all()
     first, second = log_p.exp().topk(2, dim=-1).values.unbind(-1)
     torch.testing.assert_close(values[2].double(), first - second, rtol=0, atol=1e-5)
-    torch.testing.assert_close(values[3].double(), torch.special.entr(log_p.exp()).sum(-1), rtol=0, atol=1e-4)
+    first, second = logits.topk(2, dim=-1).values.unbind(-1)
+    assert ((values[3] - (first - second)).abs() <= 2 * bound + 1e-6 * (1 + finite)).all()
+    torch.testing.assert_close(values[4].double(), torch.special.entr(log_p.exp()).sum(-1), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -49,6 +53,26 @@ def test_it_matches_float64(rows: int, queried: int, width: int, vocab: int, dty
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
 def test_any_layout_is_read(layout: str) -> None:
     check(strided_variants(torch.randn(2, 3, 21))[layout], strided_variants(torch.randn(131, 21))[layout], 5)
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
+        implementation: Implementation, temperature: float) -> None:
+    """Both in one tile of the vocabulary, in two, tied, and where only one token is allowed."""
+    head = torch.zeros(200, 4)
+    head[[0, 1], 0], head[[2, 150], 1], head[[63, 199], 2], head[:, 3] = (
+        torch.tensor(pair) for pair in ([5.5, 3.25], [5.5, 3.25], [4.0, 4.0], -1.0))
+    head[9, 3] = 1.0
+    question = Question(frozenset({"logit_gap"}), None, temperature)
+    with using(implementation):
+        found = lm_head_statistics(torch.eye(4)[None], head, 9, question)
+        alone = lm_head_statistics(torch.eye(4)[None], head[8:10], 1, question)
+    assert found.logit_gap_BQ is not None
+    assert alone.logit_gap_BQ is not None
+    assert found.logit_gap_BQ[0].tolist() == [2.25 / temperature, 2.25 / temperature, 0.0, 0.0]
+    assert found.token_BQ[0].tolist() == [0, 2, 63, 0]
+    assert alone.logit_gap_BQ[0].tolist() == [torch.inf] * 4
 
 
 def test_no_position_gives_no_answer() -> None:
@@ -85,6 +109,15 @@ def test_cutting_the_distribution_is_refused() -> None:
     cut = Draw(1.0, question.draw.seed_B, question.draw.position_BQ, question.draw.step, top_k=3)
     with pytest.raises(ValueError, match="top_k=3"):
         lm_head_statistics(hidden, head, None, Question(draw=cut))
+
+
+def test_what_remembers_whole_distributions_is_refused() -> None:
+    hidden, head, shape = torch.randn(1, 2, 8), torch.randn(16, 8), torch.Size((1, 2, 16))
+    previous = Previous.unknown(shape, torch.device("cpu"))
+    credit = Credit(torch.zeros(shape), torch.ones(1, 2, dtype=torch.bool), 0.7, 0.8, 0.2)
+    for question in (Question(frozenset({"divergence"}), previous=previous), Question(credit=credit)):
+        with pytest.raises(ValueError, match="take the separate head"):
+            lm_head_statistics(hidden, head, None, question)
 
 
 @settings(max_examples=15, deadline=None)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.kernels.logit_memories import Credit, Previous
 from quicksilver.kernels.token_statistics import (
     Draw,
     Question,
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from .comparison import DTYPES, run, strided_variants
 
-ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "entropy"})
+ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy"})
 
 
 def triton(logits: Tensor, question: Question) -> TokenStatistics:
@@ -50,6 +51,7 @@ def check_definitions(found: TokenStatistics, logits: Tensor, canvas: Tensor, te
     assert found.log_prob_BQ is not None
     assert found.canvas_log_prob_BQ is not None
     assert found.margin_BQ is not None
+    assert found.logit_gap_BQ is not None
     assert found.entropy_BQ is not None
     np.testing.assert_array_equal(found.token_BQ, scaled.argmax(-1))
     on_canvas = np.take_along_axis(log_p, canvas.numpy()[..., None], -1)[..., 0]
@@ -57,6 +59,9 @@ def check_definitions(found: TokenStatistics, logits: Tensor, canvas: Tensor, te
         np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-6 * (1 + largest))
     np.testing.assert_allclose(found.log_prob_BQ.exp(), p.max(-1), rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.margin_BQ, ordered[..., -1] - ordered[..., -2], rtol=0, atol=1e-5)
+    ordered = np.sort(scaled, axis=-1)
+    np.testing.assert_allclose(found.logit_gap_BQ, ordered[..., -1] - ordered[..., -2], rtol=1e-6,
+                               atol=1e-6 * (1 + largest))
     entropy = -(p * np.where(p > 0, log_p, 0)).sum(-1)
     np.testing.assert_allclose(found.entropy_BQ, entropy, rtol=0, atol=1e-4)
 
@@ -87,9 +92,10 @@ def test_large_logits_keep_their_digits(ask: Any) -> None:
 def test_a_tie_takes_the_lowest_token(ask: Any, ties: tuple[int, ...]) -> None:
     logits = torch.zeros(1, 1, 9001)
     logits[..., list(ties)] = 3
-    found = ask(logits, Question(frozenset({"margin"})))
+    found = ask(logits, Question(frozenset({"margin", "logit_gap"})))
     assert found.token_BQ.item() == ties[0]
     assert found.margin_BQ.item() == 0
+    assert found.logit_gap_BQ.item() == 0
 
 
 @PATHS
@@ -99,9 +105,10 @@ def test_a_row_that_allows_nothing_gives_no_nan(ask: Any) -> None:
     logits[0, 2, 1:] = -torch.inf
     found = ask(logits, Question(ALL, canvas_token_BQ=torch.ones(1, 3, dtype=torch.int64)))
     assert [found.token_BQ[0, 1], found.log_prob_BQ[0, 1]] == [0, -torch.inf]
-    assert [found.margin_BQ[0, 1], found.entropy_BQ[0, 1]] == [0, 0]
+    assert [found.margin_BQ[0, 1], found.logit_gap_BQ[0, 1], found.entropy_BQ[0, 1]] == [0, 0, 0]
     assert found.canvas_log_prob_BQ[0, 1:].tolist() == [-torch.inf, -torch.inf]
     assert [found.log_prob_BQ[0, 2], found.margin_BQ[0, 2], found.entropy_BQ[0, 2]] == [0, 1, 0]
+    assert found.logit_gap_BQ[0, 2] == torch.inf  # no second token
 
 
 @PATHS
@@ -115,6 +122,27 @@ def test_only_what_is_wanted_is_computed(ask: Any) -> None:
     assert found.log_prob_BQ is None
     assert found.entropy_BQ is None
     assert found.margin_BQ is not None
+
+
+@PATHS
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+@pytest.mark.parametrize("places", [(5, 6), (0, 8192), (8191, 8192), (9000, 17)], ids=str)
+def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
+        ask: Any, places: tuple[int, int], temperature: float) -> None:
+    logits = torch.zeros(1, 2, 9001)
+    logits[0, 0, places[0]], logits[0, 0, places[1]] = 5.5, 3.25
+    logits[0, 1, places[0]] = -4.0
+    found = ask(logits, Question(frozenset({"logit_gap"}), None, temperature))
+    assert found.logit_gap_BQ[0].tolist() == [2.25 / temperature, 0.0]
+    assert found.log_prob_BQ is found.margin_BQ is None
+
+
+@PATHS
+def test_a_draw_leaves_the_gap_as_it_is(ask: Any) -> None:
+    logits = torch.randn(2, 3, 300) * 3
+    greedy, drawn = (ask(logits, Question(frozenset({"logit_gap"}), draw)) for draw in (None, drawing(2, 3)))
+    assert not torch.equal(greedy.token_BQ, drawn.token_BQ)
+    assert torch.equal(greedy.logit_gap_BQ, drawn.logit_gap_BQ)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
@@ -198,3 +226,51 @@ def test_a_row_of_nan_still_names_a_token_of_the_vocabulary() -> None:
 def test_the_canvas_must_be_given_where_it_is_asked_about() -> None:
     with pytest.raises(ValueError, match="canvas_token_BQ=None"):
         token_statistics(torch.randn(1, 1, 4), Question(frozenset({"canvas_log_prob"})))
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_divergence_is_that_from_the_step_before_by_the_temperature_of_the_statistics(
+        implementation: Implementation, temperature: float) -> None:
+    steps = torch.randn(3, 1, 2, 200) * 3
+    steps[..., 7] = -torch.inf
+    previous = Previous.unknown(steps[0].shape, torch.device("cpu"))
+    draw = drawing(1, 2)
+    question = Question(frozenset({"log_prob", "divergence"}), draw, temperature, previous=previous)
+    assert question.needs_logits
+    with using(implementation):
+        found = [token_statistics(logits, question) for logits in steps]
+    p, before = ((logits.double() / temperature).softmax(-1).numpy() for logits in (steps[2], steps[1]))
+    wanted = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, before, 1)), 0).sum(-1)
+    assert found[0].divergence_BQ is not None
+    assert found[2].divergence_BQ is not None
+    assert (found[0].divergence_BQ == torch.inf).all()
+    np.testing.assert_allclose(found[2].divergence_BQ, wanted, rtol=1e-5)
+    plain = token_statistics(steps[2], Question(frozenset({"log_prob"}), draw, temperature))
+    assert torch.equal(found[2].token_BQ, plain.token_BQ)
+    assert found[2].log_prob_BQ is not None
+    assert plain.log_prob_BQ is not None
+    torch.testing.assert_close(found[2].log_prob_BQ, plain.log_prob_BQ, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_credit_changes_the_logits_before_anything_is_asked_of_them(implementation: Implementation) -> None:
+    logits = torch.tensor([[[2.0, 1.0, 0.0, -torch.inf], [0.0, 3.0, 1.0, -torch.inf]]])
+    memory = torch.zeros(logits.shape)
+    memory[0, 0, 1] = 1.0
+    credit = Credit(memory, torch.tensor([[True, False]]), alpha=3.0, beta=0.5, gamma=1.0)
+    canvas, previous = torch.tensor([[0, 2]]), Previous.unknown(logits.shape, torch.device("cpu"))
+    question = Question(frozenset({*ALL, "divergence"}), None, 1.0, canvas, previous, credit)
+    assert question.needs_logits
+    with using(implementation):
+        found = token_statistics(logits, question)
+    fused = logits.double()
+    fused[0, 0, 0] += 3 * np.log(1 + np.exp(2) / (np.exp(2) + np.e + 1))  # the most probable one earns
+    fused[0, 0, 1] += 3 * np.log(1.5)  # half of its credit is left; nothing is earned at a decided position
+    check_definitions(found, fused, canvas)
+    np.testing.assert_allclose(previous.log_probs_BQV.exp(), fused.softmax(-1), atol=1e-6)
+
+
+def test_the_step_before_must_be_given_where_it_is_asked_about() -> None:
+    with pytest.raises(ValueError, match="previous=None"):
+        token_statistics(torch.randn(1, 1, 4), Question(frozenset({"divergence"})))

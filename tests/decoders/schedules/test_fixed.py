@@ -74,6 +74,13 @@ def test_time_falls_from_one_to_zero(schedule: Schedule) -> None:
     assert all(a > b for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("steps", [*range(1, 130), 161, 1000])
+def test_the_last_time_is_exactly_zero(steps: int) -> None:
+    """What goes by the time ends when it is 0: 49 times a 49th falls short of 1."""
+    for schedule in (Linear(steps), Cosine(steps), Dream(steps)):
+        assert float(schedule.times(progress(8, 8, steps - 1)).after) == 0
+
+
 @pytest.mark.parametrize("kind", [Linear, LinearRemainderLast, Even, Cosine, Dream, DreamUntruncated])
 @pytest.mark.parametrize("steps", [0, -1, 2.5, "8"])
 def test_bad_steps_are_refused(kind: type, steps: object) -> None:

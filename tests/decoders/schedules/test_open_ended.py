@@ -1,7 +1,7 @@
 """What is left to the policy."""
 
 import pytest
-from quicksilver.decoders import FirstHitting, Floor, Free, Linear, Schedule, Unbounded
+from quicksilver.decoders import Binomial, FirstHitting, Floor, Free, Linear, Schedule, Unbounded
 
 from .conftest import Run, progress, quota_of
 
@@ -16,7 +16,7 @@ def test_all_that_are_left_may_go(schedule: Schedule, least: int, last_least: in
     assert (int(none.at_least_B), int(none.at_most_B)) == (0, 0)
 
 
-@pytest.mark.parametrize("schedule", [Unbounded(), Floor(Linear(4)), Free(Linear(4)), Free(FirstHitting())], ids=str)
+@pytest.mark.parametrize("schedule", [Unbounded(), Floor(Linear(4)), Free(Linear(4)), Free(Binomial(4))], ids=str)
 def test_bounds_hold_for_the_slowest_policy(schedule: Schedule) -> None:
     left, step = 9, 0
     while left:
@@ -35,9 +35,10 @@ def test_time_is_that_of_the_base() -> None:
         assert (float(times.before), float(times.after)) == (0.75, 0.5)
 
 
-def test_a_base_without_time_cannot_be_free() -> None:
-    with pytest.raises(ValueError, match="base=Unbounded.*: must be a schedule that knows the time"):
-        Free(Unbounded())
+@pytest.mark.parametrize("base", [Unbounded(), FirstHitting(), Floor(FirstHitting())], ids=str)
+def test_a_base_whose_time_never_ends_cannot_be_free(base: Schedule) -> None:
+    with pytest.raises(ValueError, match="base=.*: must be a schedule whose time ends at 0"):
+        Free(base)
 
 
 def test_the_most_is_always_taken_at_once(run: Run) -> None:
