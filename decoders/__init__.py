@@ -66,7 +66,7 @@ from .schedules import (
     Unbounded,
 )
 from .trace import Change, Trace, TraceStep
-from .windows import Blocks, GridBlocks, Whole, Windows
+from .windows import Blocks, GridBlocks, Whole, Window, Windows
 
 __all__ = [
     "Accounting",
@@ -148,6 +148,7 @@ __all__ = [
     "Vicinity",
     "Visit",
     "Whole",
+    "Window",
     "Windows",
     "generate",
     "stream_generate",

@@ -15,10 +15,11 @@ ForwardKind = Literal["denoise", "guided", "store"]
 
 @dataclass
 class Accounting:
-    """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed, positions queried, context), from
-    which the rest follows. Tokens: `useful` up to and with the first end token; `committed` all commits, those included
-    that were overwritten or returned to mask later (`remasked`). Positions include the padding of ragged rows and all
-    steps of a row: `idle` ones after it was finished, and `barren` ones that changed nothing, cost as much."""
+    """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed a row, positions queried in all,
+    context), from which the rest follows. Tokens: `useful` up to and with the first end token; `committed` all commits,
+    those included that were overwritten or returned to mask later (`remasked`). Positions include the padding of ragged
+    rows and all steps of a row: `idle` ones after it was finished, and `barren` ones that changed nothing, cost as
+    much."""
 
     shapes: Counter[tuple[ForwardKind, int, int, int, int]] = field(default_factory=Counter)
     row_steps: int = 0
@@ -29,10 +30,12 @@ class Accounting:
     tokens_useful: int = 0
     kv_store_bytes: int = 0
 
-    def count_forward(self, kind: ForwardKind, plan: Plan) -> None:
-        num_rows, num_fed = plan.feed_BF.shape
+    def count_forward(self, kind: ForwardKind, plan: Plan, num_rows: int | None = None) -> None:
+        """Count a forward of the plan with so many rows (None: the plan's); the plan's rows alone are queried."""
+        num_fed = plan.feed_BF.shape[1]
         context = num_fed if plan.context is None else plan.context
-        self.shapes[kind, num_rows, num_fed, plan.query_BQ.shape[1], context] += 1
+        num_queried = plan.query_BQ.shape[0] * plan.query_BQ.shape[1]
+        self.shapes[kind, num_rows or len(plan.feed_BF), num_fed, num_queried, context] += 1
 
     @property
     def forwards(self) -> Counter[ForwardKind]:
@@ -48,8 +51,8 @@ class Accounting:
         for (_, num_rows, num_fed, num_queried, context), count in self.shapes.items():
             keys_seen = num_rows * num_fed * context
             stored_read = num_rows * context if self.kv_store_bytes else 0
-            flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_rows * num_queried, stored_read)
-            for name, amount in zip(totals, (num_rows * num_fed, num_rows * num_queried, keys_seen, flops, bytes_read),
+            flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_queried, stored_read)
+            for name, amount in zip(totals, (num_rows * num_fed, num_queried, keys_seen, flops, bytes_read),
                                     strict=True):
                 totals[name] += count * amount
         counts = {name: value for name, value in vars(self).items() if name != "shapes"}

@@ -111,7 +111,6 @@ class Decoder:
                 step += 1
                 num_steps += 1
                 num_ended = int(state) if num_steps >= certain else -1
-            decoding.accounting.row_steps += num_steps * len(decoding.rows)
             index += 1
             if num_ended or min(decoding.grid.counts) <= index:
                 ended = self._reached_end(decoding.live, visit.window).tolist()
@@ -145,7 +144,7 @@ class Decoder:
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
         proposal = self._propose(decoding, visit, index, step, eligible_BQ)
         masked_B = eligible_BQ.sum(1)
-        progress = Progress(visit.masked_at_start_B, masked_B, step, canvas.seed_B, window.query_BQ.shape[1])
+        progress = Progress(visit.masked_at_start_B, masked_B, step, canvas.seed_B, window.size, window.size_B)
         edit = self.policy.select(Situation(
             proposal, eligible_BQ, window.query_BQ, self.schedule.quota(progress), canvas, step,
             self.schedule.times(progress) if self.policy.needs_times else None,
@@ -188,7 +187,9 @@ class Decoder:
         return unfinished_B.any()
 
     def completions(self, decoding: Decoding) -> list[Completion]:
-        """The decoded requests in their order; fills in what the accounting counts in tokens and in row steps."""
+        """The requests in their order, decoded as far as steps were taken; fills in what the accounting counts in
+        tokens and in row steps."""
+        decoding.gather()
         whole, accounting = decoding.whole, decoding.accounting
         decoding.count_steps()
         accounting.tokens_useful = 0

@@ -81,14 +81,19 @@ class Decoding:
                 num_remasked = edit.remask_BQ.sum()
             counts += torch.stack(((~is_active_B).sum(), (is_active_B & ~changed_B).sum(), edit.commit_BQ.sum(),
                                    num_remasked))
+        self.accounting.row_steps = sum(len(logged.unfinished_B) for logged in self.log)
         (self.accounting.idle_row_steps, self.accounting.barren_row_steps, self.accounting.tokens_committed,
          self.accounting.tokens_remasked) = counts.tolist()
+
+    def gather(self) -> None:
+        """Copy the rows that are still being decoded back to the canvas of all requests."""
+        if self.live is not self.whole and self.rows:
+            self.whole.put_rows(torch.tensor(self.rows), self.live)
 
     def drop(self, ended: Sequence[bool], next_window: int) -> None:
         """Take the rows out of the batch that ended or have no window left."""
         kept = [row for row, count in enumerate(self.grid.counts) if count > next_window and not ended[row]]
-        if self.live is not self.whole:
-            self.whole.put_rows(torch.tensor(self.rows), self.live)
+        self.gather()
         if not kept:
             self.rows = []
             return

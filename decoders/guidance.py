@@ -53,6 +53,6 @@ class ClassifierFree:
         without_BS = torch.where(canvas.given_BS, model.mask_id, canvas.tokens_BS)
         both = replace(plan, feed_BF=plan.feed_BF.repeat(2, 1), query_BQ=plan.query_BQ.repeat(2, 1),
                        stop_B=None if plan.stop_B is None else plan.stop_B.repeat(2))
-        accounting.count_forward("guided", both)
+        accounting.count_forward("guided", plan, num_rows=2 * len(canvas.tokens_BS))
         with_BQE, without_BQE = model.hidden(torch.cat((canvas.tokens_BS, without_BS)), both, None).chunk(2)
         return without_BQE + (self.scale + 1) * (with_BQE - without_BQE)

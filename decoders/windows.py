@@ -94,7 +94,8 @@ def _divided(first: int, stop: int, size: int) -> Span:
 @dataclass(frozen=True)
 class Window:
     """The current window of every row: the positions that may be decided or revised in it, int64 [B, Q], L where a row
-    has none; with them the windows before it that are still open to revision.
+    has none; with them the windows before it that are still open to revision. Without these it has `size` positions, in
+    each row size_B (int64 [B]), None where rows do not differ.
 
     before_BP are the positions before those that no earlier window has passed: the prompt at the first window, then the
     window that has just closed, None where none has. stop_B is where each row ends. Over all rows, windows begin from
@@ -102,6 +103,8 @@ class Window:
 
     index: int
     query_BQ: Tensor
+    size: int
+    size_B: Tensor | None
     before_BP: Tensor | None
     stop_B: Tensor
     earliest: int
@@ -140,7 +143,7 @@ class WindowGrid:
 
     def window(self, index: int) -> Window:
         first_open = max(index - self.num_revised, 0)
-        query_BQ = torch.cat([self._positions(number) for number in range(first_open, index + 1)], dim=1)
+        open_ones = [self._positions(number) for number in range(first_open, index + 1)]
         before_BP = None
         if first_open:
             before_BP = self._positions(first_open - 1)
@@ -150,8 +153,9 @@ class WindowGrid:
         # The row that begins last may be finished already, so its windows only bound those of the others.
         size = self.first_BQ.shape[1]
         begin, reach = (min(self.largest_first + number * size, self.length) for number in (index, index + 1))
-        return Window(index, query_BQ, before_BP, self.stop_B, self.smallest_first + index * size, begin, reach,
-                      self.ragged)
+        size_B = (open_ones[-1] < self.length).sum(1) if self.ragged else None
+        return Window(index, torch.cat(open_ones, dim=1), size, size_B, before_BP, self.stop_B,
+                      self.smallest_first + index * size, begin, reach, self.ragged)
 
     def _positions(self, index: int) -> Tensor:
         position_BQ = self.first_BQ + index * self.first_BQ.shape[1]

@@ -3,8 +3,8 @@ with an error that experiment=cache_error measures. Each feeds everything on ent
 
     prefix     then the window and all that follows it                           (Fast-dLLM, arXiv 2505.22618)
     dual       then the window alone                                             (Fast-dLLM)
-    vicinity   then the window and `radius` positions on either side; everything in the first `warm_up` steps and every
-               `refresh_every` steps                                             (dInfer, arXiv 2510.08666)
+    vicinity   then the window and `radius` positions on either side; everything in the first `warm_up` steps of the
+               first window and every `refresh_every` steps                      (dInfer, arXiv 2510.08666)
     delayed    then what is masked, anywhere, and what the last step decided; everything every `refresh_every` steps
                (dKV-Cache, arXiv 2505.15781)
 """
@@ -104,6 +104,9 @@ class Dual:
 
 @dataclass(frozen=True)
 class Vicinity:
+    """Steps are counted in each window. The published code counts them through the whole run, and after a step that
+    computes everything it takes one of the window before it looks at the count again."""
+
     radius: int = 16
     warm_up: int = 4
     refresh_every: int = 16
@@ -137,6 +140,9 @@ class Vicinity:
 
 @dataclass(frozen=True)
 class Delayed:
+    """The published code computes everything in the second step of a window too, where nothing is known of the step
+    before the last."""
+
     refresh_every: int = 8
     is_exact: ClassVar[bool] = False
     answers_decided: ClassVar[bool] = False
@@ -168,5 +174,5 @@ class Delayed:
         just_decided_BS = in_window_BS & ~canvas.given_BS & (canvas.step_BS == moment.step - 1)
         position_S = torch.arange(canvas.length + 1, device=window.query_BQ.device)
         stale_BS = torch.where(canvas.masked_BS | just_decided_BS, position_S, canvas.length)
-        feed_BF = stale_BS.sort(dim=1).values[:, : min(moment.most_masked, canvas.length)]
+        feed_BF = stale_BS.sort(dim=1).values[:, : min(moment.most_masked, canvas.length)].contiguous()
         return Plan(feed_BF, window.query_BQ, context=canvas.length, stop_B=window.stop_B)

@@ -11,13 +11,15 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Progress:
     """Where the rows stand in a window of `size` positions: masks at its start and now, int64 [B]; the step (int64
-    scalar, from 0, within the window); the rows' seeds, int64 [B]."""
+    scalar, from 0, within the window); the rows' seeds, int64 [B]; and how many of the positions each row has, int64
+    [B], None where all have them."""
 
     masked_at_start_B: Tensor
     masked_now_B: Tensor
     step: Tensor
     seed_B: Tensor
     size: int
+    size_B: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,9 @@ class Even(Schedule):
         check_integer("steps", self.steps)
 
     def quota(self, progress: Progress) -> Quota:
-        base, remainder = divmod(progress.size, self.steps)
-        return exactly((base + (progress.step < remainder).long()).expand_as(progress.masked_now_B), progress)
+        size = progress.size if progress.size_B is None else progress.size_B
+        share = size // self.steps + (progress.step < size % self.steps).long()
+        return exactly(share.expand_as(progress.masked_now_B), progress)
 
     def times(self, progress: Progress) -> Times:
         return linear_times(progress, self.steps)
@@ -101,7 +102,8 @@ class Cosine(Schedule):
         check_integer("steps", self.steps)
 
     def quota(self, progress: Progress) -> Quota:
-        left_B = (progress.masked_at_start_B * self.times(progress).after).long()
+        # The sine of a sixth of a circle may fall short of a half.
+        left_B = (progress.masked_at_start_B * self.times(progress).after + 1e-9).long()
         return exactly((progress.masked_now_B - left_B).clamp(min=1), progress)
 
     def times(self, progress: Progress) -> Times:

@@ -197,7 +197,7 @@ class Checked:
         assert self.at_start is not None
         eligible, edit = masked, step.edit
         quota = self.decoder.schedule.quota(Progress(self.at_start, eligible.sum(1), torch.tensor(step.index),
-                                                     step.canvas.seed_B, query.shape[1]))
+                                                     step.canvas.seed_B, step.window.size, step.window.size_B))
         count = (edit.commit_BQ & eligible).sum(1)
         assert (quota.at_least_B <= count).all()
         assert (count <= quota.at_most_B).all()
