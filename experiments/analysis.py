@@ -32,6 +32,8 @@ class Row:
     latency_p50: float
     latency_p95: float
     forwards_per_item: float
+    positions_per_token: float
+    remasked_per_item: float
     peak_memory_bytes: int
     kv_bytes: int
     text: Json
@@ -73,6 +75,7 @@ def _row(key: tuple[str, int, str, str, int | None, str], by_seed: Mapping[int, 
     right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
     num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
     # A batch's forward serves all of its rows: an item takes as many forwards as its batch did.
+    positions = sum(result["accounting"]["positions_computed"] for result in results)
     num_forwards = batch_size * sum(sum(result["accounting"]["forwards"].values()) for result in results)
 
     def median(name: str) -> float:
@@ -86,6 +89,8 @@ def _row(key: tuple[str, int, str, str, int | None, str], by_seed: Mapping[int, 
         first_step_seconds=median("first_step_seconds_p50"), latency_p50=median("latency_seconds_p50"),
         latency_p95=median("latency_seconds_p95"),
         forwards_per_item=num_forwards / num_items,
+        positions_per_token=positions / max(1, sum(result["answer_tokens"] for result in results)),
+        remasked_per_item=sum(result["accounting"].get("tokens_remasked", 0) for result in results) / num_items,
         peak_memory_bytes=int(median("peak_memory_bytes")),
         kv_bytes=max(result["accounting"]["kv_store_bytes"] for result in results),
         text={name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]})

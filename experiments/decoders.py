@@ -19,8 +19,7 @@ from .devices import check_device
 from .families import Autoregressive, Family
 from .frontier import TaskSetup
 from .progress import bar, console
-from .records import key_of
-from .report import write_report
+from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .training import LARGEST_SEED, Recipe, TrainingPoint
 
@@ -43,6 +42,17 @@ class Preset:
         if isinstance(windows, Blocks) and windows.size > 1:
             return replace(self.decoder, windows=Blocks(setup.block_size))
         return self.decoder
+
+
+@dataclass(frozen=True)
+class PresetPoint:
+    """A setting of a preset, as it is measured."""
+
+    name: str
+    preset: str
+    steps: int | None
+    model: TrainingPoint
+    decode: DecodePoint
 
 
 def in_steps(schedule: Schedule, steps: int) -> Schedule:
@@ -90,23 +100,24 @@ class Decoders:
         for seed in self.seeds:
             check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
 
-    def points(self) -> Iterator[DecodePoint]:
+    def points(self) -> Iterator[PresetPoint]:
         """Autoregression and every preset, for each task, seed and batch size."""
         for seed in self.seeds:
             for name, setup in self.tasks.items():
                 for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
                     yield from self._points(name, setup, seed, (batch_size, num_items))
 
-    def _points(self, name: str, setup: TaskSetup, seed: int, amount: tuple[int, int]) -> Iterator[DecodePoint]:
+    def _points(self, name: str, setup: TaskSetup, seed: int, amount: tuple[int, int]) -> Iterator[PresetPoint]:
         def trained_by(recipe: Recipe) -> TrainingPoint:
             return TrainingPoint(name, setup.task, recipe, seed)
 
         reference = trained_by(setup.autoregressive)
 
-        def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> DecodePoint:
+        def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> PresetPoint:
             sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
-            return DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
-                               self.kernels, self.head, reference, _REFERENCE)
+            decode = DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads,
+                                 self.device, self.kernels, self.head, reference, _REFERENCE)
+            return PresetPoint(name, order, steps, model, decode)
 
         yield point(reference, _REFERENCE, "autoregressive", "autoregressive", None)
         for title, preset in self.presets.items():
@@ -123,19 +134,22 @@ class Decoders:
     def check(self) -> None:
         """ValueError with the reason if a preset could not be decoded; before anything is trained."""
         for point in self.points():
-            point.model.check(point.decoder, point.head)
+            point.model.check(point.decode.decoder, point.decode.head)
 
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
         runner, points = Runner(folder), list(self.points())
         training = [runner.train(point) for point in dict.fromkeys(
-            model for point in points for model in (point.reference, point.model))]
+            model for point in points for model in (point.decode.reference, point.model))]
         measured = []
         with bar("measure", len(points)) as shown:
             for number, point in enumerate(points):
-                shown.update(number, f"{point.name}, {point.order}, batch {point.batch_size}")
-                measured.append(runner.record(point, lambda point=point: measure(point, runner)))
-        report = write_report(folder / f"decoders-{'+'.join(self.tasks)}-{key_of(self)[:6]}", training, measured)
+                shown.update(number, f"{point.name}, {point.preset}, batch {point.decode.batch_size}")
+                measured.append(runner.record(point, lambda point=point: measure(point.decode, runner)))
+        name = report_name("decoders-", self.tasks, self.seeds, self)
+        beside = [record for record in recorded_beside(runner.records.folder, training)
+                  if record["point"]["kind"] != PresetPoint.__name__]
+        report = write_report(folder / name, training, [], [*measured, *beside])
         console.print(f"report: {report}", markup=False)
         return sum("failed" in record["result"] for record in (*training, *measured))

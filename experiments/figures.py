@@ -38,7 +38,7 @@ def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> by
     for axes, task in zip(grid.flat, tasks, strict=False):
         axes.set_title(f"{task}, batch {batch_size}", fontsize=10)
         _panel(axes, [row for row in rows if row.task == task and row.batch_size == batch_size])
-    return _png(figure, sources, legend_columns=2 if columns == 1 else 5)
+    return png(figure, sources, legend_columns=2 if columns == 1 else 5)
 
 
 def _panel(axes: Axes, rows: Sequence[Row]) -> None:
@@ -106,7 +106,7 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.tick_params(labelsize=8)
         axes.grid(True, linewidth=0.4, alpha=0.5)
     grid[0][0].set_ylabel("right answers, %", fontsize=9)
-    return _png(figure, sources, legend_columns=2)
+    return png(figure, sources, legend_columns=2)
 
 
 def family_of(point: Mapping) -> str:
@@ -115,7 +115,7 @@ def family_of(point: Mapping) -> str:
     return _FAMILIES.get(kind, kind)
 
 
-def _png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:
+def png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:
     """The figure with one legend, and below it its sources, which say so when they are more than one."""
     handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
     figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,

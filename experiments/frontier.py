@@ -36,8 +36,7 @@ from ..models import Head, SeparateHead
 from .decode_point import DecodePoint, measure
 from .devices import check_device
 from .progress import bar, console
-from .records import key_of
-from .report import write_report
+from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .tasks.base import Task
 from .training import LARGEST_SEED, Recipe, TrainingPoint
@@ -161,11 +160,7 @@ class Frontier:
             for number, point in enumerate(points):
                 shown.update(number, f"{point.name}, {point.order}, batch {point.batch_size}")
                 measured.append(runner.record(point, lambda point=point: measure(point, runner)))
-        report = write_report(folder / self._report_name(), training, measured)
+        name = report_name("", self.tasks, self.seeds, self)
+        report = write_report(folder / name, training, measured, recorded_beside(runner.records.folder, training))
         console.print(f"report: {report}", markup=False)
         return sum("failed" in record["result"] for record in (*training, *measured))
-
-    def _report_name(self) -> str:
-        """A folder of their own for the tasks, the seeds and all other settings."""
-        seeds = "" if list(self.seeds) == [0] else "-seeds" + "+".join(map(str, self.seeds))
-        return f"{'+'.join(self.tasks)}{seeds}-{key_of(self)[:6]}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .progress import console
 from .records import RecordStore
-from .report import write_report
+from .report import recorded_beside, write_report
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,6 @@ class Report:
         records = list(RecordStore(Path(self.records)).all())
         training = [record for record in records if record["point"]["kind"] == "TrainingPoint"]
         measured = [record for record in records if record["point"]["kind"] == "DecodePoint"]
-        console.print(f"report: {write_report(folder, training, measured)}", markup=False)
+        others = recorded_beside(Path(self.records), training)
+        console.print(f"report: {write_report(folder, training, measured, others)}", markup=False)
         return 0

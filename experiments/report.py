@@ -1,53 +1,109 @@
-"""The report: figures, one table, every setting, the machine, and what was found, in one self-contained HTML file.
+"""The report: figures, tables, every setting, the machine, and what was found, in one self-contained HTML file.
 
-Everything is computed from records; nothing is measured here.
+Everything is computed from records; nothing is measured here. What other experiments recorded of the same models is a
+section each, where there are such records.
 """
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
-from . import figures
+from . import cache_error_report, decoders_report, figures, joint_error_report
 from .analysis import Json, Row, equal_quality, is_collapsed, rows, sources
 from .findings import findings
 from .progress import console
+from .records import key_of, read_record
+from .report_section import Section
+
+_SECTIONS: Mapping[str, Callable[[Sequence[Json], Sequence[str]], Section]] = {
+    "PresetPoint": decoders_report.section, "CacheErrorPoint": cache_error_report.section,
+    "JointErrorPoint": joint_error_report.section}
+"""What makes a section of the records of each kind of point."""
 
 
-def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json]) -> Path:
-    """Write report.html and the figures to `folder`, print the table, and return the report's path."""
+def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json] = ()) -> Path:
+    """Write report.html and the figures to `folder`, print the tables, and return the report's path. `measured` are the
+    records of timed decodes, `others` those that sections are made of."""
     table = rows(measured)
-    origins = sources((*training, *measured))
+    origins = sources((*training, *measured, *others))
+    sections = _sections(others)
     images: dict[str, bytes] = {}
     for number, batch_size in enumerate(sorted({row.batch_size for row in table})):
         name = "frontier.png" if number == 0 else f"frontier_batch{batch_size}.png"
         images[name] = figures.frontier(table, origins, batch_size)
-    images["learning_curves.png"] = figures.learning_curves(training, origins)
-    for name, image in images.items():
+    if training:
+        images["learning_curves.png"] = figures.learning_curves(training, origins)
+    for name, image in (*images.items(), *(item for section in sections for item in section.images.items())):
         atomic_write(folder / name, image)
     path = folder / "report.html"
-    atomic_write(path, _html(table, origins, images, training, measured).encode())
+    atomic_write(path, _html(table, origins, images, training, measured, others, sections).encode())
     _print(table)
+    for section in sections:
+        console.print(section.shown)
+    for sentence in _all_findings(table, sections):
+        console.print(f"- {sentence}", markup=False)
     return path
 
 
-def _html(table: Sequence[Row], origins: Sequence[str], images: dict[str, bytes], training: Sequence[Json],
-          measured: Sequence[Json]) -> str:
-    template = resources.files("quicksilver.experiments").joinpath("report.html.j2").read_text()
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
-        findings=findings(table), origins=origins, rows=table, comparisons=equal_quality(table),
-        images={name: base64.b64encode(image).decode() for name, image in images.items()},
+def report_name(prefix: str, tasks: Iterable[str], seeds: Sequence[int], experiment: object) -> str:
+    """The name of a report's folder: one of its own for the tasks, the seeds and all other settings."""
+    seeds_name = "" if list(seeds) == [0] else "-seeds" + "+".join(map(str, seeds))
+    return f"{prefix}{'+'.join(tasks)}{seeds_name}-{key_of(experiment)[:6]}"
+
+
+def recorded_beside(records: Path, training: Sequence[Json]) -> list[Json]:
+    """The records in a folder of which sections are made, as far as they are of the models that these training records
+    are of. A damaged one is named on the screen and left out."""
+    models, found = [record["point"] for record in training], []
+    for path in sorted(records.glob("*.json")):
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            console.print(f"left out: {error}", markup=False, style="yellow")
+            continue
+        if record["point"]["kind"] in _SECTIONS and record["point"]["model"] in models:
+            found.append(record)
+    return found
+
+
+def _sections(records: Sequence[Json]) -> list[Section]:
+    """A section for each kind of record that is there. ValueError if one is of no known kind."""
+    by_kind: dict[str, list[Json]] = {}
+    for record in records:
+        by_kind.setdefault(record["point"]["kind"], []).append(record)
+    for kind in by_kind:
+        if kind not in _SECTIONS:
+            raise ValueError(f"kind={kind!r}: must be one of {', '.join(_SECTIONS)}")
+    return [make(by_kind[kind], sources(by_kind[kind])) for kind, make in _SECTIONS.items() if kind in by_kind]
+
+
+def _all_findings(table: Sequence[Row], sections: Sequence[Section]) -> list[str]:
+    return [*findings(table), *(sentence for section in sections for sentence in section.findings)]
+
+
+def _html(table: Sequence[Row], origins: Sequence[str], images: Mapping[str, bytes], training: Sequence[Json],
+          measured: Sequence[Json], others: Sequence[Json], sections: Sequence[Section]) -> str:
+    templates = resources.files("quicksilver.experiments")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              loader=FunctionLoader(lambda name: templates.joinpath(name).read_text()))
+    return environment.get_template("report.html.j2").render(
+        findings=_all_findings(table, sections), origins=origins, rows=table, comparisons=equal_quality(table),
+        images=_encoded(images), sections=[(section, _encoded(section.images)) for section in sections],
         training=[_training_row(record, training) for record in training if "failed" not in record["result"]],
-        failures=[record for record in (*training, *measured) if "failed" in record["result"]],
-        settings=_settings(training, measured), is_collapsed=is_collapsed,
+        failures=[record for record in (*training, *measured, *others) if "failed" in record["result"]],
+        settings=_settings(training, measured, others), is_collapsed=is_collapsed,
         text_names=list(dict.fromkeys(name for row in table for name in row.text)),
         num_seeds=max((len(row.right_by_seed) for row in table), default=0))
+
+
+def _encoded(images: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(image).decode() for name, image in images.items()}
 
 
 def _training_row(record: Json, training: Sequence[Json]) -> Json:
@@ -62,21 +118,22 @@ def _training_row(record: Json, training: Sequence[Json]) -> Json:
                      "at_equal_seconds": within[-1] if within else None}
 
 
-def _settings(training: Sequence[Json], measured: Sequence[Json]) -> list[tuple[str, str]]:
-    """Every setting behind the report: each model's point, and each task's decoders, as JSON."""
+def _settings(training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json]) -> list[tuple[str, str]]:
+    """Every setting behind the report: each model's point, and each task's decoders by what was done, as JSON."""
     found = [(f"train {record['point']['name']}: {figures.family_of(record['point'])}, seed "
               f"{record['point']['seed']}", record["point"]) for record in training]
     decoders: dict[str, list[Json]] = {}
-    for record in measured:
+    verbs = {"CacheErrorPoint": "cache error", "JointErrorPoint": "joint error"}
+    for record in (*measured, *others):
         point = record["point"]
-        decoders.setdefault(point["name"], []).append(
+        decoders.setdefault(f"{verbs.get(point.get('kind'), 'decode')} {point['name']}", []).append(
             {name: value for name, value in point.items() if name not in ("model", "reference")})
-    found += [(f"decode {name}", points) for name, points in decoders.items()]
+    found += decoders.items()
     return [(title, json.dumps(value, indent=1)) for title, value in found]
 
 
 def _print(table: Sequence[Row]) -> None:
-    """The table and the findings on the terminal."""
+    """The table on the terminal."""
     for task in dict.fromkeys(row.task for row in table):
         shown = Table("batch", "order", title=task, title_justify="left", box=None, header_style="bold")
         for name in ("steps", "right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
@@ -93,5 +150,3 @@ def _print(table: Sequence[Row]) -> None:
                           f"{1e3 * row.latency_p50:.1f}", *(f"{value:.2f}" for value in row.text.values()),
                           style="bold" if row.family == "autoregressive" else "")
         console.print(shown)
-    for sentence in findings(table):
-        console.print(f"- {sentence}", markup=False)

@@ -24,7 +24,8 @@ def record(family: str, share: float, speed_up: float, *, order: str = "confiden
               "tokens_per_second": 1000 * speed_up, "speed_up": speed_up, "speed_up_p20": speed_up * 0.9,
               "speed_up_p80": speed_up * 1.1, "first_step_seconds_p50": 0.01, "latency_seconds_p50": 0.02,
               "latency_seconds_p95": 0.03, "peak_memory_bytes": 2**28,
-              "accounting": {"forwards": {"denoise": 4 * ITEMS // batch_size}, "kv_store_bytes": 0}}
+              "accounting": {"forwards": {"denoise": 4 * ITEMS // batch_size}, "kv_store_bytes": 0,
+                             "positions_computed": 40 * ITEMS}, "answer_tokens": 10 * ITEMS}
     return {"point": {"name": task, "batch_size": batch_size, "family": family, "order": order, "steps": steps,
                       "sampler": sampler, "model": {"seed": seed}},
             "result": result, "provenance": {"commit": commit, "dirty": source_hash != "s", "versions": {"torch": "2"},

@@ -1,0 +1,67 @@
+"""What the report says of caches: figure, sentences, tables."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from .analysis import Json
+from .cache_error_figure import FEW_POSITIONS, cache_error
+from .cache_error_rows import CacheRow, at_most_steps, cache_rows
+from .report_section import Section
+
+
+def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
+    """The section of these records."""
+    rows = cache_rows(records)
+    finest = at_most_steps(rows)
+    in_error = {row.task for row in finest if not row.is_exact}
+    drawn = [row for row in finest if row.task in in_error] or finest
+    return Section(
+        "What caches get wrong", "cache_error.html.j2",
+        {"rows": rows, "finest": finest, "num_layers": max((len(row.kl) for row in rows), default=0), "small": small,
+         "few": FEW_POSITIONS},
+        {"cache_error.png": cache_error(drawn, sources)} if rows else {}, list(_findings(finest)), _shown(rows))
+
+
+def small(value: float) -> str:
+    """A number that may be very small; "0" where it is exactly zero."""
+    if value == 0:
+        return "0"
+    return "<1e-7" if abs(value) < 1e-7 else f"{value:.1e}"
+
+
+def _findings(finest: Sequence[CacheRow]) -> Iterator[str]:
+    for task in dict.fromkeys(row.task for row in finest):
+        here = [row for row in finest if row.task == task and row.cache != "recompute"]
+        exact, other = ([row for row in here if row.is_exact is wanted] for wanted in (True, False))
+        if exact:
+            worst = max(row.kl[-1] for row in exact)
+            yield (f"{task}: {_names(exact)} {'are' if len(exact) > 1 else 'is'} exact here: mean KL {small(worst)} "
+                   "nats, every argmax, commit and answer as recomputed.")
+        if other:
+            best, worst = min(other, key=lambda row: row.kl[-1]), max(other, key=lambda row: row.kl[-1])
+            differ = ", ".join(f"{row.cache} {round(row.answers * row.num_items)}" for row in other)
+            yield (f"{task}, {best.steps} steps a window: caches are off by {_cost(best)}"
+                   + (f" to {_cost(worst)}" if best is not worst else "")
+                   + f"; answers that differ from recomputing: {differ}, of {best.num_items}.")
+
+
+def _names(rows: Sequence[CacheRow]) -> str:
+    return ", ".join(row.cache for row in rows)
+
+
+def _cost(row: CacheRow) -> str:
+    return f"{small(row.kl[-1])} nats a position ({row.cache}, {100 * row.positions:.0f} % of the positions computed)"
+
+
+def _shown(rows: Sequence[CacheRow]) -> Table:
+    shown = Table("task", "cache", title="caches beside recompute", title_justify="left", box=None, header_style="bold")
+    for column in shown.columns:
+        column.no_wrap = True
+    for name in ("steps", "fed %", "KL nats", "flips %", "edits %", "answers %", "right %"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        shares = (row.flips[-1], row.edits, row.answers, row.right)
+        shown.add_row(row.task, row.cache, str(row.steps), f"{100 * row.positions:.0f}", small(row.kl[-1]),
+                      *(f"{100 * share:.1f}" for share in shares))
+    return shown

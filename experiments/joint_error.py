@@ -1,0 +1,132 @@
+"""The joint_error experiment: what parallel commits lose, beside the share of right answers, at every number of steps.
+
+    python -m quicksilver.experiments experiment=joint_error [task=[sudoku6]] [experiment.policy=...]
+
+The trained models are those of the sweep in the same folder, and so are windows, caches and numbers of steps: it says
+of the sweep's first order where its quality breaks, and whether tokens that fell out with one another broke it. Every
+commit is measured by `experiments.joint`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..decoders import Decoder, Linear, Policy, Sampler
+from ..kernels.checks import check_instance, check_integer
+from ..kernels.dispatch import Implementation, recording, using
+from ..models import SeparateHead
+from .decoding import batches, canvases
+from .devices import check_device
+from .families import Family
+from .frontier import TaskSetup
+from .joint import joint_errors
+from .locks import machine_shared
+from .progress import bar, console
+from .records import Json
+from .report import report_name, write_report
+from .runner import Runner
+from .training import LARGEST_SEED, TrainingPoint
+
+
+@dataclass(frozen=True)
+class JointErrorPoint:
+    """One task at so many steps a window."""
+
+    name: str
+    model: TrainingPoint
+    decoder: Decoder
+    steps: int
+    num_items: int
+    batch_size: int
+    threads: int
+    device: str
+    kernels: str
+
+
+@dataclass(frozen=True)
+class JointError:
+    """Each task at each of its `steps`; `num_items` are decoded."""
+
+    tasks: Mapping[str, TaskSetup]
+    family: Family
+    seeds: Sequence[int]
+    sampler: Sampler
+    policy: Policy
+    num_items: int
+    batch_size: int
+    threads: int
+    device: str = "cpu"
+    kernels: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        with using(Implementation.named(self.kernels)):
+            pass  # refused here if it could not run
+        for name, setup in self.tasks.items():
+            check_instance(f"task.{name}", setup, TaskSetup)
+        for name in ("tasks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}: needs at least one")
+        for name in ("num_items", "batch_size", "threads"):
+            check_integer(name, getattr(self, name))
+        for seed in self.seeds:
+            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+
+    def training_points(self) -> Iterator[TrainingPoint]:
+        for seed in self.seeds:
+            for name, setup in self.tasks.items():
+                yield TrainingPoint(name, setup.task, self.family.recipe(setup), seed)
+
+    def points(self) -> Iterator[JointErrorPoint]:
+        for model in self.training_points():
+            setup = self.tasks[model.name]
+            for steps in setup.steps:
+                decoder = Decoder(setup.windows, Linear(steps), self.sampler, self.policy, setup.cache)
+                yield JointErrorPoint(model.name, model, decoder, steps, self.num_items, self.batch_size, self.threads,
+                                      self.device, self.kernels)
+
+    def check(self) -> None:
+        """ValueError with the reason if a task could not be decoded; before anything is trained."""
+        for point in self.points():
+            point.model.check(point.decoder, SeparateHead())
+
+    def run(self, folder: Path) -> int:
+        """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
+        points that failed."""
+        runner, points = Runner(folder), list(self.points())
+        training = [runner.train(point) for point in self.training_points()]
+        measured = []
+        with bar("measure", len(points)) as shown:
+            for number, point in enumerate(points):
+                shown.update(number, f"{point.name}, {point.steps} steps")
+                measured.append(runner.record(point, lambda point=point: _measure(point, runner)))
+        name = report_name("joint_error-", self.tasks, self.seeds, self)
+        console.print(f"report: {write_report(folder / name, training, [], measured)}", markup=False)
+        return sum("failed" in record["result"] for record in (*training, *measured))
+
+
+def _measure(point: JointErrorPoint, runner: Runner) -> Json:
+    torch.set_num_threads(point.threads)
+    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, SeparateHead())
+    task = point.model.task
+    problems = task.test_problems(point.num_items)
+    requests = contestant.requests(task, problems, point.model.seed)
+    completions, totals = [], np.zeros((3, point.num_items))
+    num_commits = num_tokens = 0
+    with machine_shared(), using(Implementation.named(point.kernels)), recording() as ran:
+        for number, batch in enumerate(batches(requests, point.batch_size)):
+            measured = joint_errors(contestant.decoder, contestant.model, batch)
+            completions += measured.completions
+            for commit in measured.commits:
+                item = number * point.batch_size + commit.request
+                totals[:, item] += commit.bound, commit.product, commit.joint
+                num_commits += 1
+                num_tokens += commit.num_tokens
+    right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
+    bound, product, joint = np.round(totals, 6).tolist()
+    return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "bound": bound,
+            "product": product, "joint": joint, "num_commits": num_commits, "num_tokens": num_tokens,
+            "kernels": {name: implementation.value for name, implementation in sorted(ran, key=lambda pair: pair[0])}}
