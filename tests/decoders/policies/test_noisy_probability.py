@@ -1,0 +1,52 @@
+"""Positions drawn without replacement, against the enumerated law."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from quicksilver.decoders.policies.noisy_probability import NoisyProbability
+
+from tests.decoders.policies.conftest import Situate
+
+P, TEMPERATURE, NUM = [0.9, 0.7, 0.3, 0.8], 0.4, 4000
+ELIGIBLE = [True, True, False, True]
+
+
+def law(num_drawn: int) -> dict[tuple[int, ...], float]:
+    """Probability of each set of positions, drawn one after the other."""
+    weight = {q: math.exp(p / TEMPERATURE) for q, p in enumerate(P) if ELIGIBLE[q]}
+    found: dict[tuple[int, ...], float] = {}
+    for order in itertools.permutations(weight, num_drawn):
+        left, probability = sum(weight.values()), 1.0
+        for q in order:
+            probability *= weight[q] / left
+            left -= weight[q]
+        drawn = tuple(sorted(order))
+        found[drawn] = found.get(drawn, 0) + probability
+    return found
+
+
+@pytest.mark.parametrize("num_drawn", [1, 2])
+def test_positions_are_drawn_without_replacement(situate: Situate, num_drawn: int) -> None:
+    counts: dict[tuple[int, ...], int] = {}
+    for seed in range(NUM):
+        at = situate(eligible=ELIGIBLE, at_most=num_drawn, seed=seed, log_prob=[math.log(p) for p in P])
+        chosen = tuple(np.flatnonzero(NoisyProbability(TEMPERATURE).select(at).commit_BQ[0].numpy()).tolist())
+        counts[chosen] = counts.get(chosen, 0) + 1
+    expected = law(num_drawn)
+    assert set(counts) <= set(expected)
+    statistic = sum((counts.get(drawn, 0) - NUM * p) ** 2 / (NUM * p) for drawn, p in expected.items())
+    assert statistic < 13.8  # 2 degrees of freedom, p = 0.001
+
+
+def test_a_low_temperature_takes_the_most_probable(situate: Situate) -> None:
+    for seed in range(20):
+        at = situate(eligible=[True] * 4, at_most=2, seed=seed, log_prob=[math.log(p) for p in P])
+        assert NoisyProbability(1e-3).select(at).commit_BQ[0].tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "warm"])
+def test_a_bad_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature="):
+        NoisyProbability(temperature)
