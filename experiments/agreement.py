@@ -1,19 +1,23 @@
 """What a comparison of two engines on the same weights needs: models whose decisions are separated, a count of those
 that are not, and times taken in turns."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from ..decoders import Decoder, Request
-from ..models import AttentionPattern, DecodableTransformer, Plan, Shape, Transformer, TransformerConfig
+from ..decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
+from ..kernels.token_statistics import Question, Statistic, TokenStatistics
+from ..models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
 from .locks import machine_alone
 
 CLOSE = 1e-5
 _HEAD_SCALE = 6.0
+_GAP: frozenset[Statistic] = frozenset({"logit_gap"})
 
 
 def random_transformer(shape: Shape, vocab_size: int, length: int, attention: AttentionPattern, seed: int
@@ -28,35 +32,51 @@ def random_transformer(shape: Shape, vocab_size: int, length: int, attention: At
     return model
 
 
+@dataclass(frozen=True)
+class _Gauged:
+    """A sampler that asks for the gap between the two best logits too."""
+
+    base: Sampler
+
+    @property
+    def needs_logits(self) -> bool:
+        return self.base.needs_logits
+
+    def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        return self.base.begin(shape, device)
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+        return self.base.question(wanted | _GAP, asking, memory)
+
+
 @torch.inference_mode()
 def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Request) -> int:
     """How many decisions of a decode were between choices closer than CLOSE: the two best logits of an undecided
-    position of the window, or the confidences on the two sides of the cut."""
-    num_close, decoding = 0, decoder.begin(model, [request])
-    tokens_BS, masked_BS = decoding.live.tokens_BS.clone(), decoding.live.masked_BS.clone()
-    position_BL = torch.arange(decoding.live.length)[None]
-    for step in decoder.stream(decoding):
-        query_Q = step.window.query_BQ[0]
-        open_Q = masked_BS[0, query_Q]
-        asked_BQ = query_Q[open_Q][None]
-        logits_BQV = model.logits(model.hidden(tokens_BS, Plan(position_BL, asked_BQ), None))
-        logits_BQV[..., model.mask_id] = -torch.inf
-        best_BQ2 = logits_BQV.topk(2, dim=-1).values
-        num_close += int((best_BQ2[..., 0] - best_BQ2[..., 1] < CLOSE).sum())
-        log_prob_BQ, commit_Q = step.proposal.log_prob_BQ, step.edit.commit_BQ[0]
-        left_Q = open_Q & ~commit_Q
-        if log_prob_BQ is not None and left_Q.any() and commit_Q.any():
-            num_close += int(log_prob_BQ[0][commit_Q].min() - log_prob_BQ[0][left_Q].max() < CLOSE)
-        tokens_BS, masked_BS = step.canvas.tokens_BS.clone(), step.canvas.masked_BS.clone()
+    position of the window, the ranks on the two sides of the cut, or a probability and the policy's threshold."""
+    gauged = replace(decoder, sampler=_Gauged(decoder.sampler))
+    num_close, decoding = 0, gauged.begin(model, [request])
+    masked_BS = decoding.live.masked_BS.clone()
+    for step in gauged.stream(decoding):
+        open_Q, commit_Q = masked_BS[0, step.window.query_BQ[0]], step.edit.commit_BQ[0]
+        assert step.proposal.logit_gap_BQ is not None
+        num_close += int((step.proposal.logit_gap_BQ[0][open_Q] < CLOSE).sum())
+        num_close += _close_ranks(decoder.policy, step.proposal, open_Q & commit_Q, open_Q & ~commit_Q)
+        masked_BS = step.canvas.masked_BS.clone()
     return num_close
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A line of the comparison, and whether what must hold did."""
-
-    text: str
-    holds: bool = True
+def _close_ranks(policy: Policy, proposal: TokenStatistics, taken_Q: Tensor, left_Q: Tensor) -> int:
+    """Cuts through ranks closer than CLOSE, by each statistic that the policy asks for."""
+    num_close = 0
+    for rank_BQ in (proposal.log_prob_BQ, proposal.margin_BQ, proposal.entropy_BQ):
+        if rank_BQ is None:
+            continue
+        rank_Q = rank_BQ[0]
+        if taken_Q.any() and left_Q.any():
+            num_close += int((rank_Q[taken_Q][:, None] - rank_Q[left_Q]).abs().min() < CLOSE)
+        if isinstance(policy, Threshold):
+            num_close += int(((rank_Q[taken_Q | left_Q] - math.log(policy.tau)).abs() < CLOSE).sum())
+    return num_close
 
 
 def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> tuple[float, float, float]:

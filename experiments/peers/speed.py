@@ -1,0 +1,173 @@
+"""Times of two engines in turns on the same weights, and what explains them: positions through the network, and the
+share of our decode that is neither the model's forward nor the token statistics.
+
+    tokens/s = new tokens / seconds of a decode;   ratio = median over rounds of (their seconds / our seconds)
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ...decoders import Accounting, Decoder, Request
+from ...kernels.token_statistics import Question, TokenStatistics
+from ...models import AttentionPattern, Bidirectional, DecodableTransformer, KVStore, Plan, Shape
+from ..agreement import in_turns, random_transformer
+
+
+@dataclass(frozen=True)
+class Line:
+    """A measured line, and whether the tokens that it speaks of were the same."""
+
+    text: str
+    holds: bool = True
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is decoded: by default a LLaDA shape of 20M parameters, 224 new tokens after 32, in blocks of 32 and 8 steps
+    a block."""
+
+    shape: Shape = field(default_factory=lambda: Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6,
+                                                       ffn_width=1024, position_table=False))
+    vocab_size: int = 8192
+    prompt_length: int = 32
+    num_new: int = 224
+    block: int = 32
+    steps: int = 56
+    rounds: int = 9
+
+    @property
+    def name(self) -> str:
+        return f"{self.num_new} tokens after {self.prompt_length}, blocks of {self.block}, {self.steps} steps"
+
+    @property
+    def steps_per_block(self) -> int:
+        return self.steps * self.block // self.num_new
+
+    def model(self) -> DecodableTransformer:
+        transformer = random_transformer(self.shape, self.vocab_size, self.prompt_length + self.num_new,
+                                         Bidirectional(), seed=0)
+        return DecodableTransformer(transformer, self.vocab_size - 1)
+
+    def prompt(self) -> list[int]:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, self.vocab_size - 1, (self.prompt_length,), generator=generator).tolist()
+
+
+def in_bfloat16(model: DecodableTransformer) -> DecodableTransformer:
+    """The same model with its weights rounded to bfloat16; tables of angles stay float32."""
+    transformer = copy.deepcopy(model.transformer)
+    for parameter in transformer.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return replace(model, transformer=transformer)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A peer's decode of the setting's prompt, and the positions that it feeds and asks the head for."""
+
+    name: str
+    decode: Callable[[], list[int]]
+    num_fed: int
+    num_queried: int
+
+
+def race(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival: Rival, target: float | None
+         ) -> Iterator[Line]:
+    """Our decoder and the rival in turns, then why. Tokens of 16-bit weights may differ, since engines round at
+    different places; those of float32 may not."""
+    request = Request.completing(setting.prompt(), setting.num_new, mask_id=model.mask_id)
+    ours, theirs, ratio = in_turns(lambda: decoder.decode(model, [request]), rival.decode, setting.rounds)
+    dtype = str(model.transformer.head.weight.dtype).removeprefix("torch.")
+    same = decoder.decode(model, [request])[0].tokens == rival.decode()
+    aim = "" if target is None else f" (aim: {target:g})"
+    yield Line(f"{rival.name}, {dtype}, {setting.name}: ours {setting.num_new / ours:.1f} tokens/s, theirs "
+               f"{setting.num_new / theirs:.1f}, ratio {ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}",
+               same or dtype != "float32")
+    counts, (share, step_ms) = accounted(decoder, model, request), outside(decoder, model, request)
+    yield Line(f"    positions computed: ours {counts['positions_computed']}, theirs {rival.num_fed}; with logits: "
+               f"ours {counts['positions_queried']}, theirs {rival.num_queried}; {step_ms:.2f} ms a step of ours, "
+               f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)")
+
+
+def accounted(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, int]:
+    """What our decode counts of itself."""
+    decoding = decoder.begin(model, [request])
+    for _ in decoder.stream(decoding):
+        pass
+    accounting: Accounting = decoding.accounting
+    return accounting.to_json(model)
+
+
+@dataclass
+class Stopwatch:
+    """A LanguageModel that adds up the seconds inside another's forward and statistics."""
+
+    base: DecodableTransformer
+    seconds: float = 0.0
+
+    @property
+    def mask_id(self) -> int:
+        return self.base.mask_id
+
+    @property
+    def shift(self) -> int:
+        return self.base.shift
+
+    @property
+    def vocab_size(self) -> int:
+        return self.base.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.base.max_length
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        return self.base.pattern
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def holds_logits(self) -> bool:
+        return self.base.holds_logits
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        return self.base.new_store(num_rows, length)
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        began = time.perf_counter()
+        hidden_BQE = self.base.hidden(tokens_BS, plan, store)
+        self.seconds += time.perf_counter() - began
+        return hidden_BQE
+
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        began = time.perf_counter()
+        statistics = self.base.statistics(hidden_BQE, question)
+        self.seconds += time.perf_counter() - began
+        return statistics
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
+        return self.base.forward_cost(num_fed, num_keys_seen, num_queried, num_stored_read)
+
+
+def outside(decoder: Decoder, model: DecodableTransformer, request: Request, repeats: int = 5) -> tuple[float, float]:
+    """Median share of a whole decode that is spent outside the forward and the statistics, and the milliseconds of a
+    step, after one decode of warm-up. On a CPU alone: a GPU works on after a call returns."""
+    found = []
+    for _ in range(repeats + 1):
+        watch, num_steps = Stopwatch(model), 0
+        began = time.perf_counter()
+        decoding = decoder.begin(watch, [request])
+        for _ in decoder.stream(decoding):
+            num_steps += 1
+        decoder.completions(decoding)
+        total = time.perf_counter() - began
+        found.append((1 - watch.seconds / total, 1e3 * total / num_steps))
+    return sorted(found[1:])[repeats // 2]

@@ -1,0 +1,71 @@
+"""The command's table, and its exit codes: 0 where tokens agree, 1 where they differ, 2 where a peer cannot be run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from quicksilver.experiments.peers import __main__ as command
+from quicksilver.experiments.peers.__main__ import PEERS, parser, planned, table
+from quicksilver.experiments.peers.base import Finding
+from rich.console import Console
+
+from tests.experiments.peers.stand_ins import LLADA, checkout
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["peers", *arguments, "--models", "1", "--tokens-only", "--threads", "1"])
+    monkeypatch.setattr(command, "console", Console(stderr=True, soft_wrap=True))
+    return command.main()
+
+
+@pytest.mark.parametrize(("offset", "code"), [(0, 0), (1, 1)])
+def test_the_exit_code_says_whether_tokens_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str], offset: int, code: int) -> None:
+    checkout(tmp_path, "generate.py", LLADA, offset)
+    assert exit_code(monkeypatch, "--llada", str(tmp_path)) == code
+    output = capsys.readouterr().out
+    assert ("12 of 12" in output) == (code == 0)
+    assert ("TOKENS DIFFER" in output) == (code == 1)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "name a peer: --transformers, or a checkout with --llada, --fast-dllm, --dllm, --dream, --sdar, --llada2"),
+    (["--llada", "nowhere"], "--llada nowhere: is no folder"), (["--sdar", "."], "--sdar .: has no file"),
+    (["--fast-dllm", "."], "--fast-dllm .: has no file llada/generate.py")])
+def test_what_cannot_be_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_module_is_a_command() -> None:
+    finished = subprocess.run([sys.executable, "-m", "quicksilver.experiments.peers"], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "name a peer" in finished.stderr
+
+
+def test_times_and_their_model_are_left_out_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = [argument for name in PEERS for argument in (f"--{name}", str(tmp_path))]
+    monkeypatch.setattr("quicksilver.experiments.peers.fast_dllm_model.version", lambda name: "4.46.3")
+    options = parser().parse_args([*everything, "--transformers"])
+    assert [len(part) for part in planned(options)] == [len(PEERS) + 2, 3]
+    options = parser().parse_args([*everything, "--transformers", "--tokens-only"])
+    assert [len(part) for part in planned(options)] == [len(PEERS) + 1, 0]
+
+
+def test_another_transformers_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quicksilver.experiments.peers.fast_dllm_model.version", lambda name: "5.1.0")
+    with pytest.raises(ValueError, match="wants transformers 4.46, found 5.1.0"):
+        planned(parser().parse_args(["--fast-dllm", str(tmp_path)]))
+
+
+def test_a_row_says_what_holds_and_why() -> None:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(table([Finding("A", "fixed", 5, 5, note="as told"), Finding("B", "factor", 5, 3, 2, 1, "a fault"),
+                             Finding("C", "dual", 5, 4, 0, 7)]))
+    rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in capture.get().splitlines() if row[0] == "│"]
+    assert rows == [["A", "fixed", "5 of 5", "", "0", "as told"], ["B", "factor", "3 of 5", "2", "1", "a fault"],
+                    ["C", "dual", "4 of 5", "", "7", "TOKENS DIFFER."]]

@@ -1,0 +1,75 @@
+"""A race says what was timed and whether the tokens were the same; counts and shares are those of our decode."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from quicksilver.decoders import Blocks, Decoder, Dual, Greedy, Linear, Recompute, Request, TopProbability
+from quicksilver.experiments.peers import speed
+from quicksilver.experiments.peers.speed import Rival, Setting, Stopwatch, accounted, in_bfloat16, outside, race
+from quicksilver.models import Plan, Shape
+from torch import Tensor
+
+SETTING = Setting(Shape(width=16, num_layers=2, num_heads=2, num_kv_heads=2, ffn_width=16, position_table=False), 13,
+                  prompt_length=3, num_new=8, block=4, steps=4, rounds=1)
+DECODER = Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute())
+REQUEST = Request.completing(SETTING.prompt(), SETTING.num_new, mask_id=12)
+
+
+def test_the_default_setting_is_the_stated_one() -> None:
+    setting = Setting()
+    assert setting.steps_per_block == 8
+    assert (setting.shape.head_width, setting.prompt_length + setting.num_new) == (64, 256)
+    per_layer = 4 * 384**2 + 3 * 384 * 1024 + 2 * 384
+    assert 2 * 8192 * 384 + 8 * per_layer + 384 == pytest.approx(20e6, rel=0.03)
+
+
+def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: (0.5, 1.0, 2.0))
+    model = SETTING.model()
+    tokens = DECODER.decode(model, [REQUEST])[0].tokens
+    first, why = race(SETTING, DECODER, model, Rival("peer", lambda: tokens, 44, 33), target=1.25)
+    assert first.holds
+    assert first.text == ("peer, float32, 8 tokens after 3, blocks of 4, 4 steps: ours 16.0 tokens/s, theirs 8.0, "
+                          "ratio 2.00 (aim: 1.25); tokens identical")
+    assert "positions computed: ours 44, theirs 44; with logits: ours 16, theirs 33; " in why.text
+    other = Rival("peer", lambda: [0] * 11, 44, 33)
+    first, _ = race(SETTING, DECODER, model, other, target=None)
+    assert not first.holds
+    assert first.text.endswith("ratio 2.00; tokens differ")
+    first, _ = race(SETTING, DECODER, in_bfloat16(model), other, target=None)
+    assert first.holds
+    assert "peer, bfloat16, " in first.text
+
+
+def test_bfloat16_rounds_every_weight_and_no_table() -> None:
+    model = SETTING.model()
+    rounded = in_bfloat16(model).transformer
+    assert {parameter.dtype for parameter in rounded.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.transformer.parameters()} == {torch.float32}
+    assert rounded.cos_LD.dtype == torch.float32
+    assert torch.equal(rounded.head.weight, model.transformer.head.weight.bfloat16())
+
+
+def test_positions_are_counted_as_the_cache_feeds_them() -> None:
+    model = SETTING.model()
+    assert accounted(DECODER, model, REQUEST)["positions_computed"] == 4 * 11
+    # a block begins with all 11 positions, then feeds its own 4
+    assert accounted(replace(DECODER, cache=Dual()), model, REQUEST)["positions_computed"] == 2 * (11 + 4)
+    assert accounted(replace(DECODER, cache=Dual()), model, REQUEST)["positions_queried"] == 4 * 4
+
+
+def test_what_is_outside_is_neither_forward_nor_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SETTING.model()
+    assert 0 < outside(DECODER, model, REQUEST, repeats=1)[0] < 1
+    hidden = Stopwatch.hidden
+
+    def slow(self: Stopwatch, tokens_BS: Tensor, plan: Plan, store: None) -> Tensor:
+        time.sleep(0.02)
+        return hidden(self, tokens_BS, plan, store)
+
+    monkeypatch.setattr(Stopwatch, "hidden", slow)
+    share, step_ms = outside(DECODER, model, REQUEST, repeats=1)
+    assert share > 0.5
+    assert step_ms > 20

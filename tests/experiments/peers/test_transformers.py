@@ -1,0 +1,19 @@
+"""Our weights in transformers' Llama give our greedy tokens."""
+
+import pytest
+from quicksilver.experiments.peers import transformers
+from quicksilver.models import Shape
+
+
+@pytest.mark.slow
+def test_a_llama_with_our_weights_decodes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    shape = Shape(width=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_width=48, position_table=False)
+    monkeypatch.setattr(transformers, "SHAPES", {"0.85M": (shape, 32)})
+    (found,) = transformers.agreement(num_models=2)
+    assert found.holds
+    assert (found.num_decodes, found.num_same) == (2, 2)
+    monkeypatch.setattr(transformers, "in_turns", lambda ours, theirs, rounds: (0.064, 0.128, 2.0))
+    decoded, floor = transformers.speed()
+    assert "ours 1.000 ms a token, theirs 2.000, ratio 2.00" in decoded.text
+    assert "ours / F.linear 0.50" in floor.text
