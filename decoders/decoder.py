@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..kernels.logit_memories import Previous
 from ..kernels.token_statistics import TokenStatistics
-from ..models.adapter import LanguageModel
+from ..models.adapter import LanguageModel, Plan
 from .caches import Cache, Moment
 from .canvas import Canvas, Request
 from .decoding import Completion, Decoding, Logged, Step, Visit
@@ -29,6 +29,14 @@ from .policies.base import Edit, Policy, Situation
 from .samplers import Asking, Sampler
 from .schedules import Freedom, Progress, Schedule
 from .windows import Span, Window, WindowGrid, Windows
+
+_WORTHWHILE = 0.75
+
+
+def _spread(found: TokenStatistics, order_BA: Tensor, eligible_BQ: Tensor) -> TokenStatistics:
+    """The statistics of some of the positions at their places among all, zeros at the others."""
+    return TokenStatistics(**{name: value.new_zeros(eligible_BQ.shape).scatter_(1, order_BA, value)
+                              for name, value in vars(found).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -161,18 +169,39 @@ class Decoder:
 
     def _propose(self, decoding: Decoding, visit: Visit, index: int, step: Tensor, eligible_BQ: Tensor
                  ) -> TokenStatistics:
-        """What the model and the sampler say of the window's positions."""
+        """What the model and the sampler say of the window's positions: of those that are masked at least."""
         model, canvas, query_BQ = decoding.model, decoding.live, visit.window.query_BQ
         most_masked = visit.masked_after + self.schedule.most_left(visit.most_masked, max(index - 1, 0))
         plan = self.cache.plan(Moment(index, step, visit.window, canvas, model.shift, most_masked))
+        num_asked = self._num_asked(visit, index)
+        if num_asked < query_BQ.shape[1]:
+            order_BA = (~eligible_BQ).byte().argsort(dim=1, stable=True)[:, :num_asked]
+            plan = replace(plan, query_BQ=query_BQ.gather(1, order_BA))
+            return _spread(self._ask(decoding, visit, plan, step, eligible_BQ.gather(1, order_BA)), order_BA,
+                           eligible_BQ)
+        return self._ask(decoding, visit, plan, step, eligible_BQ)
+
+    def _ask(self, decoding: Decoding, visit: Visit, plan: Plan, step: Tensor, masked_BQ: Tensor) -> TokenStatistics:
+        """One forward, and the sampler's question about the plan's positions."""
+        model, canvas = decoding.model, decoding.live
         hidden_BQE = self.guidance.hidden(model, canvas, plan, decoding.store, decoding.accounting)
-        question = self.sampler.question(self.policy.statistics, Asking(canvas.seed_B, query_BQ, step, eligible_BQ),
+        question = self.sampler.question(self.policy.statistics, Asking(canvas.seed_B, plan.query_BQ, step, masked_BQ),
                                          visit.sampler_memory)
         if "canvas_log_prob" in self.policy.statistics:
-            question = replace(question, canvas_token_BQ=canvas.tokens_BS.gather(1, query_BQ))
+            question = replace(question, canvas_token_BQ=canvas.tokens_BS.gather(1, plan.query_BQ))
         if visit.previous is not None:
             question = replace(question, previous=visit.previous)
         return model.statistics(hidden_BQE, question)
+
+    def _num_asked(self, visit: Visit, index: int) -> int:
+        """How many of the window's positions are asked about: as many as may be masked, where others are of no use and
+        are enough to be worth the sorting out."""
+        num_queried = visit.window.query_BQ.shape[1]
+        num_masked = self.schedule.most_left(visit.most_masked, index)
+        remembers = visit.policy_state is not None or visit.sampler_memory is not None or visit.previous is not None
+        if self.policy.revises or remembers or num_masked > _WORTHWHILE * num_queried:
+            return num_queried
+        return max(num_masked, 1)
 
     def _unfinished(self, visit: Visit, edit: Edit, masked_B: Tensor) -> Tensor:
         """Keep what the next step needs, and say whether a row wants one (bool scalar)."""

@@ -19,7 +19,8 @@ from .windows import Span, Window, WindowGrid
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a decode; its tensors are valid until the next one. `rows` maps the batch to the requests."""
+    """One step of a decode; its tensors are valid until the next one. `rows` maps the batch to the requests. What the
+    proposal says of positions that were not masked is meant for policies that revise."""
 
     index: int
     window: Window

@@ -113,7 +113,9 @@ def _remask(edit: Edit) -> Tensor:
 
 
 def _kept(policy: Policy, asked: list[Situation]) -> Policy:
-    """The policy, which also puts a copy of every situation into `asked`."""
+    """The policy, which also puts a copy of every situation into `asked`, and is told of all of a window's positions,
+    as those policies are that have a state."""
+    has_state = False
 
     class Kept(Policy):
         statistics = policy.statistics
@@ -122,14 +124,17 @@ def _kept(policy: Policy, asked: list[Situation]) -> Policy:
         needs_times = policy.needs_times
         revises = policy.revises
 
-        def begin(self, query_BQ: Tensor) -> Tensor | None:
-            return policy.begin(query_BQ)
+        def begin(self, query_BQ: Tensor) -> Tensor:
+            nonlocal has_state
+            state = policy.begin(query_BQ)
+            has_state = state is not None
+            return torch.zeros_like(query_BQ) if state is None else state
 
         def select(self, situation: Situation) -> Edit:
             every_row_B = torch.arange(len(situation.query_BQ), device=situation.query_BQ.device)
-            state = None if situation.state is None else situation.state.clone()
+            state = situation.state.clone() if has_state and situation.state is not None else None
             asked.append(replace(situation, canvas=situation.canvas.rows(every_row_B), state=state))
-            return policy.select(situation)
+            return policy.select(replace(situation, state=situation.state if has_state else None))
 
     return Kept()
 

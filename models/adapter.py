@@ -20,9 +20,9 @@ from .transformer import Transformer
 
 @dataclass(frozen=True)
 class Plan:
-    """One forward: absolute positions fed [B, F] and asked for [B, Q], int64 and ascending in each row; the canvas
-    length L stands for "no position" and follows the others. stop_B is where each row ends, None where all end at L
-    and nothing fed stands for "no position".
+    """One forward: absolute positions fed [B, F], int64 and ascending in each row, and asked for [B, Q], in any order;
+    the canvas length L stands for "no position" and follows the others. stop_B is where each row ends, None where all
+    end at L and nothing fed stands for "no position".
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
     the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed

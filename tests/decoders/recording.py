@@ -14,16 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RecordingModel(DecodableTransformer):
-    """A model that keeps the plans of its forwards, and the hidden states that it answers."""
+    """A model that keeps the plans of its forwards, and the hidden states that it answers with their positions."""
 
     plans: list[Plan] = field(default_factory=list)
     answers: list[Tensor] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         hidden_BQE = super().hidden(tokens_BS, plan, store)
         self.plans.append(plan)
         if plan.query_BQ.shape[1]:
             self.answers.append(hidden_BQE.clone())
+            self.asked.append(plan.query_BQ)
         return hidden_BQE
 
 
@@ -44,6 +46,7 @@ class Run(NamedTuple):
     steps: list[Taken]
     plans: list[Plan]
     answers: list[Tensor]
+    asked: list[Tensor]
     accounting: Accounting
 
 
@@ -53,10 +56,11 @@ def run(decoder: Decoder, model: DecodableTransformer, requests: Sequence[Reques
     decoding = decoder.begin(recording, requests)
     steps = [Taken(step.index, step.window, step.rows, step.proposal, step.edit, step.canvas.tokens_BS.clone())
              for step in decoder.stream(decoding)]
-    return Run(decoder.completions(decoding), steps, recording.plans, recording.answers, decoding.accounting)
+    return Run(decoder.completions(decoding), steps, recording.plans, recording.answers, recording.asked,
+               decoding.accounting)
 
 
-def exists(taken: Taken, requests: Sequence[Request]) -> Tensor:
-    """Which queried positions of a step a row has, bool [B, Q]."""
+def exists(taken: Taken, requests: Sequence[Request], position_BQ: Tensor | None = None) -> Tensor:
+    """Which of the positions (None: those of the step's window) a row has, bool [B, Q]."""
     stop_B = torch.tensor([len(requests[row].tokens) for row in taken.rows])
-    return taken.window.query_BQ < stop_B[:, None]
+    return (taken.window.query_BQ if position_BQ is None else position_BQ) < stop_B[:, None]

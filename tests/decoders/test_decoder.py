@@ -13,14 +13,18 @@ from quicksilver.decoders import (
     Delayed,
     Dual,
     Even,
+    Free,
     Greedy,
     GridBlocks,
     Leftmost,
     Linear,
+    PathPlanning,
+    Policy,
     Prefix,
     RandomOrder,
     Recompute,
     Request,
+    Schedule,
     Threshold,
     TopProbability,
     Unbounded,
@@ -32,6 +36,7 @@ from quicksilver.experiments.agreement import CLOSE, close_decisions
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
 
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
+from tests.decoders.recording import run
 
 AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 SETTINGS = [(Decoder(Whole(), Linear(4), Greedy(), TopProbability(), Recompute()), Bidirectional()),
@@ -206,3 +211,17 @@ def test_a_bad_mask_id_or_shift_is_refused() -> None:
         DecodableTransformer(transformer, VOCAB_SIZE)
     with pytest.raises(ValueError, match="shift=2"):
         DecodableTransformer(transformer, MASK_ID, shift=2)
+
+
+@pytest.mark.parametrize(("schedule", "policy", "widths"), [
+    (Linear(4), TopProbability(), [8, 6, 4, 2]),
+    (Linear(3), RandomOrder(), [8, 5, 2]),
+    (Unbounded(), Threshold(1.0), [8, 8, 6, 5, 4, 3, 2, 1]),
+    (Free(Linear(2)), PathPlanning(), [8, 8])], ids=str)
+def test_only_positions_that_may_be_masked_are_asked_about(schedule: Schedule, policy: Policy, widths: list[int]
+                                                           ) -> None:
+    """From three quarters of a window on, and not where decided ones are revised."""
+    decoder = Decoder(Whole(), schedule, Greedy(), policy, Recompute())
+    decoding = run(decoder, random_model(Bidirectional()), [Request.completing([1], 8, mask_id=MASK_ID)] * 2)
+    assert [asked_BQ.shape[1] for asked_BQ in decoding.asked] == widths
+    assert decoding.accounting.to_json(random_model(Bidirectional()))["positions_queried"] == 2 * sum(widths)

@@ -30,7 +30,7 @@ from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Dec
 
 from tests.conftest import MASK_ID, ragged_requests, random_transformer
 from tests.decoders.naive import NaiveTransformer
-from tests.decoders.recording import exists, run
+from tests.decoders.recording import run
 
 
 def model_of(pattern: AttentionPattern, seed: int, shift: int = 0) -> DecodableTransformer:
@@ -63,13 +63,14 @@ def test_guidance_on_hidden_states_is_guidance_on_logits(windows: Windows, patte
         for taken in run(decoder, model, requests).steps:
             assert taken.proposal.log_prob_BQ is not None
             for place, row in enumerate(taken.rows):
-                query_Q = taken.window.query_BQ[place][exists(taken, requests)[place]]
+                position_Q = taken.window.query_BQ[place]
+                masked_Q = torch.tensor([q < len(held[row]) and held[row][q] == MASK_ID for q in position_Q.tolist()])
+                query_Q = position_Q[masked_Q]
                 given = [token != MASK_ID for token in requests[row].tokens]
                 best_Q = naive_log_probs(naive, held[row], given, scale)[query_Q].max(-1)
-                num = len(query_Q)
-                assert torch.equal(taken.proposal.token_BQ[place, :num], best_Q.indices)
-                torch.testing.assert_close(taken.proposal.log_prob_BQ[place, :num].double(), best_Q.values, rtol=1e-4,
-                                           atol=1e-4)
+                assert torch.equal(taken.proposal.token_BQ[place][masked_Q], best_Q.indices)
+                torch.testing.assert_close(taken.proposal.log_prob_BQ[place][masked_Q].double(), best_Q.values,
+                                           rtol=1e-4, atol=1e-4)
                 held[row] = taken.tokens_BS[place, : len(held[row])].tolist()
 
 

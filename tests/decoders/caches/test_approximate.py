@@ -117,8 +117,9 @@ def test_a_cache_that_computes_everything_at_every_step_is_recomputation(windows
         decoder = Decoder(windows, Linear(3), Greedy(), TopProbability(), cache)
         found, exact = run(decoder, model, requests), run(replace(decoder, cache=Recompute()), model, requests)
         assert found.completions == exact.completions
-        for taken, hidden_BQE, expected_BQE in zip(exact.steps, found.answers, exact.answers, strict=True):
-            real_BQ = exists(taken, requests)
+        for taken, asked_BQ, hidden_BQE, expected_BQE in zip(exact.steps, exact.asked, found.answers, exact.answers,
+                                                             strict=True):
+            real_BQ = exists(taken, requests, asked_BQ)
             torch.testing.assert_close(hidden_BQE[real_BQ], expected_BQE[real_BQ], rtol=0, atol=1e-5)
 
 

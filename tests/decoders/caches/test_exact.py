@@ -73,9 +73,10 @@ def assert_same(run_: Run, exact: Run, requests: Sequence[Request]) -> None:
     """The same canvas after every step, and the same hidden states at every position queried, to rounding."""
     assert run_.completions == exact.completions
     assert [(taken.index, taken.rows) for taken in run_.steps] == [(taken.index, taken.rows) for taken in exact.steps]
-    for taken, expected, hidden_BQE, expected_BQE in zip(run_.steps, exact.steps, run_.answers, exact.answers,
-                                                         strict=True):
-        real_BQ = exists(taken, requests)
+    assert all(torch.equal(*asked) for asked in zip(run_.asked, exact.asked, strict=True))
+    for taken, expected, asked_BQ, hidden_BQE, expected_BQE in zip(
+            run_.steps, exact.steps, run_.asked, run_.answers, exact.answers, strict=True):
+        real_BQ = exists(taken, requests, asked_BQ)
         torch.testing.assert_close(hidden_BQE[real_BQ], expected_BQE[real_BQ], rtol=0, atol=ROUNDING)
         assert torch.equal(taken.tokens_BS, expected.tokens_BS)
 
