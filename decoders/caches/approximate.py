@@ -10,7 +10,7 @@ with an error that experiment=cache_error measures. Each feeds everything on ent
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,20 +18,25 @@ from torch import Tensor
 from ...kernels.checks import check_integer
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import Bidirectional
-from ..windows import Window, Windows
-from .base import Moment
+from ..windows import Windows
+from .base import Cache, Moment
 from .exact import everything
 
 
-def _check_bidirectional(name: str, model: LanguageModel) -> None:
-    if not isinstance(model.pattern, Bidirectional):
-        raise ValueError(f"cache {name} with attention {model.pattern}: needs a bidirectional model; others have exact "
-                         "caches, append and block_causal")
+class _ForBidirectional(Cache, Protocol):
+    """What the caches have in common."""
 
+    is_exact: ClassVar[bool] = False
 
-def _check_no_revision(name: str, windows: Windows) -> None:
-    if windows.num_revised:
-        raise ValueError(f"cache {name} with {windows}: finished windows are not fed again, so they cannot be revised")
+    def check_windows(self, windows: Windows) -> None:
+        if windows.num_revised:
+            raise ValueError(f"cache {self} with {windows}: finished windows are not fed again, so they cannot be "
+                             "revised")
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        if not isinstance(model.pattern, Bidirectional):
+            raise ValueError(f"cache {self} with attention {model.pattern}: needs a bidirectional model; others have "
+                             "exact caches, append and block_causal")
 
 
 def _from_store(moment: Moment, feed_BF: Tensor) -> Plan:
@@ -55,23 +60,7 @@ def _around(moment: Moment, before: int, after: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Prefix:
-    is_exact: ClassVar[bool] = False
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_no_revision("prefix", windows)
-
-    def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_bidirectional("prefix", model)
-
-    def entry_plan(self, window: Window) -> None:
-        return None
-
+class Prefix(_ForBidirectional):
     def plan(self, moment: Moment) -> Plan:
         if moment.index == 0:
             return everything(moment, moment.canvas.length)
@@ -79,23 +68,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Dual:
-    is_exact: ClassVar[bool] = False
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_no_revision("dual", windows)
-
-    def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_bidirectional("dual", model)
-
-    def entry_plan(self, window: Window) -> None:
-        return None
-
+class Dual(_ForBidirectional):
     def plan(self, moment: Moment) -> Plan:
         if moment.index == 0:
             return everything(moment, moment.canvas.length)
@@ -103,33 +76,18 @@ class Dual:
 
 
 @dataclass(frozen=True)
-class Vicinity:
+class Vicinity(_ForBidirectional):
     """Steps are counted in each window. The published code counts them through the whole run, and after a step that
     computes everything it takes one of the window before it looks at the count again."""
 
     radius: int = 16
     warm_up: int = 4
     refresh_every: int = 16
-    is_exact: ClassVar[bool] = False
-    answers_decided: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_integer("radius", self.radius, at_least=0)
         check_integer("warm_up", self.warm_up, at_least=0)
         check_integer("refresh_every", self.refresh_every)
-
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_no_revision("vicinity", windows)
-
-    def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_bidirectional("vicinity", model)
-
-    def entry_plan(self, window: Window) -> None:
-        return None
 
     def plan(self, moment: Moment) -> Plan:
         warming = moment.window.index == 0 and moment.index < self.warm_up
@@ -139,32 +97,21 @@ class Vicinity:
 
 
 @dataclass(frozen=True)
-class Delayed:
+class Delayed(_ForBidirectional):
     """The published code computes everything in the second step of a window too, where nothing is known of the step
     before the last."""
 
     refresh_every: int = 8
-    is_exact: ClassVar[bool] = False
     answers_decided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("refresh_every", self.refresh_every)
 
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_no_revision("delayed", windows)
-
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_bidirectional("delayed", model)
+        super().check_model(model, windows)
         if model.shift:
-            raise ValueError(f"cache delayed with shift {model.shift}: needs a model without shift, since a masked "
+            raise ValueError(f"cache {self} with shift {model.shift}: needs a model without shift, since a masked "
                              "position's answer would stand at one that is not fed")
-
-    def entry_plan(self, window: Window) -> None:
-        return None
 
     def plan(self, moment: Moment) -> Plan:
         canvas, window = moment.canvas, moment.window

@@ -24,20 +24,17 @@ class Moment:
 
 
 class Cache(Protocol):
+    """A subclass states what differs from these defaults."""
+
     is_exact: ClassVar[bool]
     """Whether a step gives what recomputing everything gives, up to rounding."""
-
-    answers_decided: ClassVar[bool]
+    answers_decided: ClassVar[bool] = True
     """Whether it computes answers at decided positions too, which revision asks for."""
-
-    @property
-    def stores(self) -> bool:
-        """Whether a KVStore is needed."""
-        ...
+    stores: ClassVar[bool] = True
+    """Whether a KVStore is needed."""
 
     def check_windows(self, windows: Windows) -> None:
-        """ValueError with the reason if the cache cannot serve these windows."""
-        ...
+        """ValueError with the reason if the cache cannot serve these windows. By default any will do."""
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         """ValueError with the reason if the cache would be wrong for this model."""
@@ -45,7 +42,7 @@ class Cache(Protocol):
 
     def entry_plan(self, window: Window) -> Plan | None:
         """A forward that stores what lies before the window, run once on entering it."""
-        ...
+        return None
 
     def plan(self, moment: Moment) -> Plan:
         """The forward of one step. Its shapes hang on the moment's integers alone."""

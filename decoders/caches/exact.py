@@ -8,35 +8,25 @@
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import BlockCausal, Causal
 from ..windows import Blocks, GridBlocks, Window, Windows
-from .base import Moment
+from .base import Cache, Moment
 
 
 @dataclass(frozen=True)
-class Recompute:
+class Recompute(Cache):
     is_exact: ClassVar[bool] = True
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return False
-
-    def check_windows(self, windows: Windows) -> None:
-        """Any windows will do."""
+    stores: ClassVar[bool] = False
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         if isinstance(model.pattern, Causal) and windows != Blocks(1):
             raise ValueError(f"attention {model.pattern} with {windows}: a causal model decides from left to right, in "
                              "blocks of 1")
-
-    def entry_plan(self, window: Window) -> None:
-        return None
 
     def plan(self, moment: Moment) -> Plan:
         return everything(moment)
@@ -53,25 +43,17 @@ def everything(moment: Moment, context: int | None = None) -> Plan:
 
 
 @dataclass(frozen=True)
-class Append:
+class Append(Cache):
     is_exact: ClassVar[bool] = True
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return True
 
     def check_windows(self, windows: Windows) -> None:
         if windows != Blocks(1):
-            raise ValueError(f"cache append with {windows}: needs blocks of 1, since it feeds decided positions only")
+            raise ValueError(f"cache {self} with {windows}: needs blocks of 1, since it feeds decided positions only")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         if not isinstance(model.pattern, Causal) or model.shift != 1:
-            raise ValueError(f"cache append with attention {model.pattern} and shift {model.shift}: needs a causal "
+            raise ValueError(f"cache {self} with attention {model.pattern} and shift {model.shift}: needs a causal "
                              "next-token model, whose past never changes")
-
-    def entry_plan(self, window: Window) -> None:
-        return None
 
     def plan(self, moment: Moment) -> Plan:
         window = moment.window
@@ -80,16 +62,20 @@ class Append:
         return Plan(window.before_BP, window.query_BQ, context=window.begin, sees_all=follows)
 
 
-def _check_block_causal(model: LanguageModel, windows: Windows) -> None:
-    assert isinstance(windows, GridBlocks)
-    if model.pattern != BlockCausal(windows.size) or model.shift:
-        raise ValueError(f"cache block_causal with {windows} and attention {model.pattern}: needs a block-causal model "
-                         "of the same block size without shift")
+class _ForBlockCausal(Cache, Protocol):
+    """What the two ways of storing clean blocks have in common."""
 
+    is_exact: ClassVar[bool] = True
 
-def _check_grid(windows: Windows) -> None:
-    if not isinstance(windows, GridBlocks):
-        raise ValueError(f"cache block_causal with {windows}: needs grid blocks, on which the model was trained")
+    def check_windows(self, windows: Windows) -> None:
+        if not isinstance(windows, GridBlocks):
+            raise ValueError(f"cache {self} with {windows}: needs grid blocks, on which the model was trained")
+
+    def check_model(self, model: LanguageModel, windows: Windows) -> None:
+        assert isinstance(windows, GridBlocks)
+        if model.pattern != BlockCausal(windows.size) or model.shift:
+            raise ValueError(f"cache {self} with {windows} and attention {model.pattern}: needs a block-causal model "
+                             "of the same block size without shift")
 
 
 def _window_alone(window: Window) -> Plan:
@@ -98,23 +84,7 @@ def _window_alone(window: Window) -> Plan:
 
 
 @dataclass(frozen=True)
-class BlockCausalCache:
-    is_exact: ClassVar[bool] = True
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_grid(windows)
-
-    def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_block_causal(model, windows)
-
-    def entry_plan(self, window: Window) -> None:
-        return None
-
+class BlockCausalCache(_ForBlockCausal):
     def plan(self, moment: Moment) -> Plan:
         window = moment.window
         if moment.index or window.before_BP is None:
@@ -126,20 +96,7 @@ class BlockCausalCache:
 
 
 @dataclass(frozen=True)
-class BlockCausalCacheApart:
-    is_exact: ClassVar[bool] = True
-    answers_decided: ClassVar[bool] = True
-
-    @property
-    def stores(self) -> bool:
-        return True
-
-    def check_windows(self, windows: Windows) -> None:
-        _check_grid(windows)
-
-    def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        _check_block_causal(model, windows)
-
+class BlockCausalCacheApart(_ForBlockCausal):
     def entry_plan(self, window: Window) -> Plan | None:
         if window.before_BP is None:
             return None

@@ -251,8 +251,8 @@ def test_a_model_that_does_not_fit_is_refused(module: Any, arguments: dict[str, 
 
 @pytest.mark.parametrize(("windows", "cache", "message"), [
     (Blocks(4), Dual(), "its keys and values cannot be stored, since its forward takes no past_key_values"),
-    (GridBlocks(4), BlockCausalCache(), "cache block_causal .* needs a block-causal model"),
-    (Blocks(1), Append(), "cache append .* needs a causal next-token model"),
+    (GridBlocks(4), BlockCausalCache(), "cache BlockCausalCache.* needs a block-causal model"),
+    (Blocks(1), Append(), "cache Append.* needs a causal next-token model"),
 ], ids=str)
 def test_a_cache_that_a_masked_model_cannot_serve_is_refused(windows: Windows, cache: Cache, message: str) -> None:
     model = HuggingFaceModel.of(bert(), mask_id=MASK_ID)
