@@ -30,6 +30,7 @@ from .samplers import Asking, Sampler
 from .schedules import Freedom, Progress, Schedule
 from .windows import Span, Window, WindowGrid, Windows
 
+# The share of a window's positions from which on it does not pay to sort out those that need no answer.
 _WORTHWHILE = 0.75
 
 
@@ -89,9 +90,9 @@ class Decoder:
         whole = Canvas.of(requests, model)
         grid = WindowGrid.of(spans, whole.stop_B, whole.length, self.windows.num_revised)
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
-        num_masked = [span.count_in_windows(request.tokens, model.mask_id)
-                      for span, request in zip(spans, requests, strict=True)]
-        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), num_masked)
+        masked_from = [span.count_from(request.tokens, model.mask_id)
+                       for span, request in zip(spans, requests, strict=True)]
+        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), masked_from)
         if store is not None:
             decoding.accounting.kv_store_bytes = store.num_bytes
         return decoding
@@ -198,8 +199,9 @@ class Decoder:
         are enough to be worth the sorting out."""
         num_queried = visit.window.query_BQ.shape[1]
         num_masked = self.schedule.most_left(visit.most_masked, index)
-        remembers = visit.policy_state is not None or visit.sampler_memory is not None or visit.previous is not None
-        if self.policy.revises or remembers or num_masked > _WORTHWHILE * num_queried:
+        keeps_logits = visit.sampler_memory is not None or visit.previous is not None
+        looks_at_all = self.policy.revises or self.policy.needs_whole_window or keeps_logits
+        if looks_at_all or num_masked > _WORTHWHILE * num_queried:
             return num_queried
         return max(num_masked, 1)
 

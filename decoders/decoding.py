@@ -48,7 +48,8 @@ class Logged(NamedTuple):
 
 @dataclass
 class Decoding:
-    """The state of one decode: the batch that is still being decoded, and the canvas of all requests."""
+    """The state of one decode: the batch that is still being decoded, and the canvas of all requests. `masked_from`
+    holds, for each request and window, the masks that it began with from that window on."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -58,17 +59,17 @@ class Decoding:
     grid: WindowGrid
     store: KVStore | None
     rows: list[int]
-    num_masked: list[list[int]]
+    masked_from: list[list[int]]
     log: list[Logged] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
 
     def masked_in(self, window: int) -> int:
         """Masks that a live row starts the window with, at most."""
-        return max(self.num_masked[row][window] for row in self.rows)
+        return max(self.masked_from[row][window] - self.masked_from[row][window + 1] for row in self.rows)
 
     def masked_after(self, window: int) -> int:
         """Masks of a live row in later windows, at most."""
-        return max(sum(self.num_masked[row][window + 1 :]) for row in self.rows)
+        return max(self.masked_from[row][window + 1] for row in self.rows)
 
     def count_steps(self) -> None:
         """Fill in what the accounting counts in row steps and commits."""

@@ -6,6 +6,7 @@ first token, so a row's windows do not depend on its batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -22,10 +23,11 @@ class Span:
     size: int
     count: int
 
-    def count_in_windows(self, tokens: Sequence[int], token: int) -> list[int]:
-        """How often a token stands in each of the row's windows."""
+    def count_from(self, tokens: Sequence[int], token: int) -> list[int]:
+        """How often a token stands in each of the row's windows and all after it; 0 behind the last."""
         starts = range(self.first, self.first + self.size * self.count, self.size)
-        return [list(tokens[start : start + self.size]).count(token) for start in starts]
+        counts = [list(tokens[start : start + self.size]).count(token) for start in starts]
+        return list(accumulate(reversed(counts), initial=0))[::-1]
 
 
 class Windows(Protocol):
@@ -154,7 +156,8 @@ class WindowGrid:
         size = self.first_BQ.shape[1]
         begin, reach = (min(self.largest_first + number * size, self.length) for number in (index, index + 1))
         size_B = (open_ones[-1] < self.length).sum(1) if self.ragged else None
-        return Window(index, torch.cat(open_ones, dim=1), size, size_B, before_BP, self.stop_B,
+        query_BQ = open_ones[0] if len(open_ones) == 1 else torch.cat(open_ones, dim=1)
+        return Window(index, query_BQ, size, size_B, before_BP, self.stop_B,
                       self.smallest_first + index * size, begin, reach, self.ragged)
 
     def _positions(self, index: int) -> Tensor:

@@ -113,9 +113,7 @@ def _remask(edit: Edit) -> Tensor:
 
 
 def _kept(policy: Policy, asked: list[Situation]) -> Policy:
-    """The policy, which also puts a copy of every situation into `asked`, and is told of all of a window's positions,
-    as those policies are that have a state."""
-    has_state = False
+    """The policy, which also puts a copy of every situation into `asked`, and looks at the whole window."""
 
     class Kept(Policy):
         statistics = policy.statistics
@@ -123,18 +121,16 @@ def _kept(policy: Policy, asked: list[Situation]) -> Policy:
         needs_free_quota = policy.needs_free_quota
         needs_times = policy.needs_times
         revises = policy.revises
+        needs_whole_window = True
 
-        def begin(self, query_BQ: Tensor) -> Tensor:
-            nonlocal has_state
-            state = policy.begin(query_BQ)
-            has_state = state is not None
-            return torch.zeros_like(query_BQ) if state is None else state
+        def begin(self, query_BQ: Tensor) -> Tensor | None:
+            return policy.begin(query_BQ)
 
         def select(self, situation: Situation) -> Edit:
             every_row_B = torch.arange(len(situation.query_BQ), device=situation.query_BQ.device)
-            state = situation.state.clone() if has_state and situation.state is not None else None
+            state = None if situation.state is None else situation.state.clone()
             asked.append(replace(situation, canvas=situation.canvas.rows(every_row_B), state=state))
-            return policy.select(replace(situation, state=situation.state if has_state else None))
+            return policy.select(situation)
 
     return Kept()
 

@@ -57,6 +57,8 @@ class Policy(Protocol):
     """Whether it asks for the diffusion times of a step."""
     revises: ClassVar[bool] = False
     """Whether it overwrites decided positions or returns them to mask."""
+    needs_whole_window: ClassVar[bool] = False
+    """Whether it looks at proposals for decided positions although it does not revise."""
 
     def begin(self, query_BQ: Tensor) -> Tensor | None:
         """Its state at the start of a window with these positions."""

@@ -153,7 +153,7 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     canvas = Canvas(*map(move, vars(decoding.live).values()))
     there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
                      canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
-                     decoding.num_masked)
+                     decoding.masked_from)
     window = replace(step.visit.window, **{name: move(value) for name, value in vars(step.visit.window).items()
                                            if isinstance(value, Tensor)})
     visit = replace(step.visit, window=window, active_B=move(step.visit.active_B),
