@@ -16,20 +16,19 @@ import torch
 from torch import Tensor
 
 from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
-from ..kernels.checks import check_instance, check_integer
+from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
 from .decoding import batches, canvases
-from .devices import check_device
 from .families import Family
-from .frontier import TaskSetup
 from .locks import machine_shared
 from .oracle import Comparison, StepError, beside_recompute
-from .progress import bar, console
 from .records import Json
 from .report import report_name, write_report
 from .runner import Runner
-from .training import LARGEST_SEED, TrainingPoint
+from .sweep import check_counts, check_machine, check_tasks, concluded, on_record
+from .task_setup import TaskSetup
+from .training import TrainingPoint
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,13 @@ class CacheError:
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        with using(Implementation.named(self.kernels)):
-            pass  # refused here if it could not run
-        for name, setup in self.tasks.items():
-            check_instance(f"task.{name}", setup, TaskSetup)
-        for name in ("tasks", "seeds", "caches", "steps"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)}: needs at least one")
-        for steps in self.steps:
-            check_integer("steps", steps)
-        for name in ("num_items", "batch_size", "threads"):
-            check_integer(name, getattr(self, name))
-        for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_machine(self.device, self.kernels, self.threads)
+        check_tasks(self.tasks, self.seeds)
+        check_counts("steps", self.steps)
+        if not self.caches:
+            raise ValueError("caches={}: needs at least one")
+        check_integer("num_items", self.num_items)
+        check_integer("batch_size", self.batch_size)
 
     def training_points(self) -> Iterator[TrainingPoint]:
         for seed in self.seeds:
@@ -130,16 +122,12 @@ class CacheError:
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
-        runner, points = Runner(folder), list(self.points())
+        runner = Runner(folder)
         training = [runner.train(point) for point in self.training_points()]
-        measured = []
-        with bar("compare", len(points)) as shown:
-            for number, point in enumerate(points):
-                shown.update(number, f"{point.name}, {point.cache}, {point.steps} steps")
-                measured.append(runner.record(point, lambda point=point: _measure(point, runner)))
+        measured = on_record(runner, list(self.points()),
+                             lambda point: f"{point.name}, {point.cache}, {point.steps} steps", _measure)
         name = report_name("cache_error-", self.tasks, self.seeds, self)
-        console.print(f"report: {write_report(folder / name, training, [], measured)}", markup=False)
-        return sum("failed" in record["result"] for record in (*training, *measured))
+        return concluded(write_report(folder / name, training, [], measured), [*training, *measured])
 
 
 def _measure(point: CacheErrorPoint, runner: Runner) -> Json:

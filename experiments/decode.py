@@ -14,10 +14,10 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
-from .devices import check_device
 from .families import Family
-from .frontier import TaskSetup
 from .progress import console
+from .sweep import check_machine
+from .task_setup import TaskSetup
 from .training import LARGEST_SEED, TrainingPoint, trained
 
 
@@ -38,12 +38,10 @@ class Decode:
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        with using(Implementation.named(self.kernels)):
-            pass  # refused here if it could not run
+        check_machine(self.device, self.kernels, self.threads)
         if len(self.tasks) != 1:
             raise ValueError(f"task={list(self.tasks)}: experiment=decode takes exactly one")
-        for name in ("num_items", "batch_size", "threads"):
+        for name in ("num_items", "batch_size"):
             check_integer(name, getattr(self, name))
         check_integer("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
 

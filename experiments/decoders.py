@@ -11,17 +11,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from ..decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
-from ..kernels.checks import check_instance, check_integer
-from ..kernels.dispatch import Implementation, using
 from ..models import BlockCausal, Head, SeparateHead
 from .decode_point import DecodePoint, measure
-from .devices import check_device
 from .families import Autoregressive, Family
-from .frontier import TaskSetup
-from .progress import bar, console
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
-from .training import LARGEST_SEED, Recipe, TrainingPoint
+from .sweep import check_batches, check_counts, check_machine, check_tasks, concluded, on_record
+from .task_setup import TaskSetup
+from .training import Recipe, TrainingPoint
 
 _REFERENCE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 
@@ -82,23 +79,12 @@ class Decoders:
     head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        with using(Implementation.named(self.kernels)):
-            pass  # refused here if it could not run
-        for name, setup in self.tasks.items():
-            check_instance(f"task.{name}", setup, TaskSetup)
-        check_integer("threads", self.threads)
-        for name in ("tasks", "seeds", "presets", "steps", "batch_sizes"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)}: needs at least one")
-        if len(self.batch_sizes) != len(self.num_items):
-            raise ValueError(f"batch_sizes={list(self.batch_sizes)}, num_items={list(self.num_items)}: must be as many "
-                             "of one as of the other")
-        for name in ("steps", "batch_sizes", "num_items"):
-            for value in getattr(self, name):
-                check_integer(name, value)
-        for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_machine(self.device, self.kernels, self.threads)
+        check_tasks(self.tasks, self.seeds)
+        check_batches(self.batch_sizes, self.num_items)
+        check_counts("steps", self.steps)
+        if not self.presets:
+            raise ValueError("presets={}: needs at least one")
 
     def points(self) -> Iterator[PresetPoint]:
         """Autoregression and every preset, for each task, seed and batch size."""
@@ -142,14 +128,11 @@ class Decoders:
         runner, points = Runner(folder), list(self.points())
         training = [runner.train(point) for point in dict.fromkeys(
             model for point in points for model in (point.decode.reference, point.model))]
-        measured = []
-        with bar("measure", len(points)) as shown:
-            for number, point in enumerate(points):
-                shown.update(number, f"{point.name}, {point.preset}, batch {point.decode.batch_size}")
-                measured.append(runner.record(point, lambda point=point: measure(point.decode, runner)))
+        measured = on_record(runner, points,
+                             lambda point: f"{point.name}, {point.preset}, batch {point.decode.batch_size}",
+                             lambda point, runner: measure(point.decode, runner))
         name = report_name("decoders-", self.tasks, self.seeds, self)
         beside = [record for record in recorded_beside(runner.records.folder, training)
                   if record["point"]["kind"] != PresetPoint.__name__]
         report = write_report(folder / name, training, [], [*measured, *beside])
-        console.print(f"report: {report}", markup=False)
-        return sum("failed" in record["result"] for record in (*training, *measured))
+        return concluded(report, [*training, *measured])

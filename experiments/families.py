@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from .frontier import TaskSetup
+from .task_setup import TaskSetup
 from .training import Recipe
 
 

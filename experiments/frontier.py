@@ -14,61 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decoders import (
-    Append,
-    Blocks,
-    Cache,
-    Decoder,
-    Greedy,
-    Leftmost,
-    Linear,
-    Policy,
-    Recompute,
-    Sampler,
-    Threshold,
-    Unbounded,
-    Whole,
-    Windows,
-)
-from ..kernels.checks import check_instance, check_integer
-from ..kernels.dispatch import Implementation, using
+from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ..models import Head, SeparateHead
 from .decode_point import DecodePoint, measure
-from .devices import check_device
-from .progress import bar, console
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
-from .tasks.base import Task
-from .training import LARGEST_SEED, Recipe, TrainingPoint
-
-
-@dataclass(frozen=True)
-class TaskSetup:
-    """A task with the recipes of its matched pair and the settings at which it is decoded: the first order at all
-    `steps`, the others at `contrast_steps`. Presets in blocks take blocks of `block_size`; those of block-causal models
-    decode the model of the recipe `block_diffusion`, in its own blocks."""
-
-    task: Task
-    diffusion: Recipe
-    autoregressive: Recipe
-    steps: Sequence[int]
-    contrast_steps: Sequence[int]
-    windows: Windows = field(default_factory=Whole)
-    cache: Cache = field(default_factory=Recompute)
-    block_diffusion: Recipe | None = None
-    block_size: int = 1
-    samplers: Mapping[str, Sampler] = field(default_factory=lambda: {"greedy": Greedy()})
-
-    def __post_init__(self) -> None:
-        check_integer("block_size", self.block_size)
-        if not self.steps:
-            raise ValueError("steps=[]: needs at least one number of steps")
-        for name in ("steps", "contrast_steps"):
-            values = getattr(self, name)
-            for steps in values:
-                check_integer(name, steps)
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={list(values)}: must all be different")
+from .sweep import check_batches, check_different, check_machine, check_tasks, concluded, on_record
+from .task_setup import TaskSetup
+from .training import TrainingPoint
 
 
 @dataclass(frozen=True)
@@ -88,26 +41,10 @@ class Frontier:
     head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        with using(Implementation.named(self.kernels)):
-            pass  # refused here if it could not run
-        for name, setup in self.tasks.items():
-            check_instance(f"task.{name}", setup, TaskSetup)
-        if not self.tasks or not self.seeds:
-            raise ValueError(f"tasks={list(self.tasks)}, seeds={list(self.seeds)}: needs at least one of each")
-        check_integer("threads", self.threads)
-        if len(self.batch_sizes) != len(self.num_items) or not self.batch_sizes:
-            raise ValueError(f"batch_sizes={list(self.batch_sizes)}, num_items={list(self.num_items)}: must be as many "
-                             "of one as of the other, at least one")
-        for name in ("batch_sizes", "num_items"):
-            for value in getattr(self, name):
-                check_integer(name, value)
-        for name, values in (("seeds", self.seeds), ("thresholds", self.thresholds),
-                             ("batch_sizes", self.batch_sizes)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}={list(values)}: must all be different")
-        for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_machine(self.device, self.kernels, self.threads)
+        check_tasks(self.tasks, self.seeds)
+        check_batches(self.batch_sizes, self.num_items)
+        check_different("thresholds", self.thresholds)
         for tau in self.thresholds:
             Threshold(tau)
 
@@ -155,12 +92,8 @@ class Frontier:
         points that failed."""
         runner = Runner(folder)
         training = [runner.train(point) for point in self.training_points()]
-        points, measured = list(self.points()), []
-        with bar("measure", len(points)) as shown:
-            for number, point in enumerate(points):
-                shown.update(number, f"{point.name}, {point.order}, batch {point.batch_size}")
-                measured.append(runner.record(point, lambda point=point: measure(point, runner)))
+        measured = on_record(runner, list(self.points()),
+                             lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
         name = report_name("", self.tasks, self.seeds, self)
         report = write_report(folder / name, training, measured, recorded_beside(runner.records.folder, training))
-        console.print(f"report: {report}", markup=False)
-        return sum("failed" in record["result"] for record in (*training, *measured))
+        return concluded(report, [*training, *measured])

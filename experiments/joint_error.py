@@ -15,20 +15,19 @@ import numpy as np
 import torch
 
 from ..decoders import Decoder, Linear, Policy, Sampler
-from ..kernels.checks import check_instance, check_integer
+from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import SeparateHead
 from .decoding import batches, canvases
-from .devices import check_device
 from .families import Family
-from .frontier import TaskSetup
 from .joint import joint_errors
 from .locks import machine_shared
-from .progress import bar, console
 from .records import Json
 from .report import report_name, write_report
 from .runner import Runner
-from .training import LARGEST_SEED, TrainingPoint
+from .sweep import check_machine, check_tasks, concluded, on_record
+from .task_setup import TaskSetup
+from .training import TrainingPoint
 
 
 @dataclass(frozen=True)
@@ -62,18 +61,10 @@ class JointError:
     kernels: str = "auto"
 
     def __post_init__(self) -> None:
-        check_device(self.device)
-        with using(Implementation.named(self.kernels)):
-            pass  # refused here if it could not run
-        for name, setup in self.tasks.items():
-            check_instance(f"task.{name}", setup, TaskSetup)
-        for name in ("tasks", "seeds"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)}: needs at least one")
-        for name in ("num_items", "batch_size", "threads"):
-            check_integer(name, getattr(self, name))
-        for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_machine(self.device, self.kernels, self.threads)
+        check_tasks(self.tasks, self.seeds)
+        check_integer("num_items", self.num_items)
+        check_integer("batch_size", self.batch_size)
 
     def training_points(self) -> Iterator[TrainingPoint]:
         for seed in self.seeds:
@@ -96,16 +87,11 @@ class JointError:
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
-        runner, points = Runner(folder), list(self.points())
+        runner = Runner(folder)
         training = [runner.train(point) for point in self.training_points()]
-        measured = []
-        with bar("measure", len(points)) as shown:
-            for number, point in enumerate(points):
-                shown.update(number, f"{point.name}, {point.steps} steps")
-                measured.append(runner.record(point, lambda point=point: _measure(point, runner)))
+        measured = on_record(runner, list(self.points()), lambda point: f"{point.name}, {point.steps} steps", _measure)
         name = report_name("joint_error-", self.tasks, self.seeds, self)
-        console.print(f"report: {write_report(folder / name, training, [], measured)}", markup=False)
-        return sum("failed" in record["result"] for record in (*training, *measured))
+        return concluded(write_report(folder / name, training, [], measured), [*training, *measured])
 
 
 def _measure(point: JointErrorPoint, runner: Runner) -> Json:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.checks import check_instance, check_integer, check_real
+from ..kernels.checks import check_real
 from ..models import SeparateHead
-from .frontier import TaskSetup
 from .progress import console
 from .records import Json
 from .runner import Runner
-from .training import LARGEST_SEED, OutOfTime, TrainingPoint
+from .sweep import check_tasks
+from .task_setup import TaskSetup
+from .training import OutOfTime, TrainingPoint
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,7 @@ class Train:
     seconds: float
 
     def __post_init__(self) -> None:
-        for name, setup in self.tasks.items():
-            check_instance(f"task.{name}", setup, TaskSetup)
-        if not self.tasks or not self.seeds:
-            raise ValueError(f"tasks={list(self.tasks)}, seeds={list(self.seeds)}: needs at least one of each")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: must all be different")
-        for seed in self.seeds:
-            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_tasks(self.tasks, self.seeds)
         check_real("seconds", self.seconds, above=0)
 
     def points(self) -> Iterator[TrainingPoint]:

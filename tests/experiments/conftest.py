@@ -18,7 +18,8 @@ from quicksilver.decoders import (
     Whole,
 )
 from quicksilver.experiments import locks
-from quicksilver.experiments.frontier import Frontier, TaskSetup
+from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.task_setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
 from quicksilver.experiments.training import Recipe, TrainingPoint
 from quicksilver.models import AutoregressiveNLL, MaskedDiffusion, Shape

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 from quicksilver.decoders import Append, Blocks, Greedy, TopProbability
 from quicksilver.experiments import joint_error as module
 from quicksilver.experiments.families import Diffusion
-from quicksilver.experiments.frontier import TaskSetup
 from quicksilver.experiments.joint_error import JointError
+from quicksilver.experiments.task_setup import TaskSetup
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 

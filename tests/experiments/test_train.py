@@ -12,7 +12,8 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments import train, training
-from quicksilver.experiments.frontier import Frontier, TaskSetup
+from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.task_setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import TrainingPoint, trained
 from quicksilver.models import Causal, TransformerConfig
