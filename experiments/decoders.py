@@ -42,14 +42,8 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class PresetPoint:
-    """A setting of a preset, as it is measured."""
-
-    name: str
-    preset: str
-    steps: int | None
-    model: TrainingPoint
-    decode: DecodePoint
+class PresetPoint(DecodePoint):
+    """A setting of a preset, which `order` names."""
 
 
 def in_steps(schedule: Schedule, steps: int) -> Schedule:
@@ -101,9 +95,8 @@ class Decoders:
 
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> PresetPoint:
             sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
-            decode = DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads,
-                                 self.device, self.kernels, self.head, reference, _REFERENCE)
-            return PresetPoint(name, order, steps, model, decode)
+            return PresetPoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
+                               self.kernels, self.head, reference, _REFERENCE)
 
         yield point(reference, _REFERENCE, "autoregressive", "autoregressive", None)
         for title, preset in self.presets.items():
@@ -120,17 +113,16 @@ class Decoders:
     def check(self) -> None:
         """ValueError with the reason if a preset could not be decoded; before anything is trained."""
         for point in self.points():
-            point.model.check(point.decode.decoder, point.decode.head)
+            point.model.check(point.decoder, point.head)
 
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
         runner, points = Runner(folder), list(self.points())
         training = [runner.train(point) for point in dict.fromkeys(
-            model for point in points for model in (point.decode.reference, point.model))]
-        measured = on_record(runner, points,
-                             lambda point: f"{point.name}, {point.preset}, batch {point.decode.batch_size}",
-                             lambda point, runner: measure(point.decode, runner))
+            model for point in points for model in (point.reference, point.model))]
+        measured = on_record(runner, points, lambda point: f"{point.name}, {point.order}, batch {point.batch_size}",
+                             measure)
         name = report_name("decoders-", self.tasks, self.seeds, self)
         beside = [record for record in recorded_beside(runner.records.folder, training)
                   if record["point"]["kind"] != PresetPoint.__name__]

@@ -12,7 +12,7 @@ from .report_section import Section
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records of presets."""
-    settings = rows(record | {"point": record["point"]["decode"]} for record in records)
+    settings = rows(records)
     tables = decoder_tables(settings)
     images = {"decoders.png" if number == 0 else f"decoders_batch{table.batch_size}.png": decoders(table, sources)
               for number, table in enumerate(tables) if table.cells}

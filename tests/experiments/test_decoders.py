@@ -54,9 +54,9 @@ def experiment(**changes: Any) -> Decoders:
 def test_every_preset_is_measured_beside_autoregression_in_the_tasks_blocks(tmp_path: Path) -> None:
     decoders = experiment()
     decoders.check()
-    assert [(point.preset, point.steps) for point in decoders.points()] == [
+    assert [(point.order, point.steps) for point in decoders.points()] == [
         ("autoregressive", None), ("llada", 1), ("llada", 3), ("threshold", None), ("sdar", 1), ("sdar", 3)]
-    windows = {point.preset: point.decode.decoder.windows for point in decoders.points()}
+    windows = {point.order: point.decoder.windows for point in decoders.points()}
     assert windows == {"autoregressive": Blocks(1), "llada": Blocks(8), "threshold": Whole(), "sdar": GridBlocks(8)}
     assert decoders.run(tmp_path) == 0
     records = [json.loads(path.read_text()) for path in (tmp_path / "records").glob("*.json")]
