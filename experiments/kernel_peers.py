@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from ..kernels import moe_router
 from ..kernels.case import Case
 from ..kernels.token_statistics import Question, token_statistics
 
@@ -129,6 +130,22 @@ def _grouped_products(case: Any) -> Call:
     return call
 
 
+def _grouped_layer(case: Any) -> Call:
+    products = _grouped_products(case)
+
+    def call(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, gate_up_XGE: Tensor, down_XEM: Tensor,
+             routing: Any, *shared: Tensor) -> Tensor:
+        precise = torch.promote_types(x_TE.dtype, torch.float32)
+        chosen = moe_router.reference(F.linear(x_TE.to(precise), router_XE.to(precise)), bias_X, routing)
+        y_TE = products(x_TE, gate_up_XGE, down_XEM, *chosen)
+        if not shared:
+            return y_TE
+        gate_TS, up_TS = F.linear(x_TE, shared[0]).chunk(2, dim=-1)
+        return y_TE + F.linear(F.silu(gate_TS) * up_TS, shared[1])
+
+    return call
+
+
 def _liger_cross_entropy(case: Any) -> Call:
     module = importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
     function = module.LigerFusedLinearCrossEntropyFunction
@@ -176,6 +193,7 @@ _SPECIAL: Mapping[str, Sequence[Peer]] = {
     "AttentionCase": [Peer("FlexAttention", _flex_attention, serves=_attends_densely),
                       Peer("fla-core", _fla_attention, "fla", _is_one_token)],
     "ExpertsCase": [Peer("torch grouped_mm", _grouped_products)],
+    "LayerCase": [Peer("torch grouped_mm", _grouped_layer)],
     "LMHeadCase": [Peer("cuBLAS + token statistics", _product_then_statistics)],
     "MaskedCrossEntropyCase": [Peer("Liger", _liger_cross_entropy, "liger_kernel")],
     "SwiGLUCase": [Peer("Liger", _liger_swiglu, "liger_kernel"), Peer("fla-core", _fla_swiglu, "fla")],

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from . import moe_sort
+from . import moe_experts_cpu, moe_sort
 from .case import Cost
 from .checks import check_integer
 from .dispatch import kernel, launch, stages
-from .moe_router import Routing, route
 
 
 @dataclass(frozen=True)
@@ -48,26 +46,16 @@ TILES: tuple[tuple[float, Tile, Tile], ...] = (
     (float("inf"), Tile(128, 128, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 4)),
 )
 
-
 def reference(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     """The weighted sum of each token's experts, [T, E] in x's dtype.
 
     x_TE [T, E]; gate_up_XGE [X, 2 M, E], an expert's gate rows before its up rows, and down_XEM [X, E, M], as
     nn.Linear keeps them, of x's dtype; expert_TA int32 [T, A] and weight_TA float32 [T, A] as `route` gives them.
-    Differentiable. On a CPU each expert with tokens multiplies its own; elsewhere, where its number of tokens may not
-    be read, every expert multiplies all."""
+    Differentiable. On a CPU each expert multiplies its own tokens; elsewhere, where their number may not be read, every
+    expert multiplies all."""
     if x_TE.device.type == "cpu" and not isinstance(x_TE, FakeTensor):
-        return _by_sorted_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
+        return moe_experts_cpu.by_own_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
     return _by_every_expert(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
-
-
-def _by_sorted_rows(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor,
-                    weight_TA: Tensor) -> Tensor:
-    order_P, count_X = moe_sort.reference(expert_TA, len(gate_up_XGE))
-    groups = x_TE[order_P // expert_TA.shape[1]].split(count_X.tolist())
-    results = [_swiglu(rows, gate_up_XGE[expert], down_XEM[expert]) for expert, rows in enumerate(groups) if len(rows)]
-    row_TAE = torch.cat([*results, x_TE[:0]])[order_P.argsort()].view(*expert_TA.shape, x_TE.shape[1])
-    return (row_TAE * weight_TA[..., None]).sum(1).to(x_TE.dtype)
 
 
 def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor,
@@ -75,22 +63,8 @@ def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert
     sum_TE = torch.zeros_like(x_TE, dtype=torch.promote_types(x_TE.dtype, weight_TA.dtype))
     for expert, (gate_up_GE, down_EM) in enumerate(zip(gate_up_XGE, down_XEM, strict=True)):
         weight_T1 = (weight_TA * (expert_TA == expert)).sum(1, keepdim=True)
-        sum_TE = sum_TE + weight_T1 * _swiglu(x_TE, gate_up_GE, down_EM)
+        sum_TE = sum_TE + weight_T1 * moe_experts_cpu.swiglu(x_TE, gate_up_GE, down_EM)
     return sum_TE.to(x_TE.dtype)
-
-
-def _swiglu(x_TE: Tensor, gate_up_GE: Tensor, down_EM: Tensor) -> Tensor:
-    gate_TM, up_TM = F.linear(x_TE, gate_up_GE).chunk(2, dim=-1)
-    return F.linear(F.silu(gate_TM) * up_TM, down_EM)
-
-
-def mixture_of_experts(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, gate_up_XGE: Tensor, down_XEM: Tensor,
-                       routing: Routing) -> Tensor:
-    """The whole layer, [T, E]: the router's product in float32 (router_XE [X, E], kept in float32 where its cast should
-    cost nothing), the choice of experts (moe_router), and their weighted sum."""
-    precise = torch.promote_types(x_TE.dtype, torch.float32)
-    expert_TA, weight_TA = route(F.linear(x_TE.to(precise), router_XE.to(precise)), bias_X, routing)
-    return experts(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
 
 
 @kernel(reference)

@@ -80,8 +80,9 @@ class Routing:
 
 def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
     """The experts of each row of router logits [T, X] (any float dtype): expert_TA int32 [T, top_k], best first and the
-    lowest index on ties, and weight_TA float32. bias_X [X] is added for the choice only. A row of -inf gives the lowest
-    experts with weights of zero. ValueError where the routing does not suit X experts."""
+    lowest index on ties, and weight_TA float32. bias_X [X] is added for the choice only. A logit of -inf comes after
+    all others whatever its bias; a row of them gives the lowest experts with weights of zero. ValueError where the
+    routing does not suit X experts."""
     routing.check_experts(logits_TX.shape[1])
     return select_experts(logits_TX, bias_X, *_flat(routing))
 
@@ -96,18 +97,20 @@ def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tup
         score_TX = logits_TX.sigmoid()
     key_TX = (logits_TX if routing.compares_logits(bias_X is not None) else score_TX).detach()
     if bias_X is not None:
-        key_TX = key_TX + bias_X.to(key_TX.dtype)
+        key_TX = (key_TX + bias_X.to(key_TX.dtype)).masked_fill(logits_TX == -torch.inf, -torch.inf)
     expert_TA = _chosen(key_TX, routing)
     weight_TA = score_TX.gather(1, expert_TA)
     if routing.scoring is Scoring.SOFTMAX_OF_CHOSEN:
         weight_TA = _softmax(weight_TA)
     if routing.renormalise:
         weight_TA = _shares(weight_TA)
-    return expert_TA.int(), weight_TA * routing.scale
+    return expert_TA.int(), weight_TA if routing.scale == 1 else weight_TA * routing.scale
 
 
 def _chosen(key_TX: Tensor, routing: Routing) -> Tensor:
     """The top_k largest keys within the best groups, in a stable order: int64 [T, A]."""
+    if routing.groups_kept == routing.num_groups:
+        return key_TX.sort(dim=1, descending=True, stable=True).indices[:, : routing.top_k]
     key_TGX = key_TX.unflatten(1, (routing.num_groups, -1))
     size = key_TGX.shape[2]
     rank_TG = key_TGX.topk(min(2 if routing.by_pairs else 1, size), dim=2).values.sum(2)
@@ -119,7 +122,7 @@ def _chosen(key_TX: Tensor, routing: Routing) -> Tensor:
 
 def _softmax(logits: Tensor) -> Tensor:
     """Softmax over the last dimension that gives zeros, not NaN, where all is -inf."""
-    return _shares((logits - logits.amax(-1, keepdim=True).detach().clamp(min=torch.finfo(logits.dtype).min)).exp())
+    return logits.softmax(-1).masked_fill(logits.detach().amax(-1, keepdim=True) == -torch.inf, 0)
 
 
 def _shares(values: Tensor) -> Tensor:
@@ -179,6 +182,7 @@ def _route_kernel(logits, bias, expert, weight, num_experts, size, stride_row, s
     key = logit if COMPARES_LOGITS else score
     if bias is not None:
         key += tl.load(bias + index * stride_bias, mask=inside, other=0).to(tl.float32)
+        key = tl.where(logit == float("-inf"), float("-inf"), key)
     # What may still be chosen is kept apart from the keys, which may be -inf themselves.
     free = inside.to(tl.int32)
     if GROUPS_KEPT < NUM_GROUPS:

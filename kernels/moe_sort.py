@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
 from .checks import check_integer, check_real
@@ -25,9 +26,12 @@ def reference(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     """order_P int32 [T * A]: the assignments t * A + a sorted by expert_TA int32 [T, A] (in 0 .. num_experts - 1), in
     their own order within an expert; count_X int32 [num_experts]: how many each expert has."""
     expert_P = expert_TA.reshape(-1).long()
+    if expert_P.device.type == "cpu" and not isinstance(expert_P, FakeTensor):
+        return expert_P.argsort(stable=True).int(), expert_P.bincount(minlength=num_experts).int()
+    # Elsewhere bincount waits for the largest value.
     count_X = torch.zeros(num_experts, dtype=torch.int32, device=expert_P.device)
     count_X.scatter_add_(0, expert_P, torch.ones_like(expert_P, dtype=torch.int32))
-    return expert_P.sort(stable=True).indices.int(), count_X
+    return expert_P.argsort(stable=True).int(), count_X
 
 
 def expert_block(num_experts: int) -> int:
@@ -143,12 +147,16 @@ class Load:
     def _num_active(self) -> int:
         return self.num_experts if self.num_active is None else self.num_active
 
-    def draw(self) -> Tensor:
-        """expert_TA int32 [T, A] on the CPU, the same each time."""
+    def scores(self) -> Tensor:
+        """What the tokens rank the active experts by, float32 [T, num_active] on the CPU, the same each time."""
         generator = torch.Generator().manual_seed(0)
         rank_X = 1.0 + torch.randperm(self._num_active, generator=generator)
         noise_TX = -torch.empty(self.num_tokens, len(rank_X)).exponential_(generator=generator).log()
-        return (noise_TX - self.zipf_exponent * rank_X.log()).topk(self.top_k, dim=1).indices.int()
+        return noise_TX - self.zipf_exponent * rank_X.log()
+
+    def draw(self) -> Tensor:
+        """expert_TA int32 [T, A]: the `top_k` largest."""
+        return self.scores().topk(self.top_k, dim=1).indices.int()
 
     def num_distinct(self) -> int:
         """How many experts have at least one token: those whose weights must be read."""

@@ -18,7 +18,7 @@ Triton cuts each row into tiles (`vocabulary_tiles`) and gives every tile to a p
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import triton
@@ -31,7 +31,8 @@ from .dispatch import kernel, launch
 from .logit_memories import Credit, Previous
 from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 
-Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence"]
+Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence", "expert_rarity"]
+_OF_THE_VOCABULARY = ("log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Question:
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Per queried position, [B, Q]: the token (int64) and the statistics asked for (float32; nats), else None."""
+    """Per queried position, [B, Q]: the token (int64) and the statistics asked for (float32; nats), else None.
+    expert_rarity is no matter of the vocabulary: a model with experts may add it (`models.ExpertAware`)."""
 
     token_BQ: Tensor
     log_prob_BQ: Tensor | None = None
@@ -77,6 +79,7 @@ class TokenStatistics:
     logit_gap_BQ: Tensor | None = None
     entropy_BQ: Tensor | None = None
     divergence_BQ: Tensor | None = None
+    expert_rarity_BQ: Tensor | None = None
 
 
 def token_statistics(logits_BQV: Tensor, question: Question) -> TokenStatistics:
@@ -111,7 +114,7 @@ def terms(question: Question) -> Terms:
 def answer(found: list[Tensor], question: Question) -> TokenStatistics:
     """The operators' token and wanted statistics, which come in the order of `TokenStatistics`, by name."""
     token_BQ, *values = found
-    names = [name for name in get_args(Statistic) if name in question.wanted and name != "divergence"]
+    names = [name for name in _OF_THE_VOCABULARY if name in question.wanted]
     return TokenStatistics(token_BQ, **{f"{name}_BQ": value for name, value in zip(names, values, strict=True)})
 
 

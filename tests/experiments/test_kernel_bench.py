@@ -19,7 +19,7 @@ from quicksilver.kernels.rms_norm import AddRMSNormCase
 ROOT = Path(__file__).resolve().parents[2]
 CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
 KERNELS = sorted(path.stem for path in (CONF / "kernel").glob("*.yaml"))
-MODELS = ("LLaDA-8B", "Qwen3-8B", "LLaDA-MoE-7B-A1B", "LLaDA2-mini")
+MODELS = ("LLaDA-8B", "Qwen3-8B", "LLaDA-MoE-7B-A1B", "LLaDA2-mini", "Mistral-Small-4-like")
 CASES = KernelCases(["bfloat16"], [AddRMSNormCase(2, 40)], {"LLaDA-8B row": AddRMSNormCase(1, 4096)})
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels.dispatch import Implementation, recording, using
@@ -10,14 +9,11 @@ from quicksilver.kernels.moe_experts import (
     TILES,
     _by_every_expert,
     experts,
-    mixture_of_experts,
     reference,
     tiles,
 )
-from quicksilver.kernels.moe_router import Routing, Scoring, route
 from quicksilver.kernels.moe_sort import Load
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants, widened
 
@@ -121,29 +117,6 @@ def test_it_is_as_precise_as_torch_in_the_same_dtype(dtype: torch.dtype) -> None
     (found,), _ = run(experts, *inputs)
     assert expected.numel() >= 4096
     assert rel_rms(found, expected) <= 1.1 * rel_rms(reference(*inputs), expected) + 1e-4
-
-
-ROUTINGS = [Routing(2, Scoring.SOFTMAX), Routing(2, Scoring.SOFTMAX_OF_CHOSEN),
-            Routing(3, Scoring.SIGMOID, 4, 2, renormalise=True, scale=2.5)]
-
-
-@pytest.mark.parametrize("routing", ROUTINGS, ids=str)
-def test_the_layer_is_its_router_and_its_experts(routing: Routing) -> None:
-    x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8)
-    router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
-    (found,), _ = run(mixture_of_experts, x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, routing)
-    x_TE, router_XE, gate_up_XGE, down_XEM = (value.double() for value in (x_TE, router_XE, gate_up_XGE, down_XEM))
-    expected = by_tokens(x_TE, gate_up_XGE, down_XEM, *route(F.linear(x_TE, router_XE), bias_X, routing))
-    assert rel_rms(found, expected) <= PRODUCT[torch.float32]
-
-
-@pytest.mark.parametrize("implementation", list(Implementation))
-def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
-    with FakeTensorMode(), using(implementation):
-        x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8, dtype=torch.bfloat16)
-        router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
-        y_TE = mixture_of_experts(x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, ROUTINGS[-1])
-        assert (y_TE.shape, y_TE.dtype) == (x_TE.shape, x_TE.dtype)
 
 
 def test_where_a_gradient_is_required_the_reference_runs() -> None:

@@ -15,12 +15,18 @@ from tests.conftest import MAX_LENGTH, random_transformer
 EXPERTS = ExpertShape(num_experts=6, expert_width=20, routing=Routing(top_k=2), shared_width=12, num_dense_layers=1)
 
 
+def grouped_flops(rows: tuple[int, int], weights: tuple[int, int, int], *_: object, **__: object) -> int:
+    """Of rows [P, K], each times one of the weights [X, K, N]."""
+    return 2 * rows[0] * weights[1] * weights[2]
+
+
 @pytest.mark.parametrize("options", [{}, {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"experts": EXPERTS}], ids=str)
 def test_flops_are_those_that_the_model_does(options: dict[str, Any]) -> None:
     model = random_transformer(Bidirectional(), **options)
     tokens = torch.zeros(3, 8, dtype=torch.int64)
-    # The counter does not know the CPU's fused attention, only the products that define it.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    # The counter does not know the CPU's fused attention, only the products that define it, nor grouped products.
+    grouped = {torch.ops.aten._grouped_mm: grouped_flops}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=grouped) as counter:
         model.head(model.sequence_hidden(tokens))
     assert counter.get_total_flops() == model.config.forward_flops(3 * 8, 3 * 8 * 8, 3 * 8)
 

@@ -1,0 +1,73 @@
+"""Every way in which a CPU multiplies a mixture's rows, against the loop over tokens, with gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from quicksilver.kernels import moe_experts_cpu
+from quicksilver.kernels.moe_experts import _by_every_expert, reference
+from quicksilver.kernels.moe_sort import Load
+from torch import Tensor
+
+from .test_moe_experts import Inputs, by_tokens, random_inputs
+
+WAYS = ["_of_one_row", "_in_padded_groups", "_in_groups", "_one_by_one"]
+# The way that each of these is meant to take: one row; many even rows; few; rows that are no whole 16 bytes; and a load
+# that goes to one expert, which would pad the others' rows.
+CASES: list[tuple[Load, int, int, str]] = [
+    (Load(1, 8, 3), 40, 24, "_of_one_row"), (Load(300, 4, 2), 40, 24, "_in_padded_groups"),
+    (Load(301, 4, 2), 37, 23, "_in_padded_groups"), (Load(30, 8, 2), 40, 24, "_in_groups"),
+    (Load(2, 64, 8), 40, 24, "_in_groups"), (Load(30, 8, 2), 37, 23, "_one_by_one"),
+    (Load(1000, 12, 2, num_active=2), 40, 24, "_in_groups")]
+
+
+def inputs_of(load: Load, width: int, expert_width: int) -> Inputs:
+    return random_inputs(load.draw(), load.num_experts, width, expert_width)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ways that were taken."""
+    found: list[str] = []
+
+    def watched(name: str) -> None:
+        way = getattr(moe_experts_cpu, name)
+
+        def call(*arguments: Any) -> Tensor:
+            found.append(name)
+            return way(*arguments)
+
+        monkeypatch.setattr(moe_experts_cpu, name, call)
+
+    for name in WAYS:
+        watched(name)
+    return found
+
+
+@pytest.mark.parametrize(("load", "width", "expert_width", "way"), CASES, ids=str)
+def test_each_way_is_the_sum_over_tokens_and_has_its_gradient(load: Load, width: int, expert_width: int, way: str,
+                                                              taken: list[str]) -> None:
+    inputs = inputs_of(load, width, expert_width)
+    expected = by_tokens(*(value.double() if value.is_floating_point() else value for value in inputs))
+    torch.testing.assert_close(reference(*inputs).double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert taken == [way]
+
+    def gradients(function: Any, dtype: torch.dtype) -> list[Tensor]:
+        arguments = [value.to(dtype, copy=True) if value.is_floating_point() else value for value in inputs]
+        leaves = [value.requires_grad_() for value in arguments if value.is_floating_point()]
+        upstream = torch.linspace(-1, 1, expected.numel(), dtype=dtype).view_as(expected)
+        return [grad.double() for grad in torch.autograd.grad(function(*arguments), leaves, upstream)]
+
+    for ours, theirs in zip(gradients(reference, torch.float32), gradients(_by_every_expert, torch.float64),
+                            strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("way", [case for case in CASES if case[3] != "_one_by_one"], ids=str)
+def test_under_autocast_it_is_near_and_in_the_rows_own_type(way: tuple[Load, int, int, str]) -> None:
+    inputs = inputs_of(*way[:3])
+    expected = reference(*inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reference(*inputs)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.01 * expected.norm()

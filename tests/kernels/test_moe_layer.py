@@ -1,0 +1,56 @@
+"""The whole layer: its router and its experts, and the cases that send tokens where a load says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.kernels.moe_layer import LayerCase, mixture_of_experts, reference
+from quicksilver.kernels.moe_router import Routing, Scoring, route
+from quicksilver.kernels.moe_sort import Load
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .comparison import PRODUCT, check, rel_rms, run
+from .test_moe_experts import by_tokens, random_inputs
+
+ROUTINGS = [Routing(2, Scoring.SOFTMAX), Routing(2, Scoring.SOFTMAX_OF_CHOSEN),
+            Routing(3, Scoring.SIGMOID, 4, 2, renormalise=True, scale=2.5)]
+
+
+@pytest.mark.parametrize("routing", ROUTINGS, ids=str)
+def test_the_layer_is_its_router_and_its_experts(routing: Routing) -> None:
+    x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8)
+    router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
+    (found,), _ = run(mixture_of_experts, x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, routing)
+    x_TE, router_XE, gate_up_XGE, down_XEM = (value.double() for value in (x_TE, router_XE, gate_up_XGE, down_XEM))
+    expected = by_tokens(x_TE, gate_up_XGE, down_XEM, *route(F.linear(x_TE, router_XE), bias_X, routing))
+    assert rel_rms(found, expected) <= PRODUCT[torch.float32]
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
+    with FakeTensorMode(), using(implementation):
+        x_TE, gate_up_XGE, down_XEM, _, _ = random_inputs(torch.zeros(5, 1, dtype=torch.int32), 8, dtype=torch.bfloat16)
+        router_XE, bias_X = torch.randn(8, 40), torch.randn(8)
+        y_TE = mixture_of_experts(x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, ROUTINGS[-1])
+        assert (y_TE.shape, y_TE.dtype) == (x_TE.shape, x_TE.dtype)
+
+
+@pytest.mark.parametrize("load", [Load(7, 8, 2), Load(7, 8, 2, zipf_exponent=1.5), Load(7, 8, 2, num_active=2),
+                                  Load(7, 8, 2, num_active=4)], ids=str)
+@pytest.mark.parametrize(("scoring", "shared_width"), [(Scoring.SOFTMAX, 0), (Scoring.SIGMOID, 12),
+                                                       (Scoring.SOFTMAX_OF_CHOSEN, 5)])
+def test_a_case_sends_its_tokens_where_its_load_says(load: Load, scoring: Scoring, shared_width: int) -> None:
+    case = LayerCase(load, 24, 16, Routing(2, scoring), shared_width)
+    inputs = case.inputs(torch.float32, torch.device("cpu"))
+    x_TE, router_XE, bias_X, *_ = inputs
+    assert torch.equal(route(F.linear(x_TE, router_XE), bias_X, case.routing)[0], load.draw())
+    check(mixture_of_experts, reference, inputs, PRODUCT)
+    assert (case.cost(torch.float32).num_bytes - case.cost(torch.bfloat16).num_bytes) * 2 > 4 * (
+        3 * 24 * (load.num_distinct() * 16 + shared_width))
+
+
+def test_a_case_whose_parts_do_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"width=7: must be an integer of at least 8"):
+        LayerCase(Load(5, 8, 2), 7, 16, Routing(2))
+    with pytest.raises(ValueError, match=r"top_k=3: must be the load's, 2"):
+        LayerCase(Load(5, 8, 2), 24, 16, Routing(3))
