@@ -8,13 +8,12 @@ hold random tokens instead, and are still masked.
 import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..decoders import Canvas, Decoder, Decoding, Visit
-from ..models import Causal, DecodableTransformer, Router, Transformer, TransformerConfig
+from ..models import Causal, DecodableTransformer, RouterWatch, Transformer, TransformerConfig
 from .step_points import ModelShape, StepPoint
 
 _WEIGHT_SEED, _STORE_SEED = 0, 1
@@ -63,20 +62,10 @@ class ReadyStep:
     def distinct_experts(self) -> list[int]:
         """How many experts the step touches, in each layer that has them."""
         assert isinstance(self.decoding.model, DecodableTransformer)
-        touched: list[int] = []
-
-        def count(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            touched.append(len(output[0].unique()))
-
-        routers = [module for module in self.decoding.model.transformer.modules() if isinstance(module, Router)]
-        hooks = [router.register_forward_hook(count) for router in routers]
-        try:
+        with RouterWatch(self.decoding.model.transformer) as watch:
             self()
-        finally:
-            for hook in hooks:
-                hook.remove()
         self.restore()
-        return touched
+        return [len(routed.expert_BFA.unique()) for (routed,) in watch.routed]
 
 
 @lru_cache(maxsize=1)

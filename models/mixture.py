@@ -5,10 +5,11 @@
 The router works in float32 whatever the model's type, and its weights stay in it when the model is cast: a choice that
 rounding decides is a choice at random. The bias is for the choice only and is no parameter: balancing without an
 auxiliary loss moves it by counts (DeepSeek-V3, arXiv 2412.19437), and checkpoints keep it. Whoever wants to know where
-positions go hooks on the routers, whose output says it.
+positions go watches the routers, and gives them another rule, from outside (`models.routers`).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,29 +19,45 @@ from ..kernels.moe_experts import experts
 from ..kernels.moe_router import route
 from .config import ExpertShape
 from .layers import SwiGLU
+from .routing_rules import OwnChoice, RoutingRule
+
+
+class Routed(NamedTuple):
+    """Where positions go: expert_BFA int32 and weight_BFA float32, both [B, F, top_k], and float32 logits [B, F, X]."""
+
+    expert_BFA: Tensor
+    weight_BFA: Tensor
+    logits_BFX: Tensor
 
 
 class Router(nn.Module):
-    """Which experts each row goes to, and with what weights: expert_TA int32 and weight_TA float32, both [T, top_k]."""
+    """Which experts each position goes to, and with what weights."""
 
     bias_X: Tensor | None
 
     def __init__(self, width: int, shape: ExpertShape) -> None:
         super().__init__()
         self.routing = shape.routing
+        self.rule: RoutingRule = OwnChoice()
         self.weight = nn.Parameter(torch.empty(shape.num_experts, width, dtype=torch.float32))
         bias_X = torch.zeros(shape.num_experts, dtype=torch.float32) if shape.selection_bias else None
         self.register_buffer("bias_X", bias_X)
 
-    def forward(self, x_TE: Tensor) -> tuple[Tensor, Tensor]:
-        if not torch.is_autocast_enabled(x_TE.device.type):
-            return self._routed(x_TE)
-        with torch.autocast(x_TE.device.type, enabled=False):
-            return self._routed(x_TE)
+    def forward(self, x_BFE: Tensor) -> Routed:
+        if not torch.is_autocast_enabled(x_BFE.device.type):
+            return self._routed(x_BFE)
+        with torch.autocast(x_BFE.device.type, enabled=False):
+            return self._routed(x_BFE)
 
-    def _routed(self, x_TE: Tensor) -> tuple[Tensor, Tensor]:
-        precise = torch.promote_types(x_TE.dtype, torch.float32)
-        return route(F.linear(x_TE.to(precise), self.weight.to(precise)), self.bias_X, self.routing)
+    def _routed(self, x_BFE: Tensor) -> Routed:
+        precise = torch.promote_types(x_BFE.dtype, torch.float32)
+        logits_BFX = F.linear(x_BFE.to(precise), self.weight.to(precise))
+        return Routed(*self.rule.route(logits_BFX, self._chosen), logits_BFX)
+
+    def _chosen(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
+        expert_TA, weight_TA = route(logits_BFX.flatten(0, 1), self.bias_X, self.routing)
+        size = (*logits_BFX.shape[:2], self.routing.top_k)
+        return expert_TA.view(size), weight_TA.view(size)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
         def uncast(tensor: Tensor) -> Tensor:
@@ -62,7 +79,8 @@ class Mixture(nn.Module):
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         x_TE = x_BFE.flatten(0, 1)
-        y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *self.router(x_TE))
+        expert_BFA, weight_BFA, _ = self.router(x_BFE)
+        y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, expert_BFA.flatten(0, 1), weight_BFA.flatten(0, 1))
         if self.shared is not None:
             y_TE = y_TE + self.shared(x_TE)
         return y_TE.view_as(x_BFE)

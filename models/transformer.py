@@ -95,3 +95,7 @@ class Transformer(nn.Module):
     def num_parameters(self) -> int:
         """All weights, those of every expert included."""
         return sum(p.numel() for p in self.parameters())
+
+    def num_active_parameters(self) -> int:
+        """Of these, all but the experts that a position does not choose."""
+        return self.num_parameters() - self.config.num_matrix_parameters() + self.config.num_active_matrix_parameters()

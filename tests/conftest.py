@@ -112,7 +112,8 @@ class TableModel:
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
         logits_BQV = hidden_BQE.clone()
         logits_BQV[..., self.mask_id] = -torch.inf
-        return token_statistics(logits_BQV, question)
+        found = token_statistics(logits_BQV, question)
+        return replace(found, expert_rarity_BQ=hidden_BQE[..., 0].sigmoid())
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

@@ -1,6 +1,5 @@
 """A mixture of experts inside the model: against its definition, on both paths, cast, saved and differentiated."""
 
-import math
 from typing import Any
 
 import pytest
@@ -15,10 +14,11 @@ from quicksilver.models import (
     ExpertShape,
     KVStore,
     Mixture,
-    Router,
+    RouterWatch,
     Transformer,
 )
 from quicksilver.models.attention import View
+from quicksilver.models.routers import load
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -42,16 +42,16 @@ def random_mixture(shape: ExpertShape, width: int = 16) -> Mixture:
 
 
 def by_definition(mixture: Mixture, shape: ExpertShape, row: Tensor) -> Tensor:
-    """The layer at one position, expert by expert, in float64."""
+    """The layer at one position, expert by expert, in float64, with gradients."""
     routing, u = shape.routing, row.double()
-    logits = [float(weight @ u) for weight in mixture.router.weight.double()]
+    logits = [weight @ u for weight in mixture.router.weight.double()]
     if routing.scoring is Scoring.SIGMOID:
-        scores = [1 / (1 + math.exp(-z)) for z in logits]
+        scores = [1 / (1 + (-z).exp()) for z in logits]
     else:
-        scores = [math.exp(z) / sum(map(math.exp, logits)) for z in logits]
+        scores = [z.exp() / torch.stack(logits).exp().sum() for z in logits]
     bias = [0.0] * len(logits) if mixture.router.bias_X is None else mixture.router.bias_X.tolist()
     keys = logits if routing.scoring is Scoring.SOFTMAX_OF_CHOSEN else scores
-    keys = [key + b for key, b in zip(keys, bias, strict=True)]
+    keys = [float(key.detach()) + b for key, b in zip(keys, bias, strict=True)]
     size = shape.num_experts // routing.num_groups
     groups = [list(range(begin, begin + size)) for begin in range(0, shape.num_experts, size)]
     rank = [sum(sorted(keys[x] for x in group)[-(2 if routing.by_pairs else 1):]) for group in groups]
@@ -59,7 +59,7 @@ def by_definition(mixture: Mixture, shape: ExpertShape, row: Tensor) -> Tensor:
     chosen = sorted((x for group in best for x in groups[group]), key=lambda x: -keys[x])[: routing.top_k]
     weights = [scores[x] for x in chosen]
     if routing.renormalise or routing.scoring is Scoring.SOFTMAX_OF_CHOSEN:
-        weights = [weight / sum(weights) for weight in weights]
+        weights = [weight / torch.stack(weights).sum() for weight in weights]
 
     def network(gate_up: Tensor, down: Tensor) -> Tensor:
         gate, up = (gate_up.double() @ u).chunk(2)
@@ -69,7 +69,8 @@ def by_definition(mixture: Mixture, shape: ExpertShape, row: Tensor) -> Tensor:
                 for x, weight in zip(chosen, weights, strict=True))
     if mixture.shared is not None:
         total = total + network(mixture.shared.gate_up_proj.weight, mixture.shared.down_proj.weight)
-    return torch.as_tensor(total)
+    assert isinstance(total, Tensor)
+    return total
 
 
 @torch.inference_mode()
@@ -83,6 +84,35 @@ def test_it_is_the_sum_over_chosen_experts(shape: ExpertShape, implementation: I
     assert {name for name, _ in ran} >= {"select_experts", "experts"}
     assert {chosen for _, chosen in ran} == {implementation}
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+
+
+VARIANTS = {
+    "softmax": Routing(2), "renormalised": Routing(2, renormalise=True), "scaled": Routing(3, scale=1.5),
+    "of_chosen": Routing(2, Scoring.SOFTMAX_OF_CHOSEN), "sigmoid": Routing(2, Scoring.SIGMOID),
+    "grouped": Routing(2, num_groups=4, groups_kept=2),
+    "deepseek_v3": Routing(3, Scoring.SIGMOID, num_groups=4, groups_kept=2, renormalise=True, scale=2.5)}
+
+
+@pytest.mark.parametrize("num_positions", [1, 3, 40], ids=["one_token", "most_experts_empty", "many"])
+@pytest.mark.parametrize("load", ["own", "all_to_one"])
+@pytest.mark.parametrize("with_bias", [False, True], ids=["unbiased", "biased"])
+@pytest.mark.parametrize("routing", VARIANTS.values(), ids=VARIANTS)
+def test_every_router_has_the_gradient_of_the_sum(routing: Routing, with_bias: bool, load: str,
+                                                  num_positions: int) -> None:
+    """In float64, against the loop over positions and experts."""
+    shape = ExpertShape(8, 6, routing, shared_width=4, selection_bias=with_bias)
+    mixture = random_mixture(shape).double()
+    x_BFE = torch.randn(1, num_positions, 16, dtype=torch.float64)
+    if load == "all_to_one":
+        x_BFE = x_BFE[:, :1] + 1e-3 * x_BFE
+    upstream = torch.randn(1, num_positions, 16, dtype=torch.float64)
+    leaves = [x_BFE.requires_grad_(), *mixture.parameters()]
+    found = mixture(x_BFE)
+    expected = torch.stack([by_definition(mixture, shape, row) for row in x_BFE[0]])[None]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+    for ours, theirs in zip(torch.autograd.grad(found, leaves, upstream),
+                            torch.autograd.grad(expected, leaves, upstream), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @torch.inference_mode()
@@ -154,12 +184,12 @@ def test_the_router_moves_with_the_model_but_is_never_cast(change: Any) -> None:
 
 @pytest.mark.parametrize("implementation", list(Implementation))
 def test_routing_is_in_float32_in_a_bfloat16_model_and_under_autocast(implementation: Implementation) -> None:
-    router, x_TE = random_mixture(PLAIN, width=64).router, torch.randn(9, 64).bfloat16()
+    router, x_BFE = random_mixture(PLAIN, width=64).router, torch.randn(3, 3, 64).bfloat16()
     with torch.inference_mode(), using(implementation):
-        expected = router(x_TE.float())
-        found = router(x_TE)
+        expected = router(x_BFE.float())
+        found = router(x_BFE)
         with torch.autocast("cpu", torch.bfloat16):
-            under_autocast = router(x_TE.float())
+            under_autocast = router(x_BFE.float())
     for ours in (found, under_autocast):
         for one, other in zip(ours, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -167,24 +197,27 @@ def test_routing_is_in_float32_in_a_bfloat16_model_and_under_autocast(implementa
 
 def test_a_bias_sways_the_choice_and_not_the_weights() -> None:
     shape = ExpertShape(6, 4, Routing(1, Scoring.SIGMOID), selection_bias=True)
-    router, x_TE = random_mixture(shape).router, torch.randn(5, 16)
+    router, x_BFE = random_mixture(shape).router, torch.randn(1, 5, 16)
     assert router.bias_X is not None
     router.bias_X.zero_()
     router.bias_X[4] = 10.0
-    expert_TA, weight_TA = router(x_TE)
-    assert (expert_TA == 4).all()
-    torch.testing.assert_close(weight_TA, (x_TE @ router.weight[4]).sigmoid()[:, None])
+    expert_BFA, weight_BFA, _ = router(x_BFE)
+    assert (expert_BFA == 4).all()
+    torch.testing.assert_close(weight_BFA, (x_BFE @ router.weight[4]).sigmoid()[..., None])
     assert not any("bias" in name for name, _ in router.named_parameters())
 
 
-def test_a_hook_on_the_routers_counts_the_experts_that_are_touched() -> None:
-    model, touched = random_transformer(Bidirectional(), experts=RICH), []
-    for module in model.modules():
-        if isinstance(module, Router):
-            module.register_forward_hook(lambda _, inputs, output: touched.append(len(output[0].unique())))
-    model.sequence_hidden(torch.randint(0, VOCAB_SIZE, (2, 7)))
-    assert len(touched) == 1  # the first of the two layers is dense
-    assert RICH.routing.top_k <= touched[0] <= RICH.num_experts
+def test_a_watch_sees_where_every_router_sends_positions() -> None:
+    model = random_transformer(Bidirectional(), experts=RICH)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 7))
+    with RouterWatch(model) as watch:
+        model.sequence_hidden(tokens)
+        model.sequence_hidden(tokens[:1])
+    model.sequence_hidden(tokens)
+    ((first, second),) = watch.routed  # one router, since the first of the two layers is dense; two forwards
+    assert first.expert_BFA.shape == (2, 7, RICH.routing.top_k)
+    torch.testing.assert_close(second.expert_BFA, first.expert_BFA[:1])
+    assert load(first).tolist() == [int((first.expert_BFA == expert).sum()) for expert in range(RICH.num_experts)]
 
 
 @torch.inference_mode()

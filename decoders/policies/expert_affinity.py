@@ -1,0 +1,30 @@
+"""Expert affinity: of sure positions first those whose experts nobody shares, so that later steps read fewer. Ours."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...kernels.checks import check_real
+from ...kernels.token_statistics import Statistic
+from .base import Edit, Policy, Situation
+from .ranking import best
+
+
+@dataclass(frozen=True)
+class ExpertAffinity(Policy):
+    """Commit the positions with the largest probability of the proposed token + `weight` * expert rarity. It pays where
+    decided positions are no longer fed (cache delayed), and needs a model that tells the rarity
+    (`models.ExpertAware`)."""
+
+    weight: float
+    statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "expert_rarity"})
+
+    def __post_init__(self) -> None:
+        check_real("weight", self.weight, at_least=0)
+
+    def select(self, situation: Situation) -> Edit:
+        proposal = situation.proposal
+        assert proposal.log_prob_BQ is not None
+        if proposal.expert_rarity_BQ is None:
+            raise ValueError(f"policy {self}: needs a model that tells how rare its positions' experts are; make it "
+                             "ExpertAware")
+        return best(situation, proposal.log_prob_BQ.exp() + self.weight * proposal.expert_rarity_BQ)

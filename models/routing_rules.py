@@ -1,0 +1,88 @@
+"""What a decoder may ask of trained routers so that a forward reads fewer experts; training knows nothing of it.
+
+    own choice         every position takes its own experts
+    shared in a block  the fed positions of a row vote with their routers' probabilities, and all choose among the
+                       `num_experts` winners (sharing within a block: arXiv 2602.00879; this vote is ours)
+    fewer where sure   a position keeps its best experts until they have `share` of its weight (the top-p choice of
+                       arXiv 2403.07652, here of a router that was trained without it)
+
+A rule sees each row of a batch by itself; positions that only fill a ragged row are among those it sees. A choice that
+is given up stands as the position's best expert with weight zero: shapes stay, and no other expert is read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..kernels.checks import check_integer, check_real
+from ..kernels.moe_router import Routing
+
+Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From logits [..., X] to experts (int32) and weights (float32), each [..., top_k], best first."""
+
+
+class RoutingRule(Protocol):
+    def check(self, routing: Routing, num_experts: int) -> None:
+        """ValueError if routers like this cannot keep the rule."""
+        ...
+
+    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        """The experts and weights of the fed positions, each [B, F, top_k]."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnChoice:
+    def check(self, routing: Routing, num_experts: int) -> None:
+        pass
+
+    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        return choose(logits_BFX)
+
+
+@dataclass(frozen=True)
+class SharedInBlock:
+    num_experts: int
+
+    def __post_init__(self) -> None:
+        check_integer("num_experts", self.num_experts)
+
+    def check(self, routing: Routing, num_experts: int) -> None:
+        if not routing.top_k <= self.num_experts <= num_experts:
+            raise ValueError(f"num_experts={self.num_experts}: must be from top_k={routing.top_k} to the "
+                             f"{num_experts} experts there are")
+
+    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        votes_BX = logits_BFX.softmax(-1).sum(1)
+        losing_BX = torch.ones_like(votes_BX, dtype=torch.bool).scatter(
+            1, votes_BX.topk(self.num_experts).indices, False)
+        logits_BFX = logits_BFX.masked_fill(losing_BX[:, None], -torch.inf)
+        expert_BFA, weight_BFA = choose(logits_BFX)
+        # Groups of experts may hold fewer winners than are chosen.
+        return _without(expert_BFA, weight_BFA, logits_BFX.gather(-1, expert_BFA.long()) == -torch.inf)
+
+
+@dataclass(frozen=True)
+class FewerWhereSure:
+    share: float
+
+    def __post_init__(self) -> None:
+        check_real("share", self.share, above=0, at_most=1)
+
+    def check(self, routing: Routing, num_experts: int) -> None:
+        pass
+
+    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+        expert_BFA, weight_BFA = choose(logits_BFX)
+        total_BF1 = weight_BFA.sum(-1, keepdim=True)
+        before_BFA = weight_BFA.cumsum(-1) - weight_BFA
+        expert_BFA, kept_BFA = _without(expert_BFA, weight_BFA, before_BFA >= self.share * total_BF1)
+        # The kept experts speak for those given up.
+        return expert_BFA, kept_BFA * (total_BF1 / kept_BFA.sum(-1, keepdim=True))
+
+
+def _without(expert_BFA: Tensor, weight_BFA: Tensor, given_up_BFA: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(given_up_BFA, expert_BFA[..., :1], expert_BFA), weight_BFA.masked_fill(given_up_BFA, 0.0)

@@ -1,0 +1,59 @@
+"""A model that tells how rare its positions' experts are, against a count by hand."""
+
+from dataclasses import replace
+
+import torch
+from quicksilver.kernels.moe_router import Routing
+from quicksilver.kernels.token_statistics import Question
+from quicksilver.models import Bidirectional, Causal, DecodableTransformer, ExpertAware, ExpertShape, Plan, RouterWatch
+
+from tests.conftest import MASK_ID, random_transformer
+
+EXPERTS = ExpertShape(8, 12, Routing(2), num_dense_layers=1)
+TOKENS = torch.tensor([[1, MASK_ID, 3, MASK_ID, 5, 0], [2, 3, MASK_ID, 1, MASK_ID, 0]])
+WHOLE = torch.arange(5).expand(2, -1).contiguous()
+ASKED = Question(frozenset({"log_prob", "expert_rarity"}))
+
+
+def aware(attention: Causal | Bidirectional, shift: int = 0) -> tuple[DecodableTransformer, ExpertAware]:
+    transformer = random_transformer(attention, num_layers=3, experts=EXPERTS)
+    return DecodableTransformer(transformer, MASK_ID, shift), ExpertAware(transformer, MASK_ID, shift)
+
+
+@torch.inference_mode()
+def test_rarity_is_the_mean_share_that_a_position_has_of_its_experts() -> None:
+    usual, model = aware(Bidirectional())
+    query_BQ = torch.tensor([[1, 3], [2, 4]])
+    plan = Plan(WHOLE, query_BQ)
+    found = model.statistics(model.hidden(TOKENS, plan, None), ASKED)
+    with RouterWatch(usual.transformer) as watch:
+        expected = usual.statistics(usual.hidden(TOKENS, plan, None), replace(ASKED, wanted=frozenset({"log_prob"})))
+    assert torch.equal(found.token_BQ, expected.token_BQ)
+    torch.testing.assert_close(found.log_prob_BQ, expected.log_prob_BQ)
+    # The last of the two layers with experts is computed at the queried positions alone, and does not count.
+    chosen = watch.routed[0][0].expert_BFA.tolist()
+    assert found.expert_rarity_BQ is not None
+    for row, positions in enumerate(query_BQ.tolist()):
+        for place, position in enumerate(positions):
+            shares = [1 / sum(expert in others for others in chosen[row]) for expert in chosen[row][position]]
+            torch.testing.assert_close(found.expert_rarity_BQ[row, place].item(), sum(shares) / 2)
+
+
+@torch.inference_mode()
+def test_with_a_shift_it_is_that_of_the_position_that_is_computed() -> None:
+    found = []
+    for query_BQ, shift in ((WHOLE[:, 1:], 1), (WHOLE[:, :-1], 0), (WHOLE[:, [3, 1, 0, 2]], 0)):
+        _, model = aware(Causal(), shift)
+        found.append(model.statistics(model.hidden(TOKENS, Plan(WHOLE, query_BQ), None), ASKED).expert_rarity_BQ)
+    shifted, plain, mixed = found
+    assert torch.equal(shifted, plain)
+    assert torch.equal(mixed, plain[:, [3, 1, 0, 2]])
+    assert len(plain.unique()) > 1
+
+
+@torch.inference_mode()
+def test_a_dense_model_has_no_rare_experts() -> None:
+    model = ExpertAware(random_transformer(Bidirectional()), MASK_ID)
+    rarity_BQ = model.statistics(model.hidden(TOKENS, Plan(WHOLE, WHOLE), None), ASKED).expert_rarity_BQ
+    assert rarity_BQ is not None
+    assert not rarity_BQ.any()
