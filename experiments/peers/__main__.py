@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..progress import console
-from . import dinfer, dllm, dream, fast_dllm, fast_dllm_model, llada, llada2, sdar, transformers
+from . import dinfer, dllm, dream, fast_dllm, fast_dllm_model, llada, llada2, sdar, transformers, transformers_experts
 from .base import Finding
 from .speed import Line
 
@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, peer in PEERS.items():
         options.add_argument(f"--{name}", type=Path, metavar="CHECKOUT", help=f"folder with a checkout of {peer.home}")
-    options.add_argument("--transformers", action="store_true", help="the installed transformers, autoregression")
+    options.add_argument("--transformers", action="store_true", help="the installed transformers: autoregression, and "
+                         "the times of experts, for which it must be 5 or newer")
     options.add_argument("--tokens-only", action="store_true", help="no times, and nothing of Fast-dLLM's model file")
     options.add_argument("--models", type=int, default=20, help="random models for each setting (default: %(default)s)")
     options.add_argument("--threads", type=int, default=2)
@@ -84,7 +85,7 @@ def planned(options: argparse.Namespace) -> tuple[list[Iterator[Finding]], list[
     if options.transformers:
         findings.append(transformers.agreement(options.models))
         if not options.tokens_only:
-            lines.append(transformers.speed())
+            lines += [transformers.speed(), transformers_experts.speed()]
     return findings, lines
 
 
