@@ -97,8 +97,10 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
             family = family_of(record["point"])
             colour, marker = _STYLES.get(family, _OTHER)
             curve = record["result"]["curve"]
+            has_experts = record["point"]["recipe"]["shape"].get("experts") is not None
             axes.plot([point["seconds"] for point in curve], [100 * point["right"] for point in curve], color=colour,
-                      marker=marker, markersize=8 if marker == "*" else 5, linewidth=1.2, label=family)
+                      marker=marker, markersize=8 if marker == "*" else 5, linewidth=1.2,
+                      linestyle=_LINES[has_experts], label=f"{family}, experts" if has_experts else family)
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("seconds of training", fontsize=9)
         axes.set_ylim(-4, 104)

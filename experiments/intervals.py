@@ -26,3 +26,16 @@ def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> tuple[float, floa
     difference = np.subtract(np.asarray(a, float), np.asarray(b, float))
     padded = np.append(difference, (1.0, -1.0))
     return float(difference.mean()), float(Z_95 * padded.std() / math.sqrt(len(padded)))
+
+
+# Student's t for a two-sided 95 % interval, by degrees of freedom.
+_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of one value a seed, and the half-width of its 95 % interval by Student's t: None of a single one."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    t = _T_95[len(values) - 2] if len(values) <= len(_T_95) + 1 else Z_95
+    return mean, float(t * np.std(values, ddof=1) / math.sqrt(len(values)))

@@ -14,17 +14,20 @@ from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
-from . import cache_error_report, decoders_report, figures, joint_error_report
+from . import cache_error_report, decoders_report, expert_union_report, figures, joint_error_report
 from .analysis import Json, Row, equal_quality, is_collapsed, rows, sources
+from .balance_figure import balance, is_mixture
 from .findings import findings
 from .progress import console
 from .records import key_of, read_record
 from .report_section import Section
 
-_SECTIONS: Mapping[str, Callable[[Sequence[Json], Sequence[str]], Section]] = {
-    "PresetPoint": decoders_report.section, "CacheErrorPoint": cache_error_report.section,
-    "JointErrorPoint": joint_error_report.section}
-"""What makes a section of the records of each kind of point."""
+_SECTIONS: Mapping[tuple[str, ...], Callable[[Sequence[Json], Sequence[str]], Section]] = {
+    ("PresetPoint",): decoders_report.section, ("CacheErrorPoint",): cache_error_report.section,
+    ("JointErrorPoint",): joint_error_report.section,
+    ("UnionPoint", "MitigationPoint"): expert_union_report.section}
+"""What makes a section of the records of these kinds of points."""
+_KINDS = tuple(kind for kinds in _SECTIONS for kind in kinds)
 
 
 def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json] = ()) -> Path:
@@ -39,6 +42,9 @@ def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json
         images[name] = figures.frontier(table, origins, batch_size)
     if training:
         images["learning_curves.png"] = figures.learning_curves(training, origins)
+    mixtures = [record for record in training if is_mixture(record)]
+    if mixtures:
+        images["balance.png"] = balance(mixtures, origins)
     for name, image in (*images.items(), *(item for section in sections for item in section.images.items())):
         atomic_write(folder / name, image)
     path = folder / "report.html"
@@ -67,20 +73,23 @@ def recorded_beside(records: Path, training: Sequence[Json]) -> list[Json]:
         except ValueError as error:
             console.print(f"left out: {error}", markup=False, style="yellow")
             continue
-        if record["point"]["kind"] in _SECTIONS and record["point"]["model"] in models:
+        if record["point"]["kind"] in _KINDS and record["point"]["model"] in models:
             found.append(record)
     return found
 
 
 def _sections(records: Sequence[Json]) -> list[Section]:
     """A section for each kind of record that is there. ValueError if one is of no known kind."""
-    by_kind: dict[str, list[Json]] = {}
     for record in records:
-        by_kind.setdefault(record["point"]["kind"], []).append(record)
-    for kind in by_kind:
-        if kind not in _SECTIONS:
-            raise ValueError(f"kind={kind!r}: must be one of {', '.join(_SECTIONS)}")
-    return [make(by_kind[kind], sources(by_kind[kind])) for kind, make in _SECTIONS.items() if kind in by_kind]
+        kind = record["point"]["kind"]
+        if kind not in _KINDS:
+            raise ValueError(f"kind={kind!r}: must be one of {', '.join(_KINDS)}")
+    made = []
+    for kinds, make in _SECTIONS.items():
+        here = [record for record in records if record["point"]["kind"] in kinds]
+        if here:
+            made.append(make(here, sources(here)))
+    return made
 
 
 def _all_findings(table: Sequence[Row], sections: Sequence[Section]) -> list[str]:
@@ -113,9 +122,21 @@ def _training_row(record: Json, training: Sequence[Json]) -> Json:
     rivals = [other["result"]["seconds"] for other in training if other["point"]["name"] == point["name"]
               and other["point"]["seed"] == point["seed"] and "failed" not in other["result"]]
     within = [look["right"] for look in result["curve"] if look["seconds"] <= min(rivals) + 1e-9]
-    return result | {"task": point["name"], "seed": point["seed"], "family": figures.family_of(point),
+    return result | {"active_parameters": result.get("active_parameters", result["parameters"]),
+                     "experts": _experts(point["recipe"]), "task": point["name"], "seed": point["seed"],
+                     "family": figures.family_of(point),
                      "format": point["recipe"]["format"]["kind"], "final": result["curve"][-1]["right"],
                      "at_equal_seconds": within[-1] if within else None}
+
+
+def _experts(recipe: Json) -> str:
+    """A recipe's experts in words, and how they are kept busy; empty where there are none."""
+    experts = recipe["shape"].get("experts")
+    if experts is None:
+        return ""
+    routing = experts["routing"]
+    return (f"{routing['top_k']} of {experts['num_experts']} and {experts['shared_width']} shared, "
+            f"{routing['scoring']}, {recipe['balancing']['kind']}")
 
 
 def _settings(training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json]) -> list[tuple[str, str]]:
@@ -123,7 +144,8 @@ def _settings(training: Sequence[Json], measured: Sequence[Json], others: Sequen
     found = [(f"train {record['point']['name']}: {figures.family_of(record['point'])}, seed "
               f"{record['point']['seed']}", record["point"]) for record in training]
     decoders: dict[str, list[Json]] = {}
-    verbs = {"CacheErrorPoint": "cache error", "JointErrorPoint": "joint error"}
+    verbs = {"CacheErrorPoint": "cache error", "JointErrorPoint": "joint error",
+             "UnionPoint": "expert union", "MitigationPoint": "mitigation"}
     for record in (*measured, *others):
         point = record["point"]
         decoders.setdefault(f"{verbs.get(point.get('kind'), 'decode')} {point['name']}", []).append(

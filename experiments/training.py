@@ -6,8 +6,9 @@ clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Ever
 """
 
 import math
+import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,20 @@ from torch import nn
 from ..decoders import Decoder
 from ..kernels.atomic_file import clear_temporaries
 from ..kernels.checks import check_integer, check_real
-from ..models import DecodableTransformer, Head, Objective, SeparateHead, Shape, Transformer, TransformerConfig
+from ..models import (
+    Balancing,
+    DecodableTransformer,
+    Head,
+    Objective,
+    RouterWatch,
+    SeparateHead,
+    Shape,
+    Transformer,
+    TransformerConfig,
+    Unbalanced,
+)
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
+from ..models.routers import load, violation
 from .decoding import Contestant, share_right
 from .devices import check_device
 from .locks import exclusive, machine_shared
@@ -47,6 +60,7 @@ class Recipe:
     threads: int
     device: str = "cpu"
     precision: str = "bfloat16"
+    balancing: Balancing = field(default_factory=Unbalanced)
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
     warmup_updates: int = 20
@@ -62,6 +76,7 @@ class Recipe:
         check_real("adamw_lr", self.adamw_lr, above=0)
         if self.precision not in _PRECISIONS:
             raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(_PRECISIONS)}")
+        self.balancing.check(self.shape)
 
     def learning_rate_factor(self, update: int) -> float:
         warmup = min(1.0, (update + 1) / (self.warmup_updates + 1))
@@ -126,6 +141,12 @@ def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tu
         return transformer, record
 
 
+def untrained(point: TrainingPoint) -> Transformer:
+    """The model as it is before its first update."""
+    torch.manual_seed(point.seed)
+    return Transformer(point.config())
+
+
 @dataclass
 class _Run:
     """A training in progress: all that a saved state holds."""
@@ -136,17 +157,17 @@ class _Run:
     seconds: float
     curve: list[Json]
     losses: list[float]
+    violations: list[float]
 
 
 def _begin(point: TrainingPoint) -> _Run:
-    torch.manual_seed(point.seed)
-    transformer = Transformer(point.config()).to(point.recipe.device)
+    transformer = untrained(point).to(point.recipe.device)
     matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
     in_blocks = {id(p) for p in matrices}
     others = [p for p in transformer.parameters() if id(p) not in in_blocks]
     optimizers = (torch.optim.Muon(matrices, lr=point.recipe.muon_lr, weight_decay=0.0),
                   torch.optim.AdamW(others, lr=point.recipe.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True))
-    return _Run(transformer, optimizers, 0, 0.0, [], [])
+    return _Run(transformer, optimizers, 0, 0.0, [], [], [])
 
 
 def _save(run: _Run, path: Path, point: TrainingPoint) -> None:
@@ -155,7 +176,7 @@ def _save(run: _Run, path: Path, point: TrainingPoint) -> None:
         for parameter, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{parameter}.{name}": tensor for name, tensor in state.items()}
     header = {"key": key_of(point), "update": run.update, "seconds": run.seconds, "curve": run.curve,
-              "losses": run.losses}
+              "losses": run.losses, "violations": run.violations}
     save_tensors(path, tensors, header)
 
 
@@ -172,7 +193,8 @@ def _restore(run: _Run, path: Path, point: TrainingPoint) -> None:
                 _, _, parameter, field = name.split(".")
                 state.setdefault(int(parameter), {})[field] = tensor
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    run.update, run.seconds, run.curve, run.losses = (header[name] for name in ("update", "seconds", "curve", "losses"))
+    run.update, run.seconds, run.curve, run.losses, run.violations = (
+        header[name] for name in ("update", "seconds", "curve", "losses", "violations"))
 
 
 def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Transformer, Json]:
@@ -215,8 +237,9 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
             began += time.perf_counter() - now  # looks and saves are not training
     return run.transformer.eval(), {
         "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
-        "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(), "curve": run.curve,
-        "losses": run.losses, "threads": recipe.threads}
+        "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(),
+        "active_parameters": run.transformer.num_active_parameters(), "curve": run.curve, "losses": run.losses,
+        "violations": run.violations, "threads": recipe.threads}
 
 
 def _update(run: _Run, point: TrainingPoint) -> float:
@@ -224,15 +247,20 @@ def _update(run: _Run, point: TrainingPoint) -> float:
     recipe, task = point.recipe, point.task
     rng = np.random.default_rng([point.seed, run.update])
     encoded = recipe.format.encode(task, task.training_problems(rng, recipe.batch_size))
-    with torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+    autocast = torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    with RouterWatch(run.transformer) as watch, autocast:
         loss = recipe.objective.loss(
             run.transformer, torch.tensor(encoded.tokens), torch.tensor(encoded.target), mask_id=task.vocab_size - 1,
             generator=torch.Generator().manual_seed(int(rng.integers(2**63))))
-    loss.backward()
+    routed = [forward for (forward,) in watch.routed]
+    (loss + recipe.balancing.loss(watch.routers, routed)).backward()
     nn.utils.clip_grad_norm_(run.transformer.parameters(), 1.0)
     factor = recipe.learning_rate_factor(run.update)
     for optimizer, rate in zip(run.optimizers, (recipe.muon_lr, recipe.adamw_lr), strict=True):
         optimizer.param_groups[0]["lr"] = rate * factor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    recipe.balancing.adjust(watch.routers, routed)
+    if routed:
+        run.violations.append(round(statistics.fmean(violation(load(forward)) for forward in routed), 4))
     return loss.item()

@@ -39,7 +39,8 @@ def reference(share: float, **changes: Any) -> dict[str, Any]:
 
 def training(task: str = "sums", objective: str = "MaskedDiffusion", seconds: float = 9.0) -> dict[str, Any]:
     looks = [{"update": 1, "seconds": seconds / 2, "right": 0.4}, {"update": 2, "seconds": seconds, "right": 0.8}]
-    return {"point": {"name": task, "seed": 0, "recipe": {"objective": {"kind": objective}, "format": {"kind": "F"}}},
+    return {"point": {"name": task, "seed": 0, "recipe": {"objective": {"kind": objective}, "format": {"kind": "F"},
+                                                                 "shape": {"experts": None}}},
             "result": {"seconds": seconds, "updates": 2, "examples": 16, "tokens": 99, "parameters": 10, "threads": 1,
                        "curve": looks, "losses": [1.0]},
             "provenance": record("diffusion", 1, 1)["provenance"]}

@@ -15,6 +15,7 @@ from quicksilver.experiments.records import RecordStore, key_of
 from quicksilver.experiments.report import recorded_beside, report_name, write_report
 
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step
+from tests.experiments.test_analysis import training
 
 EXACT = step(0, 0, kl=[0.0], flips=[0])
 
@@ -75,3 +76,14 @@ def test_the_sweeps_report_shows_what_was_recorded_of_its_models(
 def test_a_reports_folder_tells_tasks_and_seeds() -> None:
     assert report_name("x-", ["a", "b"], [0], 1).rpartition("-")[0] == "x-a+b"
     assert report_name("", ["a"], [1, 2], 1).rpartition("-")[0] == "a-seeds1+2"
+
+
+def test_the_training_table_tells_active_parameters_experts_and_their_balance(tmp_path: Path) -> None:
+    dense, mixture = training(), training("AutoregressiveNLL")
+    mixture["point"]["recipe"] |= {"balancing": {"kind": "LossFree"}, "shape": {"experts": {
+        "num_experts": 32, "shared_width": 16, "routing": {"top_k": 4, "scoring": "sigmoid"}}}}
+    mixture["result"] |= {"parameters": 1234, "active_parameters": 567, "violations": [1.0, 0.5]}
+    page = write_report(tmp_path, [dense, mixture], [])
+    assert "<td>1,234</td><td>567</td><td>4 of 32 and 16 shared, sigmoid, LossFree</td>" in page.read_text()
+    assert "<td>10</td><td>10</td><td></td>" in page.read_text()
+    assert page.with_name("balance.png").exists()

@@ -1,0 +1,104 @@
+"""The figure of sparse activation under parallel decoding: what a forward touches and must yield, what wins it back."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from .expert_union_rows import Estimate, MitigationRow, UnionRow
+from .figures import png
+
+_BATCH_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_UNIFORM, _DENSE, _TIME, _ONE = "#000000", "#888888", "#D55E00", "#000000"
+_MARKERS = {"dual": "o", "delayed": "s"}
+
+
+def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow], router: str,
+                 sources: Sequence[str]) -> bytes:
+    """A PNG with three panels a task, of the wholly trained model with this router: the share of the experts that a
+    forward touches, the tokens it must yield to equal autoregression, and what mitigations save and cost."""
+    tasks = list(dict.fromkeys(row.task for row in unions))
+    figure = Figure(figsize=(12.6, 3.9 * len(tasks) + 0.9), layout="constrained")
+    grid = figure.subplots(len(tasks), 3, squeeze=False)
+    for (touched, even, won), task in zip(grid, tasks, strict=True):
+        here = [row for row in unions if row.task == task]
+        _touched(touched, [row for row in here if row.router == router])
+        _break_even(even, [row for row in here if row.state == 1 and row.batch_size == 1], router)
+        _won_back(won, [row for row in mitigations if row.task == task])
+        touched.set_title(f"{task}: a wider step touches more experts", fontsize=9.5)
+        even.set_title("and must yield more tokens, batch 1", fontsize=9.5)
+        won.set_title("what wins it back, and its cost", fontsize=9.5)
+    return png(figure, sources, legend_columns=4)
+
+
+def _line(axes: Axes, rows: Sequence[UnionRow], values: Sequence[Estimate | None], **style: object) -> None:
+    kept = [(row.width, value) for row, value in zip(rows, values, strict=True) if value is not None]
+    axes.errorbar([width for width, _ in kept], [value.mean for _, value in kept],
+                  yerr=[value.half_width or 0 for _, value in kept], elinewidth=0.9, linewidth=1.3, markersize=4.5,
+                  **style)  # pyright: ignore[reportArgumentType]
+
+
+def _touched(axes: Axes, rows: Sequence[UnionRow]) -> None:
+    trained = [row for row in rows if row.state == 1 and row.family != "autoregressive"]
+    for colour, batch_size in zip(_BATCH_COLOURS, sorted({row.batch_size for row in trained}), strict=False):
+        here = [row for row in trained if row.batch_size == batch_size]
+        _line(axes, here, [row.share for row in here], color=colour, marker="o", label=f"trained, batch {batch_size}")
+        axes.plot([row.width for row in here], [(row.uniform or 0) / (row.num_experts or 1) for row in here],
+                  color=colour, linewidth=0.9, linestyle=":")
+    axes.plot([], [], color=_UNIFORM, linewidth=0.9, linestyle=":", label="uniform choices at the same batch")
+    untrained = [row for row in rows if row.state == 0 and row.family != "autoregressive" and row.batch_size == 1]
+    _line(axes, untrained, [row.share for row in untrained], color=_BATCH_COLOURS[0], marker="x", linestyle="--",
+          label="untrained, batch 1")
+    next_token = [row for row in rows if row.state == 1 and row.family == "autoregressive" and row.batch_size == 1]
+    _line(axes, next_token, [row.share for row in next_token], color=_UNIFORM, marker="*", linestyle="none",
+          label="autoregressive, batch 1")
+    _widths(axes, [row.width for row in rows])
+    axes.set_ylim(0, 1.03)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.set_ylabel("experts that a forward touches, of all", fontsize=8.5)
+
+
+def _break_even(axes: Axes, rows: Sequence[UnionRow], router: str) -> None:
+    for name, colour, style in (("dense", _DENSE, "-"), (router, _BATCH_COLOURS[0], "-")):
+        here = [row for row in rows if row.router == name and row.family != "autoregressive"]
+        kind = "dense" if name == "dense" else "experts"
+        _line(axes, here, [row.bytes_ratio for row in here], color=colour, marker="o", linestyle=style,
+              label=f"{kind}: by bytes, as where memory bounds")
+        _line(axes, here, [row.time_ratio for row in here], color=colour if kind == "dense" else _TIME, marker="^",
+              linestyle="--", label=f"{kind}: by time on this machine")
+    widths = sorted({row.width for row in rows})
+    axes.plot(widths, widths, color=_ONE, linewidth=0.8, linestyle="-.", label="as many as its positions")
+    _widths(axes, widths)
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylabel("tokens a forward must yield to equal autoregression", fontsize=8.5)
+
+
+def _won_back(axes: Axes, rows: Sequence[MitigationRow]) -> None:
+    for number, row in enumerate(rows):
+        is_usual = row.mitigation == row.usual
+        low, high = (max(0.0, 100 * abs(bound - row.share)) for bound in row.interval)
+        axes.errorbar(100 * row.bytes_saved.mean, 100 * row.share, yerr=[[low], [high]],
+                      xerr=100 * (row.bytes_saved.half_width or 0), marker=_MARKERS.get(row.cache, "v"),
+                      color=_UNIFORM if is_usual else _BATCH_COLOURS[row.cache == "delayed"],
+                      markersize=7 if is_usual else 5, elinewidth=0.8,
+                      label=f"{row.cache} cache, {'usual' if is_usual else 'changed'}")
+        axes.annotate(row.mitigation, (100 * row.bytes_saved.mean, 100 * row.share), fontsize=6.8,
+                      xytext=(4, 4 if number % 2 else -9), textcoords="offset points")
+    axes.set_xlabel("bytes of a step saved, %", fontsize=8.5)
+    axes.set_ylabel("right answers, % (95 % interval)", fontsize=8.5)
+    axes.margins(x=0.2, y=0.12)
+    axes.tick_params(labelsize=7.5)
+    axes.grid(True, linewidth=0.4, alpha=0.5)
+
+
+def _widths(axes: Axes, widths: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(widths))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("step width: positions fed a row", fontsize=8.5)
+    axes.tick_params(labelsize=7.5)
+    axes.grid(True, linewidth=0.4, alpha=0.5)

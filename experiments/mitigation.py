@@ -1,0 +1,86 @@
+"""What wins sparse activation back: a rule for the routers or an order of commits, and what it costs a decode."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..decoders import Decoder, Request
+from ..kernels.dispatch import Implementation, using
+from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
+from .decoding import Contestant, batches, canvases
+from .locks import machine_alone
+from .records import Json
+from .runner import Runner
+from .training import TrainingPoint
+
+
+@dataclass(frozen=True)
+class MitigationPoint:
+    """One way to read fewer experts, `mitigation` by name: a rule and a decoder. It is timed in turns with `usual`, the
+    decoder that it is a change of, whose positions take their own experts."""
+
+    name: str
+    model: TrainingPoint
+    mitigation: str
+    rule: RoutingRule
+    decoder: Decoder
+    usual: Decoder
+    batch_size: int
+    num_items: int
+    threads: int
+    device: str
+    kernels: str
+
+
+def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
+    """Right answers, experts and positions of a step, and its time beside the usual one's."""
+    torch.set_num_threads(point.threads)
+    transformer = runner.model(point.model).to(point.device)
+    contestant = _aware(point.model.contestant(ruled(transformer, point.rule), point.decoder, SeparateHead()))
+    usual = point.model.contestant(transformer, point.usual, SeparateHead())
+    task, config = point.model.task, transformer.config
+    problems = task.test_problems(point.num_items)
+    work = list(batches(contestant.requests(task, problems, point.model.seed), point.batch_size))
+    touched: list[tuple[float, int]] = []
+    completions, ratios = [], []
+    with using(Implementation.named(point.kernels)), machine_alone():
+        for number, batch in enumerate(work):
+            touched += _touched(contestant, batch)
+            if number % 2:
+                theirs, ours = usual.decode(batch), contestant.decode(batch)
+            else:
+                ours, theirs = contestant.decode(batch), usual.decode(batch)
+            completions += ours.completions
+            ratios.append(ours.seconds / theirs.seconds)
+    right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
+    distinct, positions = (statistics.fmean(values) for values in zip(*touched, strict=True))
+    num_tokens = sum(request.tokens.count(contestant.model.mask_id) for batch in work for request in batch)
+    return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "distinct": distinct,
+            "positions": positions, "num_steps": len(touched),
+            "tokens_per_step": num_tokens / (len(touched) * point.batch_size),
+            "bytes": config.forward_bytes(round(positions), point.batch_size * config.max_length, round(positions),
+                                          num_distinct_experts=distinct),
+            "seconds_ratio": statistics.median(ratios)}
+
+
+def _aware(contestant: Contestant) -> Contestant:
+    model = contestant.model
+    assert isinstance(model, DecodableTransformer)
+    return replace(contestant, model=ExpertAware(model.transformer, model.mask_id, model.shift, model.head))
+
+
+def _touched(contestant: Contestant, requests: Sequence[Request]) -> Iterator[tuple[float, int]]:
+    """Of each step of a decode, the distinct experts of its forward, mean over the layers that all of its positions
+    pass, and how many positions these are."""
+    model, decoder = contestant.model, contestant.decoder
+    assert isinstance(model, DecodableTransformer)
+    decoding = decoder.begin(model, requests)
+    with RouterWatch(model.transformer) as watch:
+        for _ in decoder.stream(decoding):
+            experts = [seen[-1].expert_BFA for seen in watch.routed]
+            most = max(expert_BFA.shape[1] for expert_BFA in experts)
+            yield (statistics.fmean(len(expert_BFA.unique()) for expert_BFA in experts
+                                    if expert_BFA.shape[1] == most), most * len(experts[0]))
+            watch.clear()
