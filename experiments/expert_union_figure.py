@@ -10,7 +10,7 @@ from .expert_union_rows import Estimate, MitigationRow, UnionRow
 from .figures import png
 
 _BATCH_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
-_UNIFORM, _DENSE, _TIME, _ONE = "#000000", "#888888", "#D55E00", "#000000"
+_UNIFORM, _DENSE, _TIME, _ONE, _OTHER = "#000000", "#888888", "#D55E00", "#000000", "#D55E00"
 _MARKERS = {"dual": "o", "delayed": "s"}
 
 
@@ -24,6 +24,7 @@ def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow
     for (touched, even, won), task in zip(grid, tasks, strict=True):
         here = [row for row in unions if row.task == task]
         _touched(touched, [row for row in here if row.router == router])
+        _other_routers(touched, [row for row in here if row.router != router and row.share is not None])
         _break_even(even, [row for row in here if row.state == 1 and row.batch_size == 1], router)
         _won_back(won, [row for row in mitigations if row.task == task])
         touched.set_title(f"{task}: a wider step touches more experts", fontsize=9.5)
@@ -57,6 +58,15 @@ def _touched(axes: Axes, rows: Sequence[UnionRow]) -> None:
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_ylabel("experts that a forward touches, of all", fontsize=8.5)
+
+
+def _other_routers(axes: Axes, rows: Sequence[UnionRow]) -> None:
+    """Wholly trained, at batch 1."""
+    for line, router in zip(("-.", ":"), dict.fromkeys(row.router for row in rows), strict=False):
+        here = [row for row in rows if (row.router, row.state, row.batch_size) == (router, 1, 1)
+                and row.family != "autoregressive"]
+        _line(axes, here, [row.share for row in here], color=_OTHER, marker="v", linestyle=line,
+              label=f"{router}, batch 1")
 
 
 def _break_even(axes: Axes, rows: Sequence[UnionRow], router: str) -> None:
