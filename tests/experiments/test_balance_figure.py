@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from quicksilver.experiments import balance_figure
@@ -32,7 +33,7 @@ def test_each_task_has_a_panel_of_running_means(monkeypatch: pytest.MonkeyPatch)
     sums, other = drawn[0].axes
     assert (sums.get_title(), other.get_title()) == ("sums", "other")
     long, short = sums.get_lines()
-    assert long.get_xdata()[[0, -1]].tolist() == [20, 40]
-    assert long.get_ydata()[[0, -1]].tolist() == [50.0, 0.0]
-    assert short.get_ydata().tolist() == [50.0]
+    xy = np.column_stack((long.get_xdata(), long.get_ydata()))
+    assert xy[[0, -1]].tolist() == [[20, 50.0], [40, 0.0]]
+    assert list(np.ravel(short.get_ydata())) == [50.0]
     assert short.get_label() == "masked diffusion, unbalanced"
