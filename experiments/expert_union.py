@@ -109,8 +109,9 @@ class ExpertUnion:
 
     def _union(self, model: TrainingPoint, reference: TrainingPoint, router: str, state: float,
                widths: Sequence[int]) -> UnionPoint:
-        return UnionPoint(model.name, model, reference, router, state, tuple(widths), tuple(self.batch_sizes),
-                          self.num_items, self.threads, self.device, self.kernels)
+        is_timed = state == 1 and router in (DENSE, next(iter(self.routers)))
+        return UnionPoint(model.name, model, reference, router, state, is_timed, tuple(widths),
+                          tuple(self.batch_sizes), self.num_items, self.threads, self.device, self.kernels)
 
     def mitigation_points(self) -> Iterator[MitigationPoint]:
         first = next(iter(self.routers.values()))

@@ -27,7 +27,7 @@ def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow
         _other_routers(touched, [row for row in here if row.router != router and row.share is not None])
         _break_even(even, [row for row in here if row.state == 1 and row.batch_size == 1], router)
         _won_back(won, [row for row in mitigations if row.task == task])
-        touched.set_title(f"{task}: a wider step touches more experts", fontsize=9.5)
+        touched.set_title(f"{task}: a wider step touches more experts\n({router})", fontsize=9.5)
         even.set_title("and must yield more tokens, batch 1", fontsize=9.5)
         won.set_title("what wins it back, and its cost", fontsize=9.5)
     return png(figure, sources, legend_columns=4)

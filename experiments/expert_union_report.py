@@ -17,8 +17,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records of unions and mitigations."""
     unions = union_rows(record for record in records if record["point"]["kind"] == "UnionPoint")
     mitigations = mitigation_rows(record for record in records if record["point"]["kind"] == "MitigationPoint")
-    timed = [row.router for row in unions if row.time_ratio is not None and row.router != _DENSE]
-    router = next((row.router for row in unions if row.router in timed), None)
+    router = next((row.router for row in unions if row.time_ratio is not None and row.router != _DENSE), None)
     images = {} if router is None else {"expert_union.png": expert_union(unions, mitigations, router, sources)}
     return Section("Sparse activation under parallel decoding", "expert_union.html.j2",
                    {"unions": unions, "mitigations": mitigations}, images, list(_findings(unions, mitigations)),

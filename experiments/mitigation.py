@@ -38,7 +38,9 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
     """Right answers, experts and positions of a step, and its time beside the usual one's."""
     torch.set_num_threads(point.threads)
     transformer = runner.model(point.model).to(point.device)
-    contestant = _aware(point.model.contestant(ruled(transformer, point.rule), point.decoder, SeparateHead()))
+    contestant = point.model.contestant(ruled(transformer, point.rule), point.decoder, SeparateHead())
+    if "expert_rarity" in point.decoder.policy.statistics:
+        contestant = _aware(contestant)  # which takes time
     usual = point.model.contestant(transformer, point.usual, SeparateHead())
     task, config = point.model.task, transformer.config
     problems = task.test_problems(point.num_items)

@@ -6,7 +6,6 @@ clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Ever
 """
 
 import math
-import statistics
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -262,5 +261,5 @@ def _update(run: _Run, point: TrainingPoint) -> float:
         optimizer.zero_grad(set_to_none=True)
     recipe.balancing.adjust(watch.routers, routed)
     if routed:
-        run.violations.append(round(statistics.fmean(violation(load(forward)) for forward in routed), 4))
+        run.violations.append(round(torch.stack([violation(load(forward)) for forward in routed]).mean().item(), 4))
     return loss.item()

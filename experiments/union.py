@@ -46,13 +46,14 @@ _STEPS = 8
 @dataclass(frozen=True)
 class UnionPoint:
     """A model at each of `widths` and `batch_sizes`; `state` says what share of its updates it has seen, and `router`
-    names its experts. A wholly trained one is timed in turns with one position of the `reference`."""
+    names its experts. Where it is to be timed, then in turns with one position of the `reference`."""
 
     name: str
     model: TrainingPoint
     reference: TrainingPoint
     router: str
     state: float
+    is_timed: bool
     widths: Sequence[int]
     batch_sizes: Sequence[int]
     num_items: int
@@ -144,7 +145,7 @@ class TimedForward:
 
 
 def measure_union(point: UnionPoint, runner: Runner) -> Json:
-    """Distinct experts, bytes and, of a wholly trained model, times of a forward."""
+    """Distinct experts, bytes and, where it is to be timed, times of a forward."""
     torch.set_num_threads(point.threads)
     transformer = untrained(point.model) if point.state == 0 else runner.model(point.model)
     contestant = _contestant(point.model, transformer.to(point.device))
@@ -156,7 +157,7 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
         seen = [canvas for batch in batches(requests, most_rows) if len(batch) == most_rows
                 for canvas in followed(contestant, batch)]
         cells = [_cell(model, seen, width, batch_size) for width in point.widths for batch_size in point.batch_sizes]
-        if point.state == 1:
+        if point.is_timed:
             with machine_alone():
                 _time(cells, model, seen[len(seen) // 2].tokens_BL, *_reference(point, runner))
     return {"cells": cells, "num_canvases": len(seen)}

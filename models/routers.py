@@ -8,6 +8,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .mixture import Routed, Router
@@ -59,9 +60,11 @@ class RouterWatch:
 
 def load(routed: Routed) -> Tensor:
     """How many assignments each expert got: int64 [X]."""
-    return routed.expert_BFA.flatten().long().bincount(minlength=routed.logits_BFX.shape[-1])
+    expert_P = routed.expert_BFA.flatten().long()
+    return expert_P.new_zeros(routed.logits_BFX.shape[-1]).scatter_add_(0, expert_P, torch.ones_like(expert_P))
 
 
-def violation(load_X: Tensor) -> float:
-    """How far the fullest expert is above the mean load, as a share of it: MaxVio of arXiv 2408.15664. 0 is balance."""
-    return float(load_X.max() / load_X.double().mean()) - 1
+def violation(load_X: Tensor) -> Tensor:
+    """How far the fullest expert is above the mean load, as a share of it (a scalar): MaxVio of arXiv 2408.15664. 0 is
+    balance."""
+    return load_X.max() / load_X.double().mean() - 1
