@@ -1,35 +1,32 @@
 """A mixture's experts on a CPU, where every expert's number of rows may be read: each multiplies its own rows alone.
 
-A single position takes matrices times vectors; few rows an expert one product after the other, in one call; many and
-even ones, as in training, one batched product of padded groups. Differentiable.
+A single position takes matrices times vectors; few rows an expert one product after the other, in one call; many, as in
+training, batched products (moe_experts_padded). Differentiable.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import moe_sort
+from . import moe_experts_padded, moe_sort
 
-# Rows an expert on average from which on one batched product beats many, how many times their number the padded rows
-# may be, and of what they are a multiple: oneDNN prepares a new shape of 16-bit products for longer than it multiplies.
-_MANY_ROWS, _PADDING, _STEP = 64, 4, 64
+# Rows an expert on average from which on batched products of padded groups beat products one after the other.
+_MANY_ROWS = 64
 
 
 def by_own_rows(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
-    """Each expert multiplies its own rows: many and even ones, as in training, in one batched product of padded groups,
-    others by groups as they are."""
+    """What `moe_experts.reference` gives."""
     num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
     if num_rows == 1 and weight_TA.dtype == x_TE.dtype and not torch.is_autocast_enabled("cpu"):
         return _of_one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
+    if expert_TA.numel() >= _MANY_ROWS * num_experts:
+        there = moe_experts_padded.slots(expert_TA, num_experts)
+        return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, there)
     order_P, count_X = moe_sort.reference(expert_TA, num_experts)
-    longest = -(-int(count_X.max()) // _STEP) * _STEP if num_rows else 0
-    if len(order_P) >= _MANY_ROWS * num_experts and longest * num_experts <= _PADDING * len(order_P):
-        row_PE = _in_padded_groups(x_TE.repeat_interleave(top_k, 0), gate_up_XGE, down_XEM, order_P, count_X, longest)
-    else:
-        multiply = _in_groups if _can_group(x_TE, gate_up_XGE, down_XEM) else _one_by_one
-        sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
-        place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), _numbered(order_P))
-        row_PE = sorted_PE.index_select(0, place_P)
+    multiply = _in_groups if _can_group(x_TE, gate_up_XGE, down_XEM) else _one_by_one
+    sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
+    place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
+    row_PE = sorted_PE.index_select(0, place_P)
     return (row_PE.view(num_rows, top_k, x_TE.shape[1]) * weight_TA[..., None]).sum(1).to(x_TE.dtype)
 
 
@@ -42,26 +39,6 @@ def _of_one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: l
     for expert, hidden_M in zip(experts_A, hidden_AM, strict=True):
         y_E = torch.addmv(y_E, down_XEM[expert], hidden_M)
     return y_E
-
-
-def _numbered(order_P: Tensor) -> Tensor:
-    return torch.arange(len(order_P), dtype=order_P.dtype)
-
-
-def _in_padded_groups(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, order_P: Tensor, count_X: Tensor,
-                      longest: int) -> Tensor:
-    """The rows' experts, in the rows' own order; every expert has `longest` rows, of which the last may be zeros."""
-    num_experts, dtype = len(gate_up_XGE), row_PE.dtype
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-    shift_X = _numbered(count_X) * longest - (count_X.cumsum(0, dtype=count_X.dtype) - count_X)
-    padded_P = _numbered(order_P) + shift_X.repeat_interleave(count_X)
-    place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), padded_P).long()
-    padded_NE = row_PE.new_zeros((num_experts * longest, row_PE.shape[1]), dtype=dtype)
-    padded_XLE = padded_NE.index_copy(0, place_P, row_PE.to(dtype)).unflatten(0, (num_experts, longest))
-    gate_XLM, up_XLM = torch.bmm(padded_XLE, gate_up_XGE.to(dtype).transpose(1, 2)).chunk(2, dim=-1)
-    result_XLE = torch.bmm(F.silu(gate_XLM) * up_XLM, down_XEM.to(dtype).transpose(1, 2))
-    return result_XLE.flatten(0, 1).index_select(0, place_P)
 
 
 def _in_groups(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
 from .checks import check_instance, check_integer, check_real
@@ -110,14 +111,23 @@ def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tup
 def _chosen(key_TX: Tensor, routing: Routing) -> Tensor:
     """The top_k largest keys within the best groups, in a stable order: int64 [T, A]."""
     if routing.groups_kept == routing.num_groups:
-        return key_TX.sort(dim=1, descending=True, stable=True).indices[:, : routing.top_k]
+        return _largest(key_TX, routing.top_k)
     key_TGX = key_TX.unflatten(1, (routing.num_groups, -1))
     size = key_TGX.shape[2]
     rank_TG = key_TGX.topk(min(2 if routing.by_pairs else 1, size), dim=2).values.sum(2)
-    group_TG = rank_TG.sort(dim=1, descending=True, stable=True).indices[:, : routing.groups_kept].sort(dim=1).values
+    group_TG = _largest(rank_TG, routing.groups_kept).sort(dim=1).values
     expert_TX = (group_TG[:, :, None] * size + torch.arange(size, device=key_TX.device)).flatten(1)
-    order_TA = key_TX.gather(1, expert_TX).sort(dim=1, descending=True, stable=True).indices[:, : routing.top_k]
-    return expert_TX.gather(1, order_TA)
+    return expert_TX.gather(1, _largest(key_TX.gather(1, expert_TX), routing.top_k))
+
+
+def _largest(key_TX: Tensor, number: int) -> Tensor:
+    """Where the largest of each row are, the lowest place first on ties: int64 [T, number]."""
+    if key_TX.device.type == "cpu" and not isinstance(key_TX, FakeTensor) and number < key_TX.shape[1]:
+        # Several times as fast as a whole sort; but its order is that of a stable sort where there are no ties alone.
+        value_TB, place_TB = key_TX.topk(number + 1, dim=1)
+        if bool((value_TB[:, 1:] < value_TB[:, :-1]).all()):
+            return place_TB[:, :number]
+    return key_TX.sort(dim=1, descending=True, stable=True).indices[:, :number]
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -1,24 +1,25 @@
 """Every way in which a CPU multiplies a mixture's rows, against the loop over tokens, with gradients."""
 
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from quicksilver.kernels import moe_experts_cpu
+from quicksilver.kernels import moe_experts_cpu, moe_experts_padded
 from quicksilver.kernels.moe_experts import _by_every_expert, reference
 from quicksilver.kernels.moe_sort import Load
 from torch import Tensor
 
 from .test_moe_experts import Inputs, by_tokens, random_inputs
 
-WAYS = ["_of_one_row", "_in_padded_groups", "_in_groups", "_one_by_one"]
-# The way that each of these is meant to take: one row; many even rows; few; rows that are no whole 16 bytes; and a load
-# that goes to one expert, which would pad the others' rows.
+WAYS = [(moe_experts_cpu, "_of_one_row"), (moe_experts_padded, "padded_experts"), (moe_experts_cpu, "_in_groups"),
+        (moe_experts_cpu, "_one_by_one")]
+# The way that each of these is meant to take: one row; many; few; rows that are no whole 16 bytes; many of few experts.
 CASES: list[tuple[Load, int, int, str]] = [
-    (Load(1, 8, 3), 40, 24, "_of_one_row"), (Load(300, 4, 2), 40, 24, "_in_padded_groups"),
-    (Load(301, 4, 2), 37, 23, "_in_padded_groups"), (Load(30, 8, 2), 40, 24, "_in_groups"),
+    (Load(1, 8, 3), 40, 24, "_of_one_row"), (Load(300, 4, 2), 40, 24, "padded_experts"),
+    (Load(301, 4, 2), 37, 23, "padded_experts"), (Load(30, 8, 2), 40, 24, "_in_groups"),
     (Load(2, 64, 8), 40, 24, "_in_groups"), (Load(30, 8, 2), 37, 23, "_one_by_one"),
-    (Load(1000, 12, 2, num_active=2), 40, 24, "_in_groups")]
+    (Load(1000, 12, 2, num_active=2), 40, 24, "padded_experts")]
 
 
 def inputs_of(load: Load, width: int, expert_width: int) -> Inputs:
@@ -30,17 +31,17 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ways that were taken."""
     found: list[str] = []
 
-    def watched(name: str) -> None:
-        way = getattr(moe_experts_cpu, name)
+    def watched(module: ModuleType, name: str) -> None:
+        way = getattr(module, name)
 
         def call(*arguments: Any) -> Tensor:
             found.append(name)
             return way(*arguments)
 
-        monkeypatch.setattr(moe_experts_cpu, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    for name in WAYS:
-        watched(name)
+    for module, name in WAYS:
+        watched(module, name)
     return found
 
 
