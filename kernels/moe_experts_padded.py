@@ -82,8 +82,9 @@ class _PaddedExperts(torch.autograd.Function):
         return y_TE.to(x_TE.dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable  # which hides the arguments' names
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+            ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         """Every tensor named `d_...` is the loss's gradient by it; types are cast back by autograd."""
         (d_y_TE,) = grad_outputs
         x_NE, gate_NM, up_NM, silu_NM, hidden_NM, weighted_NM, gate_up_XGE, down_XEM, weight_N1 = ctx.saved_tensors

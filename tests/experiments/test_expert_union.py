@@ -1,6 +1,7 @@
 """The expert_union experiment end to end on tiny models; unions against a count by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,8 @@ def test_the_shipped_configuration_is_whole() -> None:
         config = compose("config", overrides=["experiment=expert_union", "device=cpu", "threads=1", "seeds=[0,1,2]"])
         made = instantiate(config.experiment, _convert_="all")
     assert isinstance(made, ExpertUnion)
+    first, _, sigmoid = (router.experts for router in made.routers.values())
+    assert sigmoid == replace(first, selection_bias=True, routing=replace(first.routing, scoring=Scoring.SIGMOID))
     made.check()
     dense, experts = (next(point.model.config() for point in made.union_points() if (point.router == DENSE) == is_dense)
                       for is_dense in (True, False))
