@@ -9,7 +9,7 @@ SOURCES := kernels models decoders experiments conf tests
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep decoders kernels gpu gpu-train test test-slow check clean
+.PHONY: help sweep decoders experts kernels gpu gpu-train test test-slow check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -17,10 +17,13 @@ help:  ## show this list
 sweep: .venv/sweep  ## train the matched pairs, measure speed and quality, write the report (ARGS="task=sudoku9 ...")
 	$(BIN)/python -m quicksilver.experiments $(ARGS)
 
-decoders: .venv/sweep  ## every published decoder, what caches change and what committing together costs; one report (ARGS="task=[sudoku4]" ...)
+decoders: .venv/sweep  ## every decoder preset, what caches change and what committing together costs; one report (ARGS="task=[sudoku4]" ...)
 	$(BIN)/python -m quicksilver.experiments experiment=cache_error $(ARGS)
 	$(BIN)/python -m quicksilver.experiments experiment=joint_error $(ARGS)
 	$(BIN)/python -m quicksilver.experiments experiment=decoders $(ARGS)
+
+experts: .venv/sweep  ## how many experts a wider step touches, and what wins sparse activation back (ARGS="seeds=[0,1,2]" ...)
+	$(BIN)/python -m quicksilver.experiments experiment=expert_union $(ARGS)
 
 kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=update_baseline=true)
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \

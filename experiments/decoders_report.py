@@ -1,4 +1,4 @@
-"""What the report says of the published decoders: figures, tables, sentences."""
+"""What the report says of the presets: figures, tables, sentences."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +17,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     images = {"decoders.png" if number == 0 else f"decoders_batch{table.batch_size}.png": decoders(table, sources)
               for number, table in enumerate(tables) if table.cells}
     values: Json = {"tables": tables, "settings": settings}
-    return Section("Published decoders", "decoders.html.j2", values, images, list(_findings(tables)), _shown(tables))
+    return Section("Decoder presets", "decoders.html.j2", values, images, list(_findings(tables)), _shown(tables))
 
 
 def _findings(tables: Sequence[DecoderTable]) -> Iterator[str]:
@@ -27,12 +27,12 @@ def _findings(tables: Sequence[DecoderTable]) -> Iterator[str]:
             equal = {name: cell.shown for name, cell in cells.items()
                      if cell is not None and cell.compared.fastest is not None}
             if not equal:
-                yield f"{task}, batch {table.batch_size}: no published decoder is as good as autoregression."
+                yield f"{task}, batch {table.batch_size}: no preset is as good as autoregression."
                 continue
             faster = sum(row.speed_up > 1 for row in equal.values())
             name, row = max(equal.items(), key=lambda item: item[1].speed_up)
-            yield (f"{task}, batch {table.batch_size}: {len(equal)} of {_measured(cells)} published decoders are as "
-                   f"good as autoregression, {faster} of them faster; {name} ({_setting(row)}) most, "
+            yield (f"{task}, batch {table.batch_size}: {len(equal)} of {_measured(cells)} presets are as good as "
+                   f"autoregression, {faster} of them faster; {name} ({_setting(row)}) most, "
                    f"{row.speed_up:.1f} times.")
 
 

@@ -45,8 +45,8 @@ def _findings(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) 
             yield f"{usual.task}, {usual.cache} cache: nothing tried saves bytes without losing right answers."
         else:
             yield (f"{usual.task}, {usual.cache} cache: {best.mitigation} saves most within the interval of the usual "
-                   f"{100 * usual.share:.1f} %: {100 * best.bytes_saved.mean:.0f} % of a step's bytes, "
-                   f"{100 * best.share:.1f} % right.")
+                   f"{100 * usual.share:.1f} %: {best.bytes_saved.percent(0)} % of a step's bytes, "
+                   f"{100 * best.share:.1f} % right ({best.share_lost.percent(1)} points lost).")
 
 
 def _shown(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) -> Table:
@@ -63,5 +63,5 @@ def _shown(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) -> 
     for row in mitigations:
         shown.add_row(row.task, f"{row.cache} cache, {row.mitigation}", f"{row.positions:.1f}", "",
                       row.distinct.text(1), "", "", row.time_ratio.text(2), f"{100 * row.share:.1f}",
-                      f"{100 * row.bytes_saved.mean:.0f}")
+                      row.bytes_saved.percent(0))
     return shown

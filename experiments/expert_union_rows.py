@@ -22,6 +22,9 @@ class Estimate:
     def text(self, digits: int) -> str:
         return f"{self.mean:.{digits}f}" + ("" if self.half_width is None else f" ± {self.half_width:.{digits}f}")
 
+    def percent(self, digits: int) -> str:
+        return Estimate(100 * self.mean, None if self.half_width is None else 100 * self.half_width).text(digits)
+
 
 @dataclass(frozen=True)
 class UnionRow:
@@ -94,8 +97,8 @@ def _union_row(key: tuple, by_seed: dict[int, tuple[Json, Json]], references: di
 @dataclass(frozen=True)
 class MitigationRow:
     """A way to read fewer experts on one task. `bytes_saved` is a share of what a step reads where every position takes
-    its own experts in the usual order with the same cache (of which `usual` is the name); `time_ratio` is beside that
-    too."""
+    its own experts in the usual order with the same cache (of which `usual` is the name); `share_lost`, of right
+    answers, and `time_ratio` are beside that too."""
 
     task: str
     cache: str
@@ -104,6 +107,7 @@ class MitigationRow:
     num_items: int
     share: float
     interval: tuple[float, float]
+    share_lost: Estimate
     distinct: Estimate
     positions: float
     tokens_per_step: float
@@ -123,22 +127,27 @@ def mitigation_rows(records: Iterable[Json]) -> list[MitigationRow]:
     rows = []
     for (task, cache), named in sorted(found.items()):
         usual = next((name for name in ("own choice", "usual order") if name in named), None)
-        if usual is not None:
-            rows += [_mitigation_row((task, cache, name, usual), by_seed, named[usual])
-                     for name, by_seed in sorted(named.items(), key=lambda item: (item[0] != usual, item[0]))]
+        if usual is None:
+            continue
+        for name, by_seed in sorted(named.items(), key=lambda item: (item[0] != usual, item[0])):
+            beside = [(result, named[usual][seed]) for seed, result in by_seed.items() if seed in named[usual]]
+            if beside:
+                rows.append(_mitigation_row((task, cache, name, usual), beside))
     return rows
 
 
-def _mitigation_row(key: tuple[str, str, str, str], by_seed: dict[int, Json], usual: dict[int, Json]) -> MitigationRow:
-    results = list(by_seed.values())
+def _mitigation_row(key: tuple[str, str, str, str], beside: Sequence[tuple[Json, Json]]) -> MitigationRow:
+    """`beside`: of each seed, the result and the usual one's."""
+    results = [result for result, _ in beside]
     right = "".join(result["right"] for result in results)
     num_right = right.count("1")
 
     def mean(name: str) -> float:
         return sum(result[name] for result in results) / len(results)
 
-    saved = [1 - result["bytes"] / usual[seed]["bytes"] for seed, result in by_seed.items() if seed in usual]
-    return MitigationRow(*key, len(right), num_right / len(right), wilson(num_right, len(right)),
+    lost = [(usual["right"].count("1") - result["right"].count("1")) / len(result["right"]) for result, usual in beside]
+    saved = [1 - result["bytes"] / usual["bytes"] for result, usual in beside]
+    return MitigationRow(*key, len(right), num_right / len(right), wilson(num_right, len(right)), Estimate.of(lost),
                          Estimate.of([result["distinct"] for result in results]), mean("positions"),
                          mean("tokens_per_step"), mean("bytes"), Estimate.of(saved),
                          Estimate.of([result["seconds_ratio"] for result in results]))
