@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..decoders import Blocks, Decoder, Delayed, Dual, Greedy, Linear, TopProbability
+from ..decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
 from ..decoders.policies.expert_affinity import ExpertAffinity
 from ..kernels.checks import check_instance, check_integer, check_real
 from ..models import Balancing, ExpertShape, OwnChoice, RoutingRule, SeparateHead, Unbalanced
@@ -42,7 +42,8 @@ class RouterSetup:
 
 @dataclass(frozen=True)
 class ExpertUnion:
-    """Each of `routers` in each of `states` (shares of the updates, 0 to 1; the first router is the one of which times
+    """Each of `routers` in each of `states` (0: as initialised; else trained to the end with this share of the updates;
+    the first router is the one of which times
     are taken and mitigations tried). Mitigations, of the masked model in blocks of the task's size: `rules` for the
     routers with the dual cache, which feeds a block, and orders of commits by `affinity` (weights) with the delayed
     cache, which feeds no decided positions; `tokens_per_step` are committed at a step, `num_decoded` items decoded."""
@@ -80,6 +81,13 @@ class ExpertUnion:
         check_integer("num_items", self.num_items, at_least=max(self.batch_sizes))
         for name in ("refresh_every", "tokens_per_step", "num_decoded", "decoded_batch_size"):
             check_integer(name, getattr(self, name))
+        if self.num_decoded % self.decoded_batch_size:
+            raise ValueError(f"num_decoded={self.num_decoded}: must be a multiple of decoded_batch_size="
+                             f"{self.decoded_batch_size}")
+        for name, setup in self.tasks.items():
+            if setup.block_size % self.tokens_per_step:
+                raise ValueError(f"tokens_per_step={self.tokens_per_step}: must divide {name}'s blocks of "
+                                 f"{setup.block_size}")
 
     def union_points(self) -> Iterator[UnionPoint]:
         for seed in self.seeds:
@@ -118,8 +126,8 @@ class ExpertUnion:
         for seed in self.seeds:
             for name, setup in self.tasks.items():
                 model = TrainingPoint(name, setup.task, first.recipe(setup.diffusion), seed)
-                steps = max(1, setup.block_size // self.tokens_per_step)
-                usual = Decoder(Blocks(setup.block_size), Linear(steps), Greedy(), TopProbability(), Dual())
+                steps = setup.block_size // self.tokens_per_step
+                usual = Decoder(Blocks(setup.block_size), Even(steps), Greedy(), TopProbability(), Dual())
                 for title, rule in {"own choice": OwnChoice(), **self.rules}.items():
                     yield self._mitigation(model, title, rule, usual, usual)
                 usual = replace(usual, cache=Delayed(self.refresh_every))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ..decoders import Decoder, Request
 from ..kernels.dispatch import Implementation, using
@@ -45,11 +46,10 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
     task, config = point.model.task, transformer.config
     problems = task.test_problems(point.num_items)
     work = list(batches(contestant.requests(task, problems, point.model.seed), point.batch_size))
-    touched: list[tuple[float, int]] = []
     completions, ratios = [], []
     with using(Implementation.named(point.kernels)), machine_alone():
+        steps = [step for batch in work for step in _steps(contestant, batch)]
         for number, batch in enumerate(work):
-            touched += _touched(contestant, batch)
             if number % 2:
                 theirs, ours = usual.decode(batch), contestant.decode(batch)
             else:
@@ -57,13 +57,14 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
             completions += ours.completions
             ratios.append(ours.seconds / theirs.seconds)
     right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
-    distinct, positions = (statistics.fmean(values) for values in zip(*touched, strict=True))
+    distinct, positions = _touched(steps)
     num_tokens = sum(request.tokens.count(contestant.model.mask_id) for batch in work for request in batch)
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "distinct": distinct,
-            "positions": positions, "num_steps": len(touched),
-            "tokens_per_step": num_tokens / (len(touched) * point.batch_size),
-            "bytes": config.forward_bytes(round(positions), point.batch_size * config.max_length, round(positions),
-                                          num_distinct_experts=distinct),
+            "positions": positions, "num_steps": len(steps),
+            "tokens_per_step": num_tokens / (len(steps) * point.batch_size),
+            "bytes": config.forward_bytes(
+                round(positions), round(point.batch_size * config.max_length - positions), round(positions),
+                num_distinct_experts=distinct),
             "seconds_ratio": statistics.median(ratios)}
 
 
@@ -73,16 +74,21 @@ def _aware(contestant: Contestant) -> Contestant:
     return replace(contestant, model=ExpertAware(model.transformer, model.mask_id, model.shift, model.head))
 
 
-def _touched(contestant: Contestant, requests: Sequence[Request]) -> Iterator[tuple[float, int]]:
-    """Of each step of a decode, the distinct experts of its forward, mean over the layers that all of its positions
-    pass, and how many positions these are."""
+def _steps(contestant: Contestant, requests: Sequence[Request]) -> Iterator[list[Tensor]]:
+    """Of each step of a decode, the experts that its forward's positions chose in each layer, [B, F, A]."""
     model, decoder = contestant.model, contestant.decoder
     assert isinstance(model, DecodableTransformer)
     decoding = decoder.begin(model, requests)
     with RouterWatch(model.transformer) as watch:
         for _ in decoder.stream(decoding):
-            experts = [seen[-1].expert_BFA for seen in watch.routed]
-            most = max(expert_BFA.shape[1] for expert_BFA in experts)
-            yield (statistics.fmean(len(expert_BFA.unique()) for expert_BFA in experts
-                                    if expert_BFA.shape[1] == most), most * len(experts[0]))
+            yield [seen[-1].expert_BFA for seen in watch.routed]
             watch.clear()
+
+
+def _touched(steps: Sequence[Sequence[Tensor]]) -> tuple[float, float]:
+    """Means over steps of the distinct experts of a forward, over the layers that all of its positions always pass (a
+    last layer may compute no more than what is asked of), and of its positions."""
+    whole = [layer for layer in range(len(steps[0]))
+             if all(step[layer].shape[1] == step[0].shape[1] for step in steps)]
+    distinct = statistics.fmean(len(step[layer].unique()) for step in steps for layer in whole)
+    return distinct, statistics.fmean(step[0].shape[0] * step[0].shape[1] for step in steps)

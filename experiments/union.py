@@ -2,8 +2,8 @@
 
 A decode is followed step by step, and each of its canvases goes through the model once more, whole and watched. A step
 that feeds a block of W positions of B rows touches, in each layer, the union of what these positions choose there.
-Blocks lie on a grid from position 0 and count while one of their positions is masked. An autoregressive step feeds one
-decided position of each row.
+Blocks lie on a grid from position 0 and count while one of their positions is masked. An autoregressive step feeds the
+position before the one that it decides.
 """
 
 import statistics
@@ -39,14 +39,15 @@ from .records import Json
 from .runner import Runner
 from .training import TrainingPoint, untrained
 
-_NUM_ROUNDS = 25
+_LEAST_ROUNDS = 25
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class UnionPoint:
-    """A model at each of `widths` and `batch_sizes`; `state` says what share of its updates it has seen, and `router`
-    names its experts. Where it is to be timed, then in turns with one position of the `reference`."""
+    """A model at each of `widths` and `batch_sizes`; `state` says with what share of the recipe's updates it was
+    trained to the end (0: not at all), and `router` names its experts. Where it is to be timed, then in turns with one
+    position of the `reference`."""
 
     name: str
     model: TrainingPoint
@@ -64,8 +65,9 @@ class UnionPoint:
 
 @dataclass(frozen=True)
 class Seen:
-    """A canvas on the way: its tokens [B, L], which positions a step may be about (bool [B, L]), and the experts that
-    every position chose, int32 [N, B, L, A] over the layers that have experts."""
+    """A canvas on the way: its tokens [B, L], which positions a step is for (bool [B, L]: those that are masked; of an
+    autoregressive model those before them), and the experts that every position chose, int32 [N, B, L, A] over the
+    layers that have experts."""
 
     tokens_BL: Tensor
     counted_BL: Tensor
@@ -83,7 +85,7 @@ def followed(contestant: Contestant, requests: Sequence[Request]) -> Iterator[Se
         for _ in decoder.stream(decoding):
             pass
         decoding.gather()
-        yield _seen(model, decoding.whole.tokens_BS[:, :-1], masked_BL)
+        yield _seen(model, decoding.whole.tokens_BS[:, :-1], F.pad(masked_BL[:, 1:], (0, 1)))
         return
     for step in decoder.stream(decoding):
         if len(step.rows) < len(requests):
@@ -119,18 +121,24 @@ def unions(seen: Seen, num_experts: int, width: int, batch_size: int) -> Tensor:
 
 
 class TimedForward:
-    """A forward of blocks of `width` positions of all rows of a canvas [B, L], after a store of the whole of it, and
-    the statistics of the same positions."""
+    """A forward of blocks of `width` positions of all rows of a canvas, after a store of the whole of it, and the
+    statistics of the same positions. An autoregressive model's block reads what lies before it, as the append cache
+    has it; blocks of which no position counts are left out."""
 
     @torch.inference_mode()
-    def __init__(self, model: DecodableTransformer, tokens_BL: Tensor, width: int) -> None:
+    def __init__(self, model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor, width: int) -> None:
         num_rows, length = tokens_BL.shape
         whole_BL = torch.arange(length, device=tokens_BL.device).expand(num_rows, -1).contiguous()
         self.model, self.tokens_BS = model, F.pad(tokens_BL, (0, 1))
         self.store: KVStore = model.new_store(num_rows, length)
         model.hidden(self.tokens_BS, Plan(whole_BL, whole_BL, context=length), self.store)
-        blocks = [whole_BL[:, begin : begin + width].contiguous() for begin in range(0, length - width + 1, width)]
-        self.plans = [Plan(block_BF, block_BF, context=length) for block_BF in blocks]
+        is_causal = isinstance(model.pattern, Causal)
+        self.plans = []
+        for begin in range(0, length - width + 1, width):
+            if counted_BL[:, begin : begin + width].any():
+                block_BF = whole_BL[:, begin : begin + width].contiguous()
+                context = begin + width if is_causal else length
+                self.plans.append(Plan(block_BF, block_BF, context=context, sees_all=is_causal and width == 1))
 
     @torch.inference_mode()
     def seconds(self, number: int) -> float:
@@ -158,8 +166,11 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
                 for canvas in followed(contestant, batch)]
         cells = [_cell(model, seen, width, batch_size) for width in point.widths for batch_size in point.batch_sizes]
         if point.is_timed:
+            reference = _contestant(point.reference, runner.model(point.reference).to(point.device))
+            requests = reference.requests(task, task.test_problems(most_rows), point.reference.seed)
+            assert isinstance(reference.model, DecodableTransformer)
             with machine_alone():
-                _time(cells, model, seen[len(seen) // 2].tokens_BL, *_reference(point, runner))
+                _time(cells, model, _timed(seen), reference.model, next(followed(reference, requests)))
     return {"cells": cells, "num_canvases": len(seen)}
 
 
@@ -170,18 +181,8 @@ def _contestant(point: TrainingPoint, transformer: Transformer) -> Contestant:
     return point.contestant(transformer, decoder, SeparateHead())
 
 
-def _reference(point: UnionPoint, runner: Runner) -> tuple[DecodableTransformer, Tensor]:
-    """The model that is timed beside, and right answers in its format."""
-    model = _contestant(point.reference, runner.model(point.reference).to(point.device)).model
-    assert isinstance(model, DecodableTransformer)
-    task = point.reference.task
-    encoded = point.reference.recipe.format.encode(task, task.test_problems(max(point.batch_sizes)))
-    return model, torch.tensor(encoded.tokens, device=point.device)
-
-
 def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_size: int) -> Json:
-    experts, length = model.config.shape.experts, seen[0].tokens_BL.shape[1]
-    num_fed = width * batch_size
+    experts, num_fed = model.config.shape.experts, width * batch_size
     cell: Json = {"width": width, "batch_size": batch_size}
     mean = None
     if experts is not None:
@@ -190,20 +191,37 @@ def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_s
         mean = statistics.fmean(by_layer)
         cell |= {"distinct": by_layer, "num_unions": distinct_NU.shape[1],
                  "uniform": experts.expected_distinct(num_fed)}
-    return cell | {"bytes": model.config.forward_bytes(num_fed, batch_size * length, num_fed,
-                                                       num_distinct_experts=mean)}
+    stored = round(batch_size * _stored(model, seen, width))
+    return cell | {"stored_positions": stored,
+                   "bytes": model.config.forward_bytes(num_fed, stored, num_fed, num_distinct_experts=mean)}
 
 
-def _time(cells: Sequence[Json], model: DecodableTransformer, tokens_BL: Tensor, reference: DecodableTransformer,
-          reference_tokens_BL: Tensor) -> None:
-    """Add the median seconds of a cell's forward, and how many times those of the reference's next token it takes at
-    the same batch size, in turns."""
+def _stored(model: DecodableTransformer, seen: Sequence[Seen], width: int) -> float:
+    """Stored positions of a row that a step reads: all beside the block; of an autoregressive model those before the
+    position that it feeds, on average."""
+    if not isinstance(model.pattern, Causal):
+        return seen[0].tokens_BL.shape[1] - width
+    return torch.cat([canvas.counted_BL.nonzero()[:, 1] for canvas in seen]).double().mean().item()
+
+
+def _timed(seen: Sequence[Seen]) -> Seen:
+    """A canvas of the first batch, half-way through its decode."""
+    return seen[min(len(seen) - 1, _STEPS // 2)]
+
+
+def _time(cells: Sequence[Json], model: DecodableTransformer, canvas: Seen, reference: DecodableTransformer,
+          decided: Seen) -> None:
+    """Add the seconds of a cell's forward (median, p20, p80), and how many times those of the reference's next token it
+    takes at the same batch size, in turns."""
     ones: dict[int, TimedForward] = {}
     for cell in cells:
         size = cell["batch_size"]
         if size not in ones:
-            ones[size] = TimedForward(reference, reference_tokens_BL[:size], 1)
-        forward = TimedForward(model, tokens_BL[:size], cell["width"])
-        pairs = [(forward.seconds(number), ones[size].seconds(number)) for number in range(_NUM_ROUNDS + 2)][2:]
-        cell |= {"seconds": statistics.median(ours for ours, _ in pairs),
-                 "times_next_token": statistics.median(ours / theirs for ours, theirs in pairs)}
+            ones[size] = TimedForward(reference, decided.tokens_BL[:size], decided.counted_BL[:size], 1)
+        forward = TimedForward(model, canvas.tokens_BL[:size], canvas.counted_BL[:size], cell["width"])
+        num_rounds = max(_LEAST_ROUNDS, len(ones[size].plans))
+        pairs = [(forward.seconds(number), ones[size].seconds(number)) for number in range(num_rounds + 2)][2:]
+        for name, values in (("seconds", [ours for ours, _ in pairs]),
+                             ("times_next_token", [ours / theirs for ours, theirs in pairs])):
+            p20, *_, p80 = statistics.quantiles(values, n=5)
+            cell |= {name: statistics.median(values), f"{name}_p20": p20, f"{name}_p80": p80}

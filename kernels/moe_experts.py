@@ -51,8 +51,8 @@ def reference(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Te
 
     x_TE [T, E]; gate_up_XGE [X, 2 M, E], an expert's gate rows before its up rows, and down_XEM [X, E, M], as
     nn.Linear keeps them, of x's dtype; expert_TA int32 [T, A] and weight_TA float32 [T, A] as `route` gives them.
-    Differentiable. On a CPU each expert multiplies its own tokens; elsewhere, where their number may not be read, every
-    expert multiplies all."""
+    Differentiable, with many tokens on a CPU once. On a CPU each expert multiplies its own tokens; elsewhere, where
+    their number may not be read, every expert multiplies all."""
     if x_TE.device.type == "cpu" and not isinstance(x_TE, FakeTensor):
         return moe_experts_cpu.by_own_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
     return _by_every_expert(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)

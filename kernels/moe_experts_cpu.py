@@ -1,7 +1,7 @@
 """A mixture's experts on a CPU, where every expert's number of rows may be read: each multiplies its own rows alone.
 
-A single position takes matrices times vectors; few rows an expert one product after the other, in one call; many, as in
-training, batched products (moe_experts_padded). Differentiable.
+A single position takes matrices times vectors; others one product after the other, in one call; many in training
+batched products, which copy the weights and are differentiable once (moe_experts_padded).
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import moe_experts_padded, moe_sort
 
-# Rows an expert on average from which on batched products of padded groups beat products one after the other.
+# Rows an expert on average from which on batched products with a gradient of their own beat one after the other.
 _MANY_ROWS = 64
 
 
@@ -19,11 +19,11 @@ def by_own_rows(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: 
     num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
     if num_rows == 1 and weight_TA.dtype == x_TE.dtype and not torch.is_autocast_enabled("cpu"):
         return _of_one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
-    if expert_TA.numel() >= _MANY_ROWS * num_experts:
+    if torch.is_grad_enabled() and expert_TA.numel() >= _MANY_ROWS * num_experts:
         there = moe_experts_padded.slots(expert_TA, num_experts)
         return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, there)
     order_P, count_X = moe_sort.reference(expert_TA, num_experts)
-    multiply = _in_groups if _can_group(x_TE, gate_up_XGE, down_XEM) else _one_by_one
+    multiply = _in_groups if _can_group(gate_up_XGE, down_XEM) else _one_by_one
     sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
     place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
     row_PE = sorted_PE.index_select(0, place_P)
@@ -48,9 +48,10 @@ def _in_groups(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: T
     return F.grouped_mm(F.silu(gate_PM) * up_PM, down_XEM.transpose(1, 2), offs=end_X)
 
 
-def _can_group(*tensors: Tensor) -> bool:
-    """Whether torch's grouped product takes these: no float64, and rows of whole 16 bytes."""
-    return all(tensor.dtype != torch.float64 and tensor.shape[-1] * tensor.itemsize % 16 == 0 for tensor in tensors)
+def _can_group(*weights: Tensor) -> bool:
+    """Whether torch's grouped product takes these: no float64, no gaps, and rows of whole 16 bytes."""
+    return all(weight.dtype != torch.float64 and weight.is_contiguous() and weight.shape[-1] * weight.itemsize % 16 == 0
+               for weight in weights)
 
 
 def _one_by_one(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:

@@ -95,9 +95,10 @@ class _PaddedExperts(torch.autograd.Function):
         d_hidden_NM = d_weighted_NM.mul_(weight_N1)
         d_gate_NM = torch.ops.aten.silu_backward(d_hidden_NM * up_NM, gate_NM)
         d_gate_up_NG = torch.cat([d_gate_NM, d_hidden_NM.mul_(silu_NM)], dim=-1)
-        d_x_TE = _sum(_multiply(d_gate_up_NG, gate_up_XGE, there), there)
-        return (d_x_TE, _multiply_transposed(d_gate_up_NG, x_NE, there),
-                _multiply_transposed(d_row_NE, weighted_NM, there), d_weight_TA, None, None)
+        needs_x, needs_gate_up, needs_down, *_ = ctx.needs_input_grad
+        return (_sum(_multiply(d_gate_up_NG, gate_up_XGE, there), there) if needs_x else None,
+                _multiply_transposed(d_gate_up_NG, x_NE, there) if needs_gate_up else None,
+                _multiply_transposed(d_row_NE, weighted_NM, there) if needs_down else None, d_weight_TA, None, None)
 
 
 def _multiply(value_ND: Tensor, matrix_XDF: Tensor, there: Slots) -> Tensor:

@@ -52,7 +52,7 @@ class Router(nn.Module):
     def _routed(self, x_BFE: Tensor) -> Routed:
         precise = torch.promote_types(x_BFE.dtype, torch.float32)
         logits_BFX = F.linear(x_BFE.to(precise), self.weight.to(precise))
-        return Routed(*self.rule.route(logits_BFX, self._chosen), logits_BFX)
+        return Routed(*self.rule.route(logits_BFX, self._chosen, self.routing), logits_BFX)
 
     def _chosen(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
         expert_TA, weight_TA = route(logits_BFX.flatten(0, 1), self.bias_X, self.routing)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer, check_real
-from ..kernels.moe_router import Routing
+from ..kernels.moe_router import Routing, Scoring
 
 Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From logits [..., X] to experts (int32) and weights (float32), each [..., top_k], best first."""
@@ -29,7 +29,7 @@ class RoutingRule(Protocol):
         """ValueError if routers like this cannot keep the rule."""
         ...
 
-    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+    def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
         """The experts and weights of the fed positions, each [B, F, top_k]."""
         ...
 
@@ -39,7 +39,7 @@ class OwnChoice:
     def check(self, routing: Routing, num_experts: int) -> None:
         pass
 
-    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+    def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
         return choose(logits_BFX)
 
 
@@ -54,13 +54,20 @@ class SharedInBlock:
         if not routing.top_k <= self.num_experts <= num_experts:
             raise ValueError(f"num_experts={self.num_experts}: must be from top_k={routing.top_k} to the "
                              f"{num_experts} experts there are")
+        if routing.by_pairs and routing.groups_kept < routing.num_groups and self.num_experts <= routing.num_groups:
+            raise ValueError(f"num_experts={self.num_experts}: must be more than num_groups={routing.num_groups}, so "
+                             "that some group has the two by which it is ranked")
 
-    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
-        votes_BX = logits_BFX.softmax(-1).sum(1)
+    def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
+        share_BFX = logits_BFX.softmax(-1)
+        votes_BX = share_BFX.sum(1)
         losing_BX = torch.ones_like(votes_BX, dtype=torch.bool).scatter(
             1, votes_BX.topk(self.num_experts).indices, False)
         logits_BFX = logits_BFX.masked_fill(losing_BX[:, None], -torch.inf)
         expert_BFA, weight_BFA = choose(logits_BFX)
+        if routing.scoring is Scoring.SOFTMAX and not routing.renormalise:
+            # Of the whole softmax, not of the winners'.
+            weight_BFA = weight_BFA * share_BFX.masked_fill(losing_BX[:, None], 0).sum(-1, keepdim=True)
         # Groups of experts may hold fewer winners than are chosen.
         return _without(expert_BFA, weight_BFA, logits_BFX.gather(-1, expert_BFA.long()) == -torch.inf)
 
@@ -75,13 +82,14 @@ class FewerWhereSure:
     def check(self, routing: Routing, num_experts: int) -> None:
         pass
 
-    def route(self, logits_BFX: Tensor, choose: Choose) -> tuple[Tensor, Tensor]:
+    def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
         expert_BFA, weight_BFA = choose(logits_BFX)
         total_BF1 = weight_BFA.sum(-1, keepdim=True)
         before_BFA = weight_BFA.cumsum(-1) - weight_BFA
         expert_BFA, kept_BFA = _without(expert_BFA, weight_BFA, before_BFA >= self.share * total_BF1)
         # The kept experts speak for those given up.
-        return expert_BFA, kept_BFA * (total_BF1 / kept_BFA.sum(-1, keepdim=True))
+        least = torch.finfo(kept_BFA.dtype).tiny
+        return expert_BFA, kept_BFA * (total_BF1 / kept_BFA.sum(-1, keepdim=True).clamp(min=least))
 
 
 def _without(expert_BFA: Tensor, weight_BFA: Tensor, given_up_BFA: Tensor) -> tuple[Tensor, Tensor]:

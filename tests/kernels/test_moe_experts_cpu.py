@@ -64,6 +64,24 @@ def test_each_way_is_the_sum_over_tokens_and_has_its_gradient(load: Load, width:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
 
 
+@torch.inference_mode()
+def test_many_rows_without_a_gradient_leave_the_weights_where_they_are(taken: list[str]) -> None:
+    inputs = inputs_of(Load(300, 4, 2), 40, 24)
+    torch.testing.assert_close(reference(*inputs), _by_every_expert(*inputs), rtol=1e-4, atol=1e-5)
+    assert taken == ["_in_groups"]
+
+
+@torch.inference_mode()
+def test_weights_with_gaps_are_multiplied_one_by_one(taken: list[str]) -> None:
+    x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA = inputs_of(Load(30, 8, 2), 40, 24)
+    expected = reference(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
+    wider = torch.cat([gate_up_XGE, gate_up_XGE], -1)[..., :40], torch.cat([down_XEM, down_XEM], 1)[:, :40]
+    turned = gate_up_XGE.mT.contiguous().mT, down_XEM.mT.contiguous().mT
+    for weights in (wider, turned):
+        torch.testing.assert_close(reference(x_TE, *weights, expert_TA, weight_TA), expected, rtol=1e-4, atol=1e-5)
+    assert taken == ["_in_groups", "_one_by_one", "_one_by_one"]
+
+
 @pytest.mark.parametrize("way", [case for case in CASES if case[3] != "_one_by_one"], ids=str)
 def test_under_autocast_it_is_near_and_in_the_rows_own_type(way: tuple[Load, int, int, str]) -> None:
     inputs = inputs_of(*way[:3])

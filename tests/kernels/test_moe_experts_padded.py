@@ -51,3 +51,14 @@ def test_its_gradient_is_that_of_what_it_computes(load: Load) -> None:
         return padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, there)
 
     assert torch.autograd.gradcheck(weighted_sum, leaves)
+
+
+def test_frozen_weights_get_no_gradient_and_the_rows_still_do() -> None:
+    load = Load(5, 3, 2)
+    x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA = random_inputs(load.draw(), load.num_experts, 6, 4)
+    there = slots(expert_TA, load.num_experts)
+    (whole,) = torch.autograd.grad(padded_experts(
+        x_TE.requires_grad_(), gate_up_XGE.requires_grad_(), down_XEM, weight_TA, there).sum(), [x_TE])
+    (alone,) = torch.autograd.grad(padded_experts(
+        x_TE, gate_up_XGE.detach(), down_XEM, weight_TA, there).sum(), [x_TE])
+    assert torch.equal(whole, alone)

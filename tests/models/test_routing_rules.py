@@ -80,6 +80,25 @@ def test_a_sure_position_keeps_the_fewest_best_experts_that_hold_the_share(routi
     assert (fewer > 0) == (share < 1)
 
 
+def test_winners_keep_the_weights_they_have_among_all() -> None:
+    x_BFE = torch.randn(2, 7, WIDTH)
+    router, expert_BFA, weight_BFA = routed_by(SharedInBlock(5), Routing(3), x_BFE)
+    share_BFX = (x_BFE @ router.weight.T).softmax(-1)
+    torch.testing.assert_close(weight_BFA, share_BFX.gather(-1, expert_BFA.long()))
+
+
+def test_weights_that_are_all_zero_stay_zero() -> None:
+    expert_BFA, weight_BFA = torch.arange(3, dtype=torch.int32)[None, None], torch.zeros(1, 1, 3)
+    found = FewerWhereSure(0.5).route(torch.zeros(1, 1, 4), lambda _: (expert_BFA, weight_BFA), Routing(3))
+    assert torch.equal(found[1], weight_BFA)
+
+
+def test_groups_that_could_all_be_left_with_one_winner_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_experts=4: must be more than num_groups=4"):
+        SharedInBlock(4).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
+    SharedInBlock(5).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
+
+
 def test_a_rule_sees_one_row_of_the_batch_at_a_time() -> None:
     x_BFE = torch.randn(3, 5, WIDTH)
     for rule in (SharedInBlock(4), FewerWhereSure(0.5)):
