@@ -27,6 +27,7 @@ from .training import Recipe, TrainingPoint
 from .union import UnionPoint, measure_union
 
 DENSE = "dense"
+_USUAL_RULE, _USUAL_ORDER = "own choice", "usual order"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,14 @@ class ExpertUnion:
         check_integer("num_items", self.num_items, at_least=max(self.batch_sizes))
         for name in ("refresh_every", "tokens_per_step", "num_decoded", "decoded_batch_size"):
             check_integer(name, getattr(self, name))
+        if _USUAL_RULE in self.rules:
+            raise ValueError(f"rules={list(self.rules)}: {_USUAL_RULE} is the one that they are changes of")
+        if self.decoded_batch_size not in self.batch_sizes:
+            raise ValueError(f"decoded_batch_size={self.decoded_batch_size}: must be one of batch_sizes="
+                             f"{list(self.batch_sizes)}, of which next tokens are known")
+        if self.num_items % max(self.batch_sizes):
+            raise ValueError(f"num_items={self.num_items}: must be a multiple of the largest batch size, "
+                             f"{max(self.batch_sizes)}")
         if self.num_decoded % self.decoded_batch_size:
             raise ValueError(f"num_decoded={self.num_decoded}: must be a multiple of decoded_batch_size="
                              f"{self.decoded_batch_size}")
@@ -128,10 +137,10 @@ class ExpertUnion:
                 model = TrainingPoint(name, setup.task, first.recipe(setup.diffusion), seed)
                 steps = setup.block_size // self.tokens_per_step
                 usual = Decoder(Blocks(setup.block_size), Even(steps), Greedy(), TopProbability(), Dual())
-                for title, rule in {"own choice": OwnChoice(), **self.rules}.items():
+                for title, rule in {_USUAL_RULE: OwnChoice(), **self.rules}.items():
                     yield self._mitigation(model, title, rule, usual, usual)
                 usual = replace(usual, cache=Delayed(self.refresh_every))
-                yield self._mitigation(model, "usual order", OwnChoice(), usual, usual)
+                yield self._mitigation(model, _USUAL_ORDER, OwnChoice(), usual, usual)
                 for weight in self.affinity:
                     decoder = replace(usual, policy=ExpertAffinity(weight))
                     yield self._mitigation(model, f"affinity {weight:g}", OwnChoice(), decoder, usual)

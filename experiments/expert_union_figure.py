@@ -1,6 +1,7 @@
 """The figure of sparse activation under parallel decoding: what a forward touches and must yield, what wins it back."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,27 +11,30 @@ from .expert_union_rows import Estimate, MitigationRow, UnionRow
 from .figures import png
 
 _BATCH_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
-_UNIFORM, _DENSE, _TIME, _ONE, _OTHER = "#000000", "#888888", "#D55E00", "#000000", "#D55E00"
+_OTHER_COLOURS = ("#882255", "#999933", "#44AA99")
+_UNIFORM, _DENSE_TIME, _TIME, _ONE = "#000000", "#888888", "#D55E00", "#000000"
+_NEAR = 0.06  # of an axis, from which on marks are named apart
 _MARKERS = {"dual": "o", "delayed": "s"}
 
 
 def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow], router: str,
                  sources: Sequence[str]) -> bytes:
-    """A PNG with three panels a task, of the wholly trained model with this router: the share of the experts that a
-    forward touches, the tokens it must yield to equal autoregression, and what mitigations save and cost."""
+    """A PNG with three panels a task, of the trained model with this router: the share of the experts that a forward
+    touches, the tokens it must yield to equal autoregression, and what an answer reads and costs under mitigations."""
     tasks = list(dict.fromkeys(row.task for row in unions))
-    figure = Figure(figsize=(12.6, 3.9 * len(tasks) + 0.9), layout="constrained")
+    figure = Figure(figsize=(13.2, 5.3 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), 3, squeeze=False)
     for (touched, even, won), task in zip(grid, tasks, strict=True):
         here = [row for row in unions if row.task == task]
         _touched(touched, [row for row in here if row.router == router])
         _other_routers(touched, [row for row in here if row.router != router and row.share is not None])
-        _break_even(even, [row for row in here if row.state == 1 and row.batch_size == 1], router)
+        _legend(touched)
+        _break_even(even, [row for row in here if row.state == 1 and row.family != "autoregressive"], router)
         _won_back(won, [row for row in mitigations if row.task == task])
         touched.set_title(f"{task}: a wider step touches more experts\n({router})", fontsize=9.5)
-        even.set_title("and must yield more tokens, batch 1", fontsize=9.5)
-        won.set_title("what wins it back, and its cost", fontsize=9.5)
-    return png(figure, sources, legend_columns=4)
+        even.set_title("so it must yield more tokens\nto equal autoregression at the same batch", fontsize=9.5)
+        won.set_title("what wins it back, and its cost\n(left is better, up is better)", fontsize=9.5)
+    return png(figure, sources, legend_columns=None)
 
 
 def _line(axes: Axes, rows: Sequence[UnionRow], values: Sequence[Estimate | None], **style: object) -> None:
@@ -42,7 +46,7 @@ def _line(axes: Axes, rows: Sequence[UnionRow], values: Sequence[Estimate | None
 
 def _touched(axes: Axes, rows: Sequence[UnionRow]) -> None:
     trained = [row for row in rows if row.state == 1 and row.family != "autoregressive"]
-    for colour, batch_size in zip(_BATCH_COLOURS, sorted({row.batch_size for row in trained}), strict=False):
+    for colour, batch_size in zip(cycle(_BATCH_COLOURS), sorted({row.batch_size for row in trained})):
         here = [row for row in trained if row.batch_size == batch_size]
         _line(axes, here, [row.share for row in here], color=colour, marker="o", label=f"trained, batch {batch_size}")
         axes.plot([row.width for row in here], [(row.uniform or 0) / (row.num_experts or 1) for row in here],
@@ -61,46 +65,74 @@ def _touched(axes: Axes, rows: Sequence[UnionRow]) -> None:
 
 
 def _other_routers(axes: Axes, rows: Sequence[UnionRow]) -> None:
-    """Wholly trained, at batch 1."""
-    for line, router in zip(("-.", ":"), dict.fromkeys(row.router for row in rows), strict=False):
+    """Trained, at batch 1."""
+    for colour, router in zip(cycle(_OTHER_COLOURS), dict.fromkeys(row.router for row in rows)):
         here = [row for row in rows if (row.router, row.state, row.batch_size) == (router, 1, 1)
                 and row.family != "autoregressive"]
-        _line(axes, here, [row.share for row in here], color=_OTHER, marker="v", linestyle=line,
+        _line(axes, here, [row.share for row in here], color=colour, marker="v", linestyle="-.",
               label=f"{router}, batch 1")
 
 
 def _break_even(axes: Axes, rows: Sequence[UnionRow], router: str) -> None:
-    for name, colour, style in (("dense", _DENSE, "-"), (router, _BATCH_COLOURS[0], "-")):
-        here = [row for row in rows if row.router == name and row.family != "autoregressive"]
-        kind = "dense" if name == "dense" else "experts"
-        _line(axes, here, [row.bytes_ratio for row in here], color=colour, marker="o", linestyle=style,
-              label=f"{kind}: by bytes, as where memory bounds")
-        _line(axes, here, [row.time_ratio for row in here], color=colour if kind == "dense" else _TIME, marker="^",
-              linestyle="--", label=f"{kind}: by time on this machine")
+    for kind, name, line, time in (("dense", "dense", ":", _DENSE_TIME), ("experts", router, "-", _TIME)):
+        here = [row for row in rows if row.router == name]
+        for colour, batch_size in zip(cycle(_BATCH_COLOURS), sorted({row.batch_size for row in here})):
+            batch = [row for row in here if row.batch_size == batch_size]
+            _line(axes, batch, [row.bytes_ratio for row in batch], color=colour, marker="o", linestyle=line,
+                  label=f"{kind}, batch {batch_size}: by bytes")
+            if batch_size == 1:
+                _line(axes, batch, [row.time_ratio for row in batch], color=time, marker="^", linestyle="--",
+                      label=f"{kind}, batch 1: by time on this machine")
     widths = sorted({row.width for row in rows})
     axes.plot(widths, widths, color=_ONE, linewidth=0.8, linestyle="-.", label="as many as its positions")
     _widths(axes, widths)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylabel("tokens a forward must yield to equal autoregression", fontsize=8.5)
+    axes.set_ylabel("tokens a forward must yield", fontsize=8.5)
+    _legend(axes)
 
 
 def _won_back(axes: Axes, rows: Sequence[MitigationRow]) -> None:
-    for number, row in enumerate(rows):
-        is_usual = row.mitigation == row.usual
+    drawn = [(row, row.answer_bytes) for row in rows if row.answer_bytes is not None]
+    for row, read in drawn:
         low, high = (max(0.0, 100 * abs(bound - row.share)) for bound in row.interval)
-        axes.errorbar(100 * row.bytes_saved.mean, 100 * row.share, yerr=[[low], [high]],
-                      xerr=100 * (row.bytes_saved.half_width or 0), marker=_MARKERS.get(row.cache, "v"),
-                      color=_UNIFORM if is_usual else _BATCH_COLOURS[row.cache == "delayed"],
-                      markersize=7 if is_usual else 5, elinewidth=0.8,
-                      label=f"{row.cache} cache, {'usual' if is_usual else 'changed'}")
-        axes.annotate(row.mitigation, (100 * row.bytes_saved.mean, 100 * row.share), fontsize=6.8,
-                      xytext=(4, 4 if number % 2 else -9), textcoords="offset points")
-    axes.set_xlabel("bytes of a step saved, %", fontsize=8.5)
+        axes.errorbar(read.mean, 100 * row.share, yerr=[[low], [high]], xerr=read.half_width or 0,
+                      marker=_MARKERS.get(row.cache, "v"),
+                      color=_UNIFORM if row.is_usual else _BATCH_COLOURS[row.cache == "delayed"],
+                      markersize=7 if row.is_usual else 5, elinewidth=0.8,
+                      label=f"{row.cache} cache, {'usual' if row.is_usual else 'changed'}")
+    axes.axvline(1, color=_ONE, linewidth=0.8, linestyle="-.", label="as many as autoregression")
+    axes.set_xlabel("bytes an answer reads, times autoregression's", fontsize=8.5)
     axes.set_ylabel("right answers, % (95 % interval)", fontsize=8.5)
-    axes.margins(x=0.2, y=0.12)
+    axes.margins(x=0.15, y=0.12)
     axes.tick_params(labelsize=7.5)
     axes.grid(True, linewidth=0.4, alpha=0.5)
+    _named(axes, [(read.mean, 100 * row.share, row.mitigation) for row, read in drawn])
+    _legend(axes)
+
+
+def _named(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside marks; marks that lie together are named together."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    together: list[list[tuple[float, float, str]]] = []
+    for mark in sorted(marks):
+        near = (group for group in together if abs(group[0][0] - mark[0]) < _NEAR * (right - left)
+                and abs(group[0][1] - mark[1]) < _NEAR * (top - bottom))
+        found = next(near, None)
+        if found is None:
+            together.append([mark])
+        else:
+            found.append(mark)
+    for number, group in enumerate(together):
+        axes.annotate("\n".join(name for _, _, name in group), max(group)[:2], fontsize=7, textcoords="offset points",
+                      xytext=(-5, 4) if number % 2 else (5, 4), ha="right" if number % 2 else "left")
+
+
+def _legend(axes: Axes) -> None:
+    """Below the panel, each label once."""
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend(handles=list(handles.values()), labels=list(handles), loc="upper center", bbox_to_anchor=(0.5, -0.14),
+                ncols=2, frameon=False, fontsize=7.2)
 
 
 def _widths(axes: Axes, widths: Sequence[int]) -> None:

@@ -1,11 +1,14 @@
 """From the records of unions and mitigations to rows, each pooled over seeds."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .analysis import Json
 from .figures import family_of
-from .intervals import mean_interval, wilson
+from .intervals import mean_interval, paired_difference, wilson
+
+_ONE_POINT = 0.01
 
 
 @dataclass(frozen=True)
@@ -97,57 +100,97 @@ def _union_row(key: tuple, by_seed: dict[int, tuple[Json, Json]], references: di
 @dataclass(frozen=True)
 class MitigationRow:
     """A way to read fewer experts on one task. `bytes_saved` is a share of what a step reads where every position takes
-    its own experts in the usual order with the same cache (of which `usual` is the name); `share_lost`, of right
-    answers, and `time_ratio` are beside that too."""
+    its own experts in the usual order with the same cache; `share_lost`, of right answers, and `time_ratio` are beside
+    that too. `answer_bytes` are those of all steps of an answer, as a multiple of what autoregression reads for one
+    (None where that was not measured)."""
 
     task: str
     cache: str
     mitigation: str
-    usual: str
+    is_usual: bool
     num_items: int
     share: float
     interval: tuple[float, float]
     share_lost: Estimate
+    tolerance: float
     distinct: Estimate
     positions: float
     tokens_per_step: float
     bytes: float
     bytes_saved: Estimate
+    answer_bytes: Estimate | None
     time_ratio: Estimate
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether no more right answers are lost than `tolerance`: one point, or the half-width of the paired
+        difference's 95 % interval over the items of all seeds where they are too few to see one point."""
+        return self.share_lost.mean <= self.tolerance
 
 
 def mitigation_rows(records: Iterable[Json]) -> list[MitigationRow]:
-    """A row for each, the usual one of its cache first; failed points are left out."""
-    found: dict[tuple[str, str], dict[str, dict[int, Json]]] = {}
-    for record in records:
-        if "failed" not in record["result"]:
-            point = record["point"]
+    """A row for each mitigation in these records of unions and mitigations, the usual one of its cache first; failed
+    points are left out."""
+    succeeded = [record for record in records if "failed" not in record["result"]]
+    found: dict[tuple[str, str], dict[tuple[bool, str], dict[int, Json]]] = {}
+    for record in succeeded:
+        point = record["point"]
+        if point["kind"] == "MitigationPoint":
+            is_usual = point["decoder"] == point["usual"] and point["rule"]["kind"] == "OwnChoice"
             named = found.setdefault((point["name"], point["decoder"]["cache"]["kind"].lower()), {})
-            named.setdefault(point["mitigation"], {})[point["model"]["seed"]] = record["result"]
+            named.setdefault((not is_usual, point["mitigation"]), {})[point["model"]["seed"]] = record
+    next_tokens = _answers_of_next_tokens(succeeded)
     rows = []
     for (task, cache), named in sorted(found.items()):
-        usual = next((name for name in ("own choice", "usual order") if name in named), None)
-        if usual is None:
-            continue
-        for name, by_seed in sorted(named.items(), key=lambda item: (item[0] != usual, item[0])):
-            beside = [(result, named[usual][seed]) for seed, result in by_seed.items() if seed in named[usual]]
-            if beside:
-                rows.append(_mitigation_row((task, cache, name, usual), beside))
+        (is_changed, _), usual = min(named.items())
+        for (_, name), by_seed in sorted(named.items()) if not is_changed else ():
+            seeds = sorted(by_seed.keys() & usual.keys())
+            if seeds:
+                rows.append(_mitigation_row((task, cache, name, by_seed is usual), [by_seed[seed] for seed in seeds],
+                                            [usual[seed]["result"] for seed in seeds], next_tokens))
     return rows
 
 
-def _mitigation_row(key: tuple[str, str, str, str], beside: Sequence[tuple[Json, Json]]) -> MitigationRow:
-    """`beside`: of each seed, the result and the usual one's."""
-    results = [result for result, _ in beside]
-    right = "".join(result["right"] for result in results)
-    num_right = right.count("1")
+def _answers_of_next_tokens(records: Iterable[Json]) -> dict[tuple, float]:
+    """Bytes that an autoregressive model reads for the answers of a batch, by task, experts, seed and batch size."""
+    found = {}
+    for record in records:
+        point = record["point"]
+        if point["kind"] == "UnionPoint" and point["state"] == 1 and family_of(point["model"]) == "autoregressive":
+            for cell in record["result"]["cells"]:
+                if "num_unions" in cell:
+                    steps = cell["num_unions"] * cell["batch_size"] / point["num_items"]
+                    found[_model_key(point, cell["batch_size"])] = steps * cell["bytes"]
+    return found
+
+
+def _model_key(point: Json, batch_size: int) -> tuple:
+    recipe = point["model"]["recipe"]
+    return (point["name"], json.dumps([recipe["shape"], recipe["balancing"]], sort_keys=True), point["model"]["seed"],
+            batch_size)
+
+
+def _mitigation_row(key: tuple[str, str, str, bool], records: Sequence[Json], usual: Sequence[Json],
+                    next_tokens: Mapping[tuple, float]) -> MitigationRow:
+    """`records` and the results of the usual decode, seed by seed."""
+    results = [record["result"] for record in records]
+    right, theirs = ([mark == "1" for result in side for mark in result["right"]] for side in (results, usual))
+    beside = [next_tokens.get(_model_key(record["point"], record["point"]["batch_size"])) for record in records]
+    read = [result["num_steps"] * record["point"]["batch_size"] / result["num_items"] * result["bytes"]
+            for record, result in zip(records, results, strict=True)]
+
+    def estimate(value: Callable[[Json, Json], float]) -> Estimate:
+        return Estimate.of([value(ours, other) for ours, other in zip(results, usual, strict=True)])
 
     def mean(name: str) -> float:
         return sum(result[name] for result in results) / len(results)
 
-    lost = [(usual["right"].count("1") - result["right"].count("1")) / len(result["right"]) for result, usual in beside]
-    saved = [1 - result["bytes"] / usual["bytes"] for result, usual in beside]
-    return MitigationRow(*key, len(right), num_right / len(right), wilson(num_right, len(right)), Estimate.of(lost),
-                         Estimate.of([result["distinct"] for result in results]), mean("positions"),
-                         mean("tokens_per_step"), mean("bytes"), Estimate.of(saved),
-                         Estimate.of([result["seconds_ratio"] for result in results]))
+    return MitigationRow(
+        *key, len(right), sum(right) / len(right), wilson(sum(right), len(right)),
+        estimate(lambda ours, other: (other["right"].count("1") - ours["right"].count("1")) / len(ours["right"])),
+        max(_ONE_POINT, paired_difference(right, theirs)[1]), estimate(lambda ours, other: ours["distinct"]),
+        mean("positions"), mean("tokens_per_step"), mean("bytes"),
+        estimate(lambda ours, other: 1 - ours["bytes"] / other["bytes"]),
+        None if None in beside else Estimate.of([ours / other for ours, other in zip(read, beside, strict=True)
+                                                 if other is not None]),
+        estimate(lambda ours, other: ours["seconds_ratio"]))

@@ -117,11 +117,13 @@ def family_of(point: Mapping) -> str:
     return _FAMILIES.get(kind, kind)
 
 
-def png(figure: Figure, sources: Sequence[str], legend_columns: int) -> bytes:
-    """The figure with one legend, and below it its sources, which say so when they are more than one."""
-    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
-    figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,
-                  fontsize=9)
+def png(figure: Figure, sources: Sequence[str], legend_columns: int | None) -> bytes:
+    """The figure with one legend (None: its panels have their own), and below it its sources, which say so when they
+    are more than one."""
+    if legend_columns is not None:
+        handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
+        figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,
+                      fontsize=9)
     mixed = len(sources) > 1
     lines = ("MIXED SOURCES, times must not be compared:", *sources) if mixed else sources
     characters = int(17 * figure.get_figwidth())

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
+from rich.console import RenderableType
 
 from .analysis import Json
 
@@ -11,11 +11,11 @@ from .analysis import Json
 @dataclass(frozen=True)
 class Section:
     """Its title, the template of its part of the page and what that template shows, its figures as PNGs by file name,
-    what was found, and its table on the terminal."""
+    what was found, and what the terminal shows."""
 
     title: str
     template: str
     values: Json
     images: Mapping[str, bytes]
     findings: Sequence[str]
-    shown: Table
+    shown: RenderableType

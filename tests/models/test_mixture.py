@@ -1,5 +1,6 @@
 """A mixture of experts inside the model: against its definition, on both paths, cast, saved and differentiated."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -109,10 +110,31 @@ def test_every_router_has_the_gradient_of_the_sum(routing: Routing, with_bias: b
     leaves = [x_BFE.requires_grad_(), *mixture.parameters()]
     found = mixture(x_BFE)
     expected = torch.stack([by_definition(mixture, shape, row) for row in x_BFE[0]])[None]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
-    for ours, theirs in zip(torch.autograd.grad(found, leaves, upstream),
-                            torch.autograd.grad(expected, leaves, upstream), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for leaf, ours, theirs in zip(leaves, torch.autograd.grad(found, leaves, upstream),
+                                  torch.autograd.grad(expected, leaves, upstream), strict=True):
+        # A router's weights stay in float32, and so do their gradients.
+        tolerance = 1e-10 if leaf.dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("routing", VARIANTS.values(), ids=VARIANTS)
+def test_many_positions_in_training_have_that_gradient_too(routing: Routing, precision: torch.dtype) -> None:
+    """As they are trained: rows enough for batched products, bfloat16 by autocast."""
+    mixture = random_mixture(ExpertShape(8, 8, routing, shared_width=4, selection_bias=True))
+    x_BFE, upstream = torch.randn(2, 2, 200, 16)
+    leaves = [x_BFE.requires_grad_(), *mixture.parameters()]
+    exact = copy.deepcopy(mixture).double()
+    exact_leaves = [x_BFE.detach().double().requires_grad_(), *exact.parameters()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = mixture(x_BFE)
+    expected = exact(exact_leaves[0])
+    tolerance = 1e-5 if precision == torch.float32 else 0.02
+    for ours, theirs in zip((found, *torch.autograd.grad(found, leaves, upstream)),
+                            (expected, *torch.autograd.grad(expected, exact_leaves, upstream.double())), strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
 @torch.inference_mode()
