@@ -151,7 +151,8 @@ def _result(worker: Worker, point: StepPoint, device: str, seconds: float) -> Js
 
 def _line(point: StepPoint, row: Json | None, state: str) -> Line:
     result = {"state": state} if row is None else row["result"]
-    return Line(point.name, point.context, point.block, point.head_name, point.kernels,
+    parameters = point.config.num_matrix_parameters(), point.config.num_active_matrix_parameters()
+    return Line(point.name, parameters, point.context, point.block, point.head_name, point.kernels,
                 floors=result if "floor_ms" in result else point.floors(),
                 expected_experts=point.expected_experts(), result=result)
 

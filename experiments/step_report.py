@@ -30,9 +30,11 @@ a row that was timed counts those it touched. Weights, and the tokens to be deci
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: what was to be timed, its floors, and the result or why there is none."""
+    """A row of the table: what was to be timed, its floors, and the result or why there is none. `parameters` are those
+    of the layers' matrices, all and those that are active at a position."""
 
     name: str
+    parameters: tuple[int, int]
     context: int
     block: int | None
     head: str
@@ -89,7 +91,9 @@ def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json
         cells = [_cells(line, lines) for line in own]
         used = [column for column in cells[0] if any(row[column] != "-" for row in cells)]
         columns = [column for column in used if column not in _LEFT]
-        page += ["", f"## {name}", "", _row(columns), _row(["---"] * len(columns))]
+        total, active = own[0].parameters
+        page += ["", f"## {name}", "", f"{total / 1e6:,.0f}M parameters in the layers' matrices, {active / 1e6:,.0f}M "
+                 "of them active at a position.", "", _row(columns), _row(["---"] * len(columns))]
         page += [_row([row[column] for column in columns]) for row in cells]
         page += ["", *_reasons(own)]
         too_much = "floor x AR" if "x AR" in used else None

@@ -72,13 +72,20 @@ class LayerCase:
             return torch.randn(*size, dtype=dtype, device=device).mul_(size[-1] ** -0.5)
 
         router_XE = torch.linalg.qr(torch.randn(width, load.num_experts, device=device)).Q.T.contiguous()
-        score_TX = load.scores().to(device)
-        logits_TX = F.pad(score_TX, (0, load.num_experts - score_TX.shape[1]), value=_FAR)
         bias_X = torch.zeros(load.num_experts, device=device) if self.routing.scoring is Scoring.SIGMOID else None
         weights = random(load.num_experts, 2 * self.expert_width, width), random(load.num_experts, width,
                                                                                  self.expert_width)
         shared = (random(2 * self.shared_width, width), random(width, self.shared_width)) if self.shared_width else ()
-        return (logits_TX @ router_XE).to(dtype), router_XE, bias_X, *weights, self.routing, *shared
+        return (self._logits().to(device) @ router_XE).to(dtype), router_XE, bias_X, *weights, self.routing, *shared
+
+    def _logits(self) -> Tensor:
+        score_TX = self.load.scores()
+        return F.pad(score_TX, (0, self.load.num_experts - score_TX.shape[1]), value=_FAR)
+
+    def num_distinct(self) -> int:
+        """How many experts have at least one token. Limited to the best groups, tokens go elsewhere than their load
+        alone would send them."""
+        return len(moe_router.reference(self._logits(), None, self.routing)[0].unique())
 
     def run(self, *inputs: Any) -> Tensor:
         return mixture_of_experts(*inputs)
@@ -89,7 +96,7 @@ class LayerCase:
     def cost(self, dtype: torch.dtype) -> Cost:
         """Reads the weights of the router, of the experts that have tokens and of the shared one, each once."""
         load, per_width = self.load, 3 * self.width
-        read = per_width * (load.num_distinct() * self.expert_width + self.shared_width)
+        read = per_width * (self.num_distinct() * self.expert_width + self.shared_width)
         products = per_width * (load.top_k * self.expert_width + self.shared_width) + self.width * load.num_experts
         activations = 2 * load.num_tokens * self.width
         return Cost((read + activations) * dtype.itemsize + 4 * self.width * load.num_experts,

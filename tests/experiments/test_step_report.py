@@ -15,8 +15,8 @@ ORIGIN = {"commit": "0123456789abcdef", "dirty": False, "source_hash": "feed", "
 
 def line(block: int | None, result: dict[str, Any], **changes: Any) -> Line:
     floors = {"floor_ms": 2.0 if block is None else 3.0, "bound": "memory"}
-    settings: dict[str, Any] = {"name": "model", "context": 1024, "head": "separate", "kernels": "triton",
-                                "floors": floors, "expected_experts": None}
+    settings: dict[str, Any] = {"name": "model", "parameters": (7_000_000_000, 1_400_000_000), "context": 1024,
+                                "head": "separate", "kernels": "triton", "floors": floors, "expected_experts": None}
     return Line(**(settings | changes), block=block, result=result)
 
 
@@ -52,6 +52,7 @@ def test_a_row_holds_its_time_its_share_of_the_floor_and_its_ratio_to_the_autore
     assert "- failed: CUDA out of memory (1024 block of 8 separate triton)" in page
     assert page.count("commit 0123456789ab, source feed; NVIDIA H200, bfloat16; torch 2.11.0, triton 3.6.0") == 1
     assert NO_GPU not in page
+    assert "7,000M parameters in the layers' matrices, 1,400M of them active at a position." in page
 
 
 def test_the_widest_row_fits_a_terminal(tmp_path: Path, terminal: io.StringIO) -> None:

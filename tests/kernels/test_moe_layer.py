@@ -49,6 +49,14 @@ def test_a_case_sends_its_tokens_where_its_load_says(load: Load, scoring: Scorin
         3 * 24 * (load.num_distinct() * 16 + shared_width))
 
 
+def test_a_case_with_groups_counts_the_experts_that_its_tokens_go_to() -> None:
+    case = LayerCase(Load(4, 16, 2), 24, 16, Routing(2, Scoring.SIGMOID, num_groups=8, groups_kept=1))
+    x_TE, router_XE, bias_X, *_ = case.inputs(torch.float32, torch.device("cpu"))
+    expert_TA, _ = route(F.linear(x_TE, router_XE), bias_X, case.routing)
+    assert (expert_TA.sort(1).values % 2 == torch.tensor([0, 1])).all()  # both of a group of two
+    assert case.num_distinct() == len(expert_TA.unique()) < case.load.num_distinct()
+
+
 def test_a_case_whose_parts_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"width=7: must be an integer of at least 8"):
         LayerCase(Load(5, 8, 2), 7, 16, Routing(2))

@@ -10,8 +10,9 @@ SMALL = ExpertShape(8, 12, Routing(3))
 
 
 @torch.inference_mode()
-def test_both_layers_have_the_same_weights() -> None:
-    ours, theirs = transformers_experts.pair(SMALL, width=16)
+@pytest.mark.parametrize("way", ["eager", "grouped_mm"])
+def test_both_layers_have_the_same_weights(way: str) -> None:
+    ours, theirs = transformers_experts.pair(SMALL, width=16, way=way)
     x_BFE = torch.randn(1, 5, 16)
     torch.testing.assert_close(ours(x_BFE), theirs(x_BFE))
 
@@ -19,13 +20,15 @@ def test_both_layers_have_the_same_weights() -> None:
 def test_a_line_tells_width_ratio_and_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers_experts, "SHAPE", SMALL)
     monkeypatch.setattr(transformers_experts, "_POSITIONS", (2,))
-    monkeypatch.setattr(transformers_experts, "pair", lambda: PAIR)
+    monkeypatch.setattr(transformers_experts, "pair", lambda way: PAIR)
     monkeypatch.setattr(transformers_experts, "in_turns", lambda ours, theirs, rounds: (0.016, 0.032, 2.0))
-    warm, cold = transformers_experts.speed()
-    assert "8 of 12, top-3, 2 positions, warm: ours 1.000 ms, theirs 2.000, ratio 2.00 (aim: 1.2)" in warm.text
+    lines = list(transformers_experts.speed())
+    warm, cold = lines[:2]
+    assert "(eager), width 512, 8 of 12, top-3, 2 positions, warm: ours 1.000 ms, theirs 2.000, ratio 2.00" in warm.text
+    assert "(aim: 1.2)" in warm.text
     assert "cold" in cold.text
-    assert warm.holds
-    assert cold.holds
+    assert ["grouped_mm" in line.text and "aim" not in line.text for line in lines] == [False] * 2 + [True] * 2
+    assert all(line.holds for line in lines)
 
 
 PAIR = transformers_experts.pair(SMALL, width=512)
