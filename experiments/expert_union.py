@@ -13,10 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ..decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
 from ..decoders.policies.expert_affinity import ExpertAffinity
 from ..kernels.checks import check_instance, check_integer, check_real
-from ..models import Balancing, ExpertShape, OwnChoice, RoutingRule, SeparateHead, Unbalanced
+from ..models import (
+    Balancing,
+    ExpertAware,
+    ExpertShape,
+    OwnChoice,
+    RoutingRule,
+    SeparateHead,
+    Transformer,
+    Unbalanced,
+)
 from .mitigation import MitigationPoint, measure_mitigation
 from .records import Json
 from .report import report_name, write_report
@@ -165,6 +176,9 @@ class ExpertUnion:
             point.model.check(point.decoder, SeparateHead())
             experts = point.model.recipe.shape.experts
             assert experts is not None
+            if self.affinity:
+                with torch.device("meta"):
+                    ExpertAware(Transformer(point.model.config()), point.model.task.vocab_size - 1)
             point.rule.check(experts.routing, experts.num_experts)
 
     def run(self, folder: Path) -> int:

@@ -34,27 +34,35 @@ def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json
     """Write report.html and the figures to `folder`, print the tables, and return the report's path. `measured` are the
     records of timed decodes, `others` those that sections are made of."""
     table = rows(measured)
-    origins = sources((*training, *measured, *others))
+    trained_by, measured_by = sources(training), sources((*measured, *others))
     sections = _sections(others)
     images: dict[str, bytes] = {}
     for number, batch_size in enumerate(sorted({row.batch_size for row in table})):
         name = "frontier.png" if number == 0 else f"frontier_batch{batch_size}.png"
-        images[name] = figures.frontier(table, origins, batch_size)
+        images[name] = figures.frontier(table, measured_by, batch_size)
     if training:
-        images["learning_curves.png"] = figures.learning_curves(training, origins)
+        images["learning_curves.png"] = figures.learning_curves(training, trained_by)
     mixtures = [record for record in training if is_mixture(record)]
     if mixtures:
-        images["balance.png"] = balance(mixtures, origins)
+        images["balance.png"] = balance(mixtures, trained_by)
     for name, image in (*images.items(), *(item for section in sections for item in section.images.items())):
         atomic_write(folder / name, image)
     path = folder / "report.html"
-    atomic_write(path, _html(table, origins, images, training, measured, others, sections).encode())
+    atomic_write(path, _html(table, images, training, measured, others, sections).encode())
     _print(table)
     for section in sections:
         console.print(section.shown)
     for sentence in _all_findings(table, sections):
         console.print(f"- {sentence}", markup=False)
     return path
+
+
+def _origins(trained_by: Sequence[str], measured_by: Sequence[str]) -> list[str]:
+    """Where models and measurements come from; times are compared among the ones or among the others."""
+    if not trained_by or not measured_by or trained_by == measured_by:
+        return list(trained_by or measured_by)
+    return [*(f"models trained: {origin}" for origin in trained_by),
+            *(f"measured: {origin}" for origin in measured_by)]
 
 
 def report_name(prefix: str, tasks: Iterable[str], seeds: Sequence[int], experiment: object) -> str:
@@ -96,13 +104,15 @@ def _all_findings(table: Sequence[Row], sections: Sequence[Section]) -> list[str
     return [*findings(table), *(sentence for section in sections for sentence in section.findings)]
 
 
-def _html(table: Sequence[Row], origins: Sequence[str], images: Mapping[str, bytes], training: Sequence[Json],
-          measured: Sequence[Json], others: Sequence[Json], sections: Sequence[Section]) -> str:
+def _html(table: Sequence[Row], images: Mapping[str, bytes], training: Sequence[Json], measured: Sequence[Json],
+          others: Sequence[Json], sections: Sequence[Section]) -> str:
+    trained_by, measured_by = sources(training), sources((*measured, *others))
     templates = resources.files("quicksilver.experiments")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               loader=FunctionLoader(lambda name: templates.joinpath(name).read_text()))
     return environment.get_template("report.html.j2").render(
-        findings=_all_findings(table, sections), origins=origins, rows=table, comparisons=equal_quality(table),
+        findings=_all_findings(table, sections), origins=_origins(trained_by, measured_by),
+        num_sources=max(len(trained_by), len(measured_by)), rows=table, comparisons=equal_quality(table),
         images=_encoded(images), sections=[(section, _encoded(section.images)) for section in sections],
         training=[_training_row(record, training) for record in training if "failed" not in record["result"]],
         failures=[record for record in (*training, *measured, *others) if "failed" in record["result"]],

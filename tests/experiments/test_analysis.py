@@ -135,6 +135,17 @@ def test_mixed_machines_and_commits_are_said(tmp_path: Path) -> None:
     assert "come from" not in write_report(tmp_path, [training()], one).read_text()
 
 
+def test_models_may_come_from_a_commit_of_their_own(tmp_path: Path) -> None:
+    """Their times are compared with one another's, not with those of what was measured."""
+    earlier = training()
+    earlier["provenance"] = earlier["provenance"] | {"commit": "b" * 40}
+    html = write_report(tmp_path, [earlier], [reference(0.9), record("diffusion", 0.9, 2.0)]).read_text()
+    assert "come from" not in html
+    assert "models trained: " in html
+    assert "measured: " in html
+    assert "come from 2 sources" in write_report(tmp_path, [training(), earlier], [reference(0.9)]).read_text()
+
+
 def test_the_report_holds_every_row_setting_and_failure(tmp_path: Path) -> None:
     failed = record("diffusion", 0.9, 2.0)
     failed["result"] = {"failed": "RuntimeError: <out of memory>"}

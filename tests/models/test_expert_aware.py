@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.token_statistics import Question
@@ -49,6 +50,24 @@ def test_with_a_shift_it_is_that_of_the_position_that_is_computed() -> None:
     assert torch.equal(shifted, plain)
     assert torch.equal(mixed, plain[:, [3, 1, 0, 2]])
     assert len(plain.unique()) > 1
+
+
+@torch.inference_mode()
+def test_what_only_fills_a_ragged_row_shares_nothing() -> None:
+    _, model = aware(Bidirectional())
+    alone = Plan(WHOLE[:1, :3].contiguous(), WHOLE[:1, :3].contiguous())
+    expected = model.statistics(model.hidden(TOKENS[:1, [0, 1, 2, 5]], alone, None), ASKED).expert_rarity_BQ
+    feed_BF = torch.tensor([[0, 1, 2, 5, 5], [0, 1, 2, 3, 4]])
+    ragged = Plan(feed_BF, WHOLE, stop_B=torch.tensor([3, 5]))
+    found = model.statistics(model.hidden(TOKENS, ragged, None), ASKED).expert_rarity_BQ
+    assert expected is not None
+    assert found is not None
+    torch.testing.assert_close(found[:1, :3], expected)
+
+
+def test_experts_in_the_last_layer_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs another layer with experts"):
+        ExpertAware(random_transformer(Bidirectional(), num_layers=2, experts=EXPERTS), MASK_ID)
 
 
 @torch.inference_mode()
