@@ -191,9 +191,11 @@ def test_a_timed_next_token_is_the_forward_of_the_append_cache() -> None:
     ({"routers": {}}, "needs at least one"), ({"routers": {DENSE: ROUTERS["softmax"]}}, "none of them called dense"),
     ({"num_items": 1}, "num_items=1: must be an integer of at least 2"), ({"tokens_per_step": 0}, "tokens_per_step=0"),
     ({"rules": {"shared by 1": SharedInBlock(1)}}, "num_experts=1: must be from top_k=2"),
-    ({"affinity": [-1]}, "weight=-1"), ({"tokens_per_step": 3}, "tokens_per_step=3: must divide sudoku4's blocks of 8"),
+    ({"affinity": [-1]}, "weight=-1"),
+    ({"tokens_per_step": 3}, "tokens_per_step=3: must divide sudoku4's blocks of 8"),
     ({"routers": {"softmax": RouterSetup(replace(EXPERTS, num_dense_layers=1), AuxiliaryLoss())}},
-     "needs another layer with experts"), ({"num_items": 5}, "num_items=5: must be a multiple of the largest batch size, 2"),
+     "needs another layer with experts"),
+    ({"num_items": 5}, "num_items=5: must be a multiple of the largest batch size, 2"),
     ({"num_decoded": 5, "decoded_batch_size": 2}, "num_decoded=5: must be a multiple of decoded_batch_size=2"),
     ({"num_decoded": 6, "decoded_batch_size": 3}, r"decoded_batch_size=3: must be one of batch_sizes=\[1, 2\]"),
     ({"rules": {"own choice": SharedInBlock(3)}}, "own choice is the one that they are changes of")])
