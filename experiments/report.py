@@ -48,7 +48,7 @@ def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json
     for name, image in (*images.items(), *(item for section in sections for item in section.images.items())):
         atomic_write(folder / name, image)
     path = folder / "report.html"
-    atomic_write(path, _html(table, images, training, measured, others, sections).encode())
+    atomic_write(path, _html(table, (trained_by, measured_by), images, training, measured, others, sections).encode())
     _print(table)
     for section in sections:
         console.print(section.shown)
@@ -104,15 +104,16 @@ def _all_findings(table: Sequence[Row], sections: Sequence[Section]) -> list[str
     return [*findings(table), *(sentence for section in sections for sentence in section.findings)]
 
 
-def _html(table: Sequence[Row], images: Mapping[str, bytes], training: Sequence[Json], measured: Sequence[Json],
-          others: Sequence[Json], sections: Sequence[Section]) -> str:
-    trained_by, measured_by = sources(training), sources((*measured, *others))
+def _html(table: Sequence[Row], made_by: tuple[Sequence[str], Sequence[str]], images: Mapping[str, bytes],
+          training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json],
+          sections: Sequence[Section]) -> str:
+    """`made_by`: the sources of models and of measurements."""
     templates = resources.files("quicksilver.experiments")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               loader=FunctionLoader(lambda name: templates.joinpath(name).read_text()))
     return environment.get_template("report.html.j2").render(
-        findings=_all_findings(table, sections), origins=_origins(trained_by, measured_by),
-        num_sources=max(len(trained_by), len(measured_by)), rows=table, comparisons=equal_quality(table),
+        findings=_all_findings(table, sections), origins=_origins(*made_by),
+        num_sources=max(map(len, made_by)), rows=table, comparisons=equal_quality(table),
         images=_encoded(images), sections=[(section, _encoded(section.images)) for section in sections],
         training=[_training_row(record, training) for record in training if "failed" not in record["result"]],
         failures=[record for record in (*training, *measured, *others) if "failed" in record["result"]],

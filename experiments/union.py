@@ -205,7 +205,7 @@ def _stored(model: DecodableTransformer, seen: Sequence[Seen], width: int) -> fl
 
 
 def _timed(seen: Sequence[Seen]) -> Seen:
-    """A canvas of the first batch, half-way through its decode."""
+    """A canvas half-way through a decode; an autoregressive model shows the last one alone."""
     return seen[min(len(seen) - 1, _STEPS // 2)]
 
 

@@ -7,7 +7,8 @@
                        arXiv 2403.07652, here of a router that was trained without it)
 
 A rule sees each row of a batch by itself; positions that only fill a ragged row are among those it sees. A choice that
-is given up stands as the position's best expert with weight zero: shapes stay, and no other expert is read.
+is given up stands as the position's best expert with weight zero: shapes stay, and no other expert is read. It is still
+multiplied, so that what a rule saves is bytes, not products.
 """
 
 from collections.abc import Callable
