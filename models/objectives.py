@@ -52,8 +52,8 @@ class AutoregressiveNLL:
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL[:, :-1]))
-        return _cross_entropy(model, hidden_BLE, tokens_BL[:, 1:], target_BL[:, 1:]).mean()
+        asked = _Asked.of(model, tokens_BL[:, 1:], target_BL[:, 1:])
+        return asked.nll(model.sequence_hidden(_beside(model, tokens_BL[:, :-1]), asked.index_BQ)).mean()
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class MaskedDiffusion:
              generator: Generator) -> Tensor:
         t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
-        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
-        nll_M = _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL)
+        asked = _Asked.of(model, tokens_BL, masked_BL)
+        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)), asked.index_BQ))
         return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
@@ -105,8 +105,8 @@ class BlockDiffusion:
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = _beside(model, torch.arange(2 * length)[None])
         view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
-        hidden_BFE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view)
-        nll_M = _cross_entropy(model, hidden_BFE[:, :length], tokens_BL, masked_BL)
+        asked = _Asked.of(model, tokens_BL, masked_BL)
+        nll_M = asked.nll(model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view, index_BQ=asked.index_BQ))
         return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
@@ -132,18 +132,35 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         rank_BL = torch.empty_like(tokens_BL)
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
         masked_BL = rank_BL < k_B[:, None]
-        hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
-        nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(
-            masked_BL, _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL).cpu())
+        asked = _Asked.of(model, tokens_BL, masked_BL)
+        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)), asked.index_BQ))
+        nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(masked_BL, nll_M.cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)
     return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
 
 
-def _cross_entropy(model: Transformer, hidden_BLE: Tensor, tokens_BL: Tensor, chosen_BL: Tensor) -> Tensor:
-    """NLL in nats at the chosen positions only, float32 [M]: the head never runs elsewhere."""
-    hidden_ME = hidden_BLE[_beside(model, chosen_BL)]
-    return masked_cross_entropy(hidden_ME, model.head.weight, _beside(model, tokens_BL[chosen_BL]))
+@dataclass(frozen=True)
+class _Asked:
+    """The positions of a batch at which tokens are to be predicted: the last layer and the head run nowhere else."""
+
+    model: Transformer
+    index_BQ: Tensor
+    """Ascending positions, int64 on the model's device; rows that ask for fewer are filled with positions not asked."""
+    asked_BQ: Tensor
+    token_M: Tensor
+
+    @classmethod
+    def of(cls, model: Transformer, tokens_BL: Tensor, chosen_BL: Tensor) -> "_Asked":
+        """Where chosen_BL (bool) is true, tokens_BL (int64) is asked for; both on the CPU."""
+        most = int(chosen_BL.sum(1).max())
+        index_BQ = (~chosen_BL).byte().argsort(stable=True, dim=1)[:, :most]
+        return cls(model, _beside(model, index_BQ), _beside(model, chosen_BL.gather(1, index_BQ)),
+                   _beside(model, tokens_BL[chosen_BL]))
+
+    def nll(self, hidden_BQE: Tensor) -> Tensor:
+        """NLL in nats of each token asked for, row by row: float32 [M]."""
+        return masked_cross_entropy(hidden_BQE[self.asked_BQ], self.model.head.weight, self.token_M)
 
 
 def _beside(model: Transformer, tensor: Tensor) -> Tensor:

@@ -87,10 +87,12 @@ class Transformer(nn.Module):
             x_BFE, delta_BFE = block(x_BFE, delta_BFE, feed, layer, index_BQ if layer == last else None)
         return self.norm.of_sum(x_BFE, delta_BFE)[0]
 
-    def sequence_hidden(self, tokens_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, E] of whole sequences under the configured attention pattern."""
+    def sequence_hidden(self, tokens_BL: Tensor, index_BQ: Tensor | None = None) -> Tensor:
+        """Hidden states of whole sequences under the configured attention pattern: [B, L, E], or [B, Q, E] at the
+        positions that index_BQ (int64) picks."""
         positions_1L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)[None]
-        return self.hidden(tokens_BL, positions_1L, View(self.config.attention, positions_1L, positions_1L))
+        view = View(self.config.attention, positions_1L, positions_1L)
+        return self.hidden(tokens_BL, positions_1L, view, index_BQ=index_BQ)
 
     def num_parameters(self) -> int:
         """All weights, those of every expert included."""

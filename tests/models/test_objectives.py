@@ -11,6 +11,7 @@ from quicksilver.models import (
     BlockDiffusion,
     Causal,
     MaskedDiffusion,
+    Objective,
     Transformer,
     exact_k_nll,
 )
@@ -142,3 +143,29 @@ def test_a_block_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="block=4: must divide the sequence length 6"):
         objective.loss(random_transformer(objective.attention), torch.zeros(1, 6, dtype=torch.int64),
                        torch.ones(1, 6, dtype=torch.bool), mask_id=MASK_ID, generator=generator())
+
+
+@pytest.mark.parametrize("objective", [AutoregressiveNLL(), MaskedDiffusion(), BlockDiffusion(4)], ids=str)
+def test_a_last_layer_that_runs_at_the_targets_alone_changes_no_gradient(
+        objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_transformer(objective.attention)
+    tokens = torch.randint(MASK_ID, (3, 8), generator=generator())
+    target = torch.tensor([[0] * 4 + [1] * 4, [0] * 2 + [1] * 6, [1, 0] * 4], dtype=torch.bool)
+
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        objective.loss(model, tokens, target, mask_id=MASK_ID, generator=generator()).backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    numbers_of_queries: list[int] = []
+    hidden = model.hidden
+
+    def everywhere(tokens_BF: Tensor, positions_BF: Tensor, view: View, *, index_BQ: Tensor) -> Tensor:
+        numbers_of_queries.append(index_BQ.shape[1])
+        return hidden(tokens_BF, positions_BF, view).gather(1, index_BQ[..., None].expand(-1, -1, 32))
+
+    few = gradients()
+    monkeypatch.setattr(model, "hidden", everywhere)
+    for one, other in zip(few, gradients(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert numbers_of_queries[0] <= 6
