@@ -4,6 +4,7 @@ import pytest
 import torch
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
 from quicksilver.models.attention import NoisyClean, View
+from quicksilver.models.layers import attend
 
 POSITIONS = torch.arange(12)[None]
 
@@ -57,3 +58,19 @@ def test_mask_and_number_of_keys_seen_say_the_same(pattern: AttentionPattern, en
     assert torch.equal(seen, everything if stop is None else torch.arange(6) < stop[..., None])
     picked = view.at(torch.tensor([[3], [1]]))
     assert torch.equal(picked.query_BF, torch.tensor([[8], [5]]))
+
+
+@pytest.mark.parametrize("pattern", [Causal(), Bidirectional(), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_attention_under_autocast_is_attention(pattern: AttentionPattern, num_kv_heads: int) -> None:
+    """Output and gradients within what bfloat16 rounds, by its scores and, with shared heads, by PyTorch's."""
+    q, k, v = (torch.randn(2, 12, heads, 8, requires_grad=True) for heads in (4, num_kv_heads, num_kv_heads))
+    upstream = torch.randn(2, 12, 4, 8)
+    view = View(pattern, POSITIONS, POSITIONS)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            mixed = attend(q, k, v, view)
+        results.append((mixed.float(), *torch.autograd.grad(mixed, (q, k, v), upstream.to(mixed.dtype))))
+    for exact, rounded in zip(*results, strict=True):
+        assert (exact - rounded).norm() < 0.02 * exact.norm()
