@@ -27,7 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from . import progress
-from .devices import best_device
+from .devices import best_device, fast_precision
 from .provenance import available_cores
 from .runner import PointsFailed
 
@@ -63,6 +63,8 @@ def _run(config: DictConfig) -> None:
             config.threads = _free_cores(HydraConfig.get())
         if config.device is None:
             config.device = best_device()
+        if config.precision is None:
+            config.precision = fast_precision(config.device)
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
     try:

@@ -1,14 +1,40 @@
 """The device an experiment runs on: which there are, when its work is done, and how much memory it took."""
 
 import contextlib
+import os
+import re
 from pathlib import Path
 
 import torch
+
+_ONEDNN_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Limits of oneDNN's instructions below which it has none for products of bfloat16."""
 
 
 def best_device() -> str:
     """The GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_precision(device: str) -> str:
+    """The precision in which the device multiplies fast, bfloat16 or float32: decided by its instructions, and on a CPU
+    by what PyTorch and oneDNN are allowed of them (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA)."""
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = _multiplies_bfloat16(Path("/proc/cpuinfo").read_text(), torch.backends.cpu.get_cpu_capability(),
+                                    os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT"))
+    return "bfloat16" if fast else "float32"
+
+
+def _multiplies_bfloat16(cpuinfo: str, capability: str, onednn_limit: str) -> bool:
+    """Whether products of bfloat16 run in instructions of their own: `cpuinfo` is Linux's, `capability` PyTorch's."""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    flags = set(listed[1].split()) if listed else set()
+    if "bf16" in flags:  # ARM
+        return True
+    limited = onednn_limit.upper() in _ONEDNN_WITHOUT_BFLOAT16
+    return bool(flags & {"avx512_bf16", "amx_bf16"}) and capability == "AVX512" and not limited
 
 
 def check_device(device: str) -> None:

@@ -1,7 +1,7 @@
 """Training of either family from one loop.
 
-Muon (torch.optim.Muon) for the blocks' matrices, AdamW for the rest (stacks of experts among it, since torch's Muon
-takes no stacks), linear warm-up then cosine to zero, gradients clipped at norm 1. A recipe is a number of updates;
+Muon for the blocks' matrices, AdamW for the rest (stacks of experts among it), linear warm-up then cosine to zero,
+gradients clipped at norm 1. A recipe is a number of updates;
 seconds are an outcome. Every random number is a function of (seed, update), so an interrupted training goes on to the
 same weights as one that was not.
 """
@@ -35,13 +35,14 @@ from ..models.routers import load, violation
 from .decoding import Contestant, share_right
 from .devices import check_device
 from .locks import exclusive, machine_shared
+from .muon import Muon
 from .progress import bar, console
 from .provenance import provenance
 from .records import Json, RecordStore, key_of
 from .tasks.base import Format, Task
 
 _SECONDS_BETWEEN_SAVES = 10.0
-_PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LARGEST_SEED = 2**31 - 1
 
 
@@ -49,7 +50,8 @@ LARGEST_SEED = 2**31 - 1
 class Recipe:
     """How one model is trained; everything here changes its weights, or when its quality is looked at.
 
-    precision bfloat16 runs the matrix products in bfloat16 and keeps weights, norms and attention in float32."""
+    precision bfloat16 runs the matrix products, Muon's among them, in bfloat16 and keeps weights, norms and softmax in
+    float32. Which of the two is fast depends on the processor; which it is decides what is learnt."""
 
     objective: Objective
     format: Format
@@ -58,8 +60,8 @@ class Recipe:
     updates: int
     batch_size: int
     threads: int
+    precision: str
     device: str = "cpu"
-    precision: str = "bfloat16"
     balancing: Balancing = field(default_factory=Unbalanced)
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
@@ -74,8 +76,8 @@ class Recipe:
         check_device(self.device)
         check_real("muon_lr", self.muon_lr, above=0)
         check_real("adamw_lr", self.adamw_lr, above=0)
-        if self.precision not in _PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(_PRECISIONS)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
         self.balancing.check(self.shape)
 
     def learning_rate_factor(self, update: int) -> float:
@@ -165,7 +167,7 @@ def _begin(point: TrainingPoint) -> _Run:
     matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
     in_blocks = {id(p) for p in matrices}
     others = [p for p in transformer.parameters() if id(p) not in in_blocks]
-    optimizers = (torch.optim.Muon(matrices, lr=point.recipe.muon_lr, weight_decay=0.0),
+    optimizers = (Muon(matrices, point.recipe.muon_lr, PRECISIONS[point.recipe.precision]),
                   torch.optim.AdamW(others, lr=point.recipe.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True))
     return _Run(transformer, optimizers, 0, 0.0, [], [], [])
 

@@ -28,7 +28,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> Any:
-    return compose("config", overrides=["threads=2", "device=cpu", *overrides])
+    return compose("config", overrides=["threads=2", "device=cpu", "precision=float32", *overrides])
 
 
 def built(*overrides: str) -> Any:

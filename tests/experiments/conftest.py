@@ -31,14 +31,14 @@ LEFT_TO_RIGHT = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 
 
 def diffusion_recipe(**changes: Any) -> Recipe:
-    settings: dict[str, Any] = {"updates": 6, "batch_size": 8, "threads": 1, "num_curve_points": 2,
-                                "num_curve_items": 8, "warmup_updates": 2}
+    settings: dict[str, Any] = {"updates": 6, "batch_size": 8, "threads": 1, "precision": "float32",
+                                "num_curve_points": 2, "num_curve_items": 8, "warmup_updates": 2}
     return Recipe(MaskedDiffusion(), InPlace(), ONE_A_STEP, SHAPE, **(settings | changes))
 
 
 def autoregressive_recipe(**changes: Any) -> Recipe:
-    settings: dict[str, Any] = {"updates": 6, "batch_size": 8, "threads": 1, "num_curve_points": 2,
-                                "num_curve_items": 8, "warmup_updates": 2}
+    settings: dict[str, Any] = {"updates": 6, "batch_size": 8, "threads": 1, "precision": "float32",
+                                "num_curve_points": 2, "num_curve_items": 8, "warmup_updates": 2}
     return Recipe(AutoregressiveNLL(), PuzzleThenGrid(), LEFT_TO_RIGHT, SHAPE, **(settings | changes))
 
 

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
 from quicksilver.experiments.decoding import share_right
+from quicksilver.experiments.devices import fast_precision
 from quicksilver.experiments.training import TrainingPoint, trained
 from quicksilver.models import SeparateHead
 
@@ -31,7 +32,8 @@ def share(folder: Path) -> Share:
 
     def measured(task: str, family: str, decoder: Decoder | None = None) -> float:
         with initialize_config_module("quicksilver.conf", version_base="1.3"):
-            config = compose("config", overrides=[f"task={task}", "threads=2", "device=cpu"])
+            config = compose("config", overrides=[f"task={task}", "threads=2", "device=cpu",
+                                                 f"precision={fast_precision('cpu')}"])
             setup = instantiate(config.experiment, _convert_="all").tasks[task]
         recipe = getattr(setup, family)
         point = TrainingPoint(task, setup.task, recipe, seed=0)

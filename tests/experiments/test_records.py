@@ -27,7 +27,7 @@ def test_a_record_comes_back(store: RecordStore, training_point: Callable[..., T
 
 def test_everything_that_changes_the_answer_changes_the_name(training_point: Callable[..., TrainingPoint]) -> None:
     keys = {key_of(training_point()), key_of(training_point(seed=1)), key_of(training_point(updates=7)),
-            key_of(training_point(threads=2)), key_of(training_point(precision="float32"))}
+            key_of(training_point(threads=2)), key_of(training_point(precision="bfloat16"))}
     assert len(keys) == 5
     assert key_of(training_point()) == key_of(training_point())
 
