@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .cores import available_cores, waiting_threads
+
+os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
+
 import hydra
 import torch
 from hydra import compose
@@ -28,7 +32,6 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from . import progress
 from .devices import best_device, fast_precision
-from .provenance import available_cores
 from .runner import PointsFailed
 
 

@@ -49,7 +49,8 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  no closure: nothing here evaluates twice
         for shape, matrices in self._by_shape.items():
             gradients = [matrix.grad for matrix in matrices]
-            momenta = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix)) for matrix in matrices]
+            momenta = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                       for matrix in matrices]
             torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
             updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
             step_NRC = orthogonalised(torch.stack(updates).to(self._dtype)).to(matrices[0].dtype)

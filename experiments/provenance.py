@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, machine, versions; and which cores this process may use."""
+"""Where a result comes from: commit, machine, versions."""
 
 import hashlib
 import os
@@ -11,20 +11,10 @@ from pathlib import Path
 
 import torch
 
+from .cores import available_cores
 from .records import Json
 
 _SOURCE = Path(__file__).resolve().parents[1]
-
-
-def available_cores() -> int:
-    """Cores this process may run on, as the scheduler and the container's CPU quota allow."""
-    cores = len(os.sched_getaffinity(0))
-    quota_file = Path("/sys/fs/cgroup/cpu.max")
-    if quota_file.exists():
-        quota, period = quota_file.read_text().split()
-        if quota != "max":
-            cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
 
 
 @cache

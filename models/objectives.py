@@ -71,7 +71,8 @@ class MaskedDiffusion:
         t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)), asked.index_BQ))
+        noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
+        nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
         return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
@@ -106,7 +107,8 @@ class BlockDiffusion:
         labels_1F = _beside(model, torch.arange(2 * length)[None])
         view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        nll_M = asked.nll(model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view, index_BQ=asked.index_BQ))
+        hidden_BQE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view, index_BQ=asked.index_BQ)
+        nll_M = asked.nll(hidden_BQE)
         return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
 
 
@@ -133,7 +135,8 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
         masked_BL = rank_BL < k_B[:, None]
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)), asked.index_BQ))
+        noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
+        nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(masked_BL, nll_M.cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)

@@ -14,10 +14,15 @@ Exit code 1 if tokens differ without a shown defect, 2 if a peer cannot be run.
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..cores import waiting_threads
+
+os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
 
 import torch
 from rich.console import Console

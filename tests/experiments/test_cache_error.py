@@ -154,7 +154,8 @@ def _hydra() -> Iterator[None]:
 @pytest.mark.usefixtures("_hydra")
 @pytest.mark.parametrize("task", ["extraction", "addition"])
 def test_the_default_configuration_serves_its_tasks(task: str) -> None:
-    config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32", "experiment=cache_error", f"task=[{task}]"])
+    config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32",
+                                          "experiment=cache_error", f"task=[{task}]"])
     built = instantiate(config.experiment, _convert_="all")
     built.check()
     assert {point.cache for point in built.points()} == {"recompute", "prefix", "dual", "vicinity", "delayed"}

@@ -15,7 +15,8 @@ ZEN5, ZEN3, GRAVITON3, GRAVITON2 = (
     (ZEN5, "AVX2", "DEFAULT", False), (ZEN5, "AVX512", "avx2", False), (ZEN5, "AVX512", "AVX512_CORE", False),
     (ZEN3, "AVX2", "DEFAULT", False), (ZEN3, "AVX512", "DEFAULT", False),
     ("flags : avx512f amx_bf16 amx_tile\n", "AVX512", "DEFAULT", True),
-    (GRAVITON3, "DEFAULT", "DEFAULT", True), (GRAVITON2, "DEFAULT", "DEFAULT", False), ("", "DEFAULT", "DEFAULT", False)])
+    (GRAVITON3, "DEFAULT", "DEFAULT", True), (GRAVITON2, "DEFAULT", "DEFAULT", False),
+    ("", "DEFAULT", "DEFAULT", False)])
 def test_bfloat16_is_fast_where_the_processor_has_it_and_pytorch_may_use_it(
         cpuinfo: str, capability: str, onednn_limit: str, fast: bool) -> None:
     assert _multiplies_bfloat16(cpuinfo, capability, onednn_limit) is fast

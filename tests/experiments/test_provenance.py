@@ -1,6 +1,7 @@
 """A record says where it comes from."""
 
-from quicksilver.experiments.provenance import available_cores, provenance
+from quicksilver.experiments.cores import available_cores
+from quicksilver.experiments.provenance import provenance
 
 
 def test_provenance_names_commit_machine_and_versions() -> None:
