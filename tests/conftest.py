@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+# Two workers on two cores: threads of theirs would spin against each other. Read by libgomp as torch loads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import torch
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")

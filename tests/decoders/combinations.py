@@ -1,7 +1,11 @@
-"""Every combination of parts that work together, made from their YAML, and what each step of a decode must keep to."""
+"""Combinations of parts, made from their YAML, that hold every two parts that work together; and what each step of a
+decode must keep to."""
 
+import hashlib
+import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,42 +18,53 @@ from quicksilver.decoders import (
     BlockCausalCache,
     BlockCausalCacheApart,
     Blocks,
-    Cache,
     Categorical,
     ClassifierFree,
     Decoder,
     Delayed,
     Greedy,
     GridBlocks,
+    Leftmost,
     Linear,
-    Policy,
     Progress,
     Recompute,
     Request,
-    Sampler,
-    Schedule,
     Step,
+    TopProbability,
     Vicinity,
     Whole,
-    Windows,
 )
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
 
 from tests.conftest import MASK_ID, PATTERNS, TableModel
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = ("policy", "cache", "windows", "sampler", "pattern", "schedule")
+Option = tuple[str, str]
+"""A group and a name in it."""
+
+# What `cover` chooses among these stays as it is whatever else `conf` comes to hold. A new option needs no entry.
+FOUNDED = frozenset((group, name) for group, names in {
+    "policy": """entropy_bound entropy_sum entropy_threshold expert_affinity factor hierarchy klass leftmost low_entropy
+        noisy_probability path_planning prophet random_order redecide relative_threshold remdm_cap remdm_confidence
+        remdm_loop remdm_rescale threshold threshold_llada2 threshold_sdar token_editing top_margin top_probability""",
+    "cache": "append block_causal block_causal_apart delayed dual prefix recompute vicinity",
+    "windows": "blocks grid_blocks revised_blocks single whole",
+    "sampler": "categorical credited cut greedy",
+    "pattern": "bidirectional block_causal causal",
+    "schedule": """binomial cosine dream dream_untruncated even even_floor first_hitting free free_cosine linear
+        linear_3 linear_floor linear_remainder_last single unbounded"""}.items() for name in names.split())
 
 
-def options(group: str) -> dict[str, Any]:
-    return {path.stem: instantiate(OmegaConf.load(path)) for path in sorted((CONF / group).glob("*.yaml"))}
-
-
-POLICIES: dict[str, Policy] = options("policy")
-# Fewer steps than the shipped ones, so that they end on short canvases too; and what a longer canvas would need.
-SCHEDULES: Mapping[str, Schedule] = options("schedule") | {"linear 3": Linear(3)}
-CACHES: dict[str, Cache] = options("cache") | {"vicinity": Vicinity(1, 1, 3), "delayed": Delayed(3)}
-WINDOWS: dict[str, Windows] = options("windows")
-SAMPLERS: Mapping[str, Sampler] = options("sampler") | {"cut": Categorical(temperature=0.8, top_k=5, top_p=0.9)}
+def options(conf: Path) -> dict[str, dict[str, Any]]:
+    """By group and name what the YAML files describe, the patterns of attention, and what a short canvas needs: steps
+    that it can end in, caches that it sees refreshed."""
+    shipped = {group: {path.stem: instantiate(OmegaConf.load(path)) for path in sorted((conf / group).glob("*.yaml"))}
+               for group in GROUPS}
+    return shipped | {
+        "pattern": PATTERNS, "schedule": shipped["schedule"] | {"linear_3": Linear(3)},
+        "cache": shipped["cache"] | {"vicinity": Vicinity(1, 1, 3), "delayed": Delayed(3)},
+        "sampler": shipped["sampler"] | {"cut": Categorical(temperature=0.8, top_k=5, top_p=0.9)}}
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class Combination:
     name: str
     decoder: Decoder
     pattern: AttentionPattern
+    chosen: tuple[Option, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -65,45 +81,64 @@ class Combination:
 REFUSALS: set[str] = set()
 
 
-def works(decoder: Decoder, pattern: AttentionPattern) -> bool:
-    """Whether the parts accept the model. They refuse with ValueError alone."""
-    try:
-        decoder.check(TableModel(pattern), Request.completing([1, 2, 3, 4], 12, mask_id=MASK_ID))
-    except ValueError as error:
-        REFUSALS.add(str(error))
-        return False
-    return True
+def working(options: Mapping[str, Mapping[str, Any]]) -> Iterator[Combination]:
+    """Every choice of one option a group whose parts accept each other and the model. They refuse with ValueError
+    alone."""
+    request = Request.completing([1, 2, 3, 4], 12, mask_id=MASK_ID)
+    models = {name: TableModel(pattern) for name, pattern in options["pattern"].items()}
+    for names in itertools.product(*(options[group] for group in GROUPS)):
+        chosen = tuple(zip(GROUPS, names, strict=True))
+        part = {group: options[group][name] for group, name in chosen}
+        try:
+            decoder = Decoder(part["windows"], part["schedule"], part["sampler"], part["policy"], part["cache"])
+            decoder.check(models[names[GROUPS.index("pattern")]], request)
+        except ValueError as error:
+            REFUSALS.add(str(error))
+        else:
+            yield Combination("-".join(names), decoder, part["pattern"], chosen)
 
 
-def combinations() -> Iterator[Combination]:
-    """Every policy, cache, windows and sampler that work together, on every pattern of attention that they accept; the
-    schedules that a policy accepts take turns."""
-    turn = itertools.count()
-    for (policy_name, policy), (cache_name, cache), (windows_name, windows), (sampler_name, sampler) in (
-            itertools.product(POLICIES.items(), CACHES.items(), WINDOWS.items(), SAMPLERS.items())):
-        decoders: dict[str, Decoder] = {}
-        for name, schedule in SCHEDULES.items():
-            try:
-                decoders[name] = Decoder(windows, schedule, sampler, policy, cache)
-            except ValueError as error:
-                REFUSALS.add(str(error))
-        for pattern_name, pattern in PATTERNS.items() if decoders else ():
-            schedule_name, decoder = list(decoders.items())[next(turn) % len(decoders)]
-            if works(decoder, pattern):
-                yield Combination("-".join((policy_name, cache_name, windows_name, sampler_name, pattern_name,
-                                            schedule_name)), decoder, pattern)
+def held(combination: Combination, size: int) -> set[tuple[Option, ...]]:
+    """Every `size` options of a combination."""
+    return set(itertools.combinations(combination.chosen, size))
 
 
-EVERY = list(combinations())
+def cover(combinations: Iterable[Combination], size: int) -> list[Combination]:
+    """Few of the combinations, which hold whatever `size` options any of them holds together. What has options beside
+    the founded ones is chosen apart from what has others, so that an option that comes or goes changes no other's."""
+    apart: defaultdict[frozenset[Option], list[Combination]] = defaultdict(list)
+    for combination in combinations:
+        apart[frozenset(combination.chosen) - FOUNDED].append(combination)
+    return [found for new in sorted(apart, key=sorted) for found in _cover_what_holds(new, apart[new], size)]
+
+
+def _cover_what_holds(new: frozenset[Option], combinations: list[Combination], size: int) -> Iterator[Combination]:
+    """The combination that holds most of what none before it held, again and again; ties go by a hash of the name."""
+    rests = [{some for some in held(combination, size) if new <= set(some)} for combination in combinations]
+    missing = set[tuple[Option, ...]]().union(*rests)
+    queue = [(-len(rest), hashlib.sha256(combination.name.encode()).digest(), number)
+             for number, (rest, combination) in enumerate(zip(rests, combinations, strict=True))]
+    heapq.heapify(queue)
+    while missing:
+        gain, digest, number = heapq.heappop(queue)
+        if gain == -len(rests[number] & missing):
+            missing -= rests[number]
+            yield combinations[number]
+        else:  # it had more when it was counted last, so whatever is behind it in the queue may have more now
+            heapq.heappush(queue, (-len(rests[number] & missing), digest, number))
+
+
+WORKING = list(working(options(CONF)))
+PAIRS = cover(WORKING, 2)
 ENDING = [Combination(f"ends-{cache}-{windows}",
-                      Decoder(windows, Linear(2), Greedy(), POLICIES["leftmost"], cache, end_id=5), pattern)
+                      Decoder(windows, Linear(2), Greedy(), Leftmost(), cache, end_id=5), pattern)
           for windows, cache, pattern in [
               (Whole(), Recompute(), Bidirectional()), (Blocks(4), Recompute(), Bidirectional()),
               (GridBlocks(4), Recompute(), BlockCausal(4)), (GridBlocks(4), BlockCausalCache(), BlockCausal(4)),
               (GridBlocks(4), BlockCausalCacheApart(), BlockCausal(4)), (Blocks(1), Recompute(), Causal()),
               (Blocks(1), Append(), Causal())]]
-FEW = [*EVERY[::17], *ENDING]
-GUIDED = Combination("guided", Decoder(Blocks(4), Linear(2), Greedy(), POLICIES["top_probability"], Recompute(),
+SINGLES = cover(WORKING, 1)
+GUIDED = Combination("guided", Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute(),
                                        guidance=ClassifierFree(0.7)), Bidirectional())
 
 
