@@ -1,18 +1,25 @@
 """The loop: batches, infilling, stopping, streaming, what is counted and what is refused."""
 
 import itertools
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from quicksilver.decoders import (
     Append,
     BlockCausalCache,
     Blocks,
     Cache,
     Categorical,
+    ClassifierFree,
     Decoder,
     Delayed,
     Dual,
     Even,
+    Floor,
     Free,
     Greedy,
     GridBlocks,
@@ -158,15 +165,32 @@ def test_an_autoregressive_draw_does_not_depend_on_how_it_was_reached() -> None:
     (lambda: Request([1, MASK_ID], seed=-1), "seed=-1"),
     (lambda: Request.completing([1], 0, mask_id=MASK_ID), "num_new=0"),
     (lambda: Request.completing([1, VOCAB_SIZE], 2, mask_id=MASK_ID), f"token id {VOCAB_SIZE}"),
-    (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), "token id -3"),
+    (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), r"tokens\[1\]=-3: must be an integer of at least 0"),
     (lambda: Request([1, MASK_ID, 3, MASK_ID], start=2), f"the mask id {MASK_ID} stands before a request's start"),
-    (lambda: Request([1.5, MASK_ID], start=1), "must be integer token ids"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([1.5, MASK_ID], start=1), r"tokens\[0\]=1.5"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([2**64, MASK_ID]), r"tokens\[0\]=18446744073709551616: .* that fits 64 bits"),
+    (lambda: Request([True, MASK_ID]), r"tokens\[0\]=True"),
+    (lambda: Request([[1, MASK_ID]]), r"tokens\[0\]=\[1, 10\]"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request("12"), "tokens='12': must be a list of integers"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([MASK_ID], seed=2**63), "seed=9223372036854775808: must be an integer of at least 0 that fits"),
     (lambda: Request.completing([1] * 20, 20, mask_id=MASK_ID), "a canvas of 40 tokens: the model's max_length is 24"),
 ])
 def test_a_bad_request_is_refused(request_, message: str) -> None:
     decoder = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute())
     with pytest.raises(ValueError, match=message):
         decoder.decode(random_model(Bidirectional()), [request_()])
+
+
+def test_numbers_of_other_libraries_become_pythons() -> None:
+    theirs: Any = Decoder(Blocks(np.int64(4)), Floor(Linear(np.uint8(2))), Categorical(np.float32(0.5), np.int16(3)),
+                          Threshold(Fraction(1, 2)), Recompute(), guidance=ClassifierFree(np.float64(1)))
+    ours = Decoder(Blocks(4), Floor(Linear(2)), Categorical(0.5, 3), Threshold(0.5), Recompute(),
+                   guidance=ClassifierFree(1))
+    assert repr(theirs) == repr(replace(ours, guidance=ClassifierFree(1.0)))
+    requests = [Request(np.array([1, 2, *[MASK_ID] * 8]), np.int8(2), np.uint64(7)),  # pyright: ignore
+                Request(torch.tensor([1, 2, *[MASK_ID] * 8]), 2, 7)]  # pyright: ignore[reportArgumentType]
+    assert repr(requests) == repr([Request([1, 2, *[MASK_ID] * 8], 2, 7)] * 2)
+    assert theirs.decode(TableModel(Bidirectional()), requests) == ours.decode(TableModel(Bidirectional()), requests)
 
 
 def test_a_given_end_token_ends_nothing() -> None:
