@@ -15,6 +15,7 @@ from quicksilver.decoders import (
     Cache,
     Categorical,
     ClassifierFree,
+    Completion,
     Decoder,
     Delayed,
     Dual,
@@ -40,6 +41,7 @@ from quicksilver.decoders import (
     Windows,
 )
 from quicksilver.experiments.agreement import CLOSE, close_decisions
+from quicksilver.experiments.records import describe, key_of
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
 
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
@@ -113,6 +115,66 @@ def test_a_row_stops_after_its_end_token_and_what_follows_is_not_useful() -> Non
     assert decoding.accounting.tokens_committed == 20
     assert decoding.accounting.tokens_useful == len(completion)
     assert end_id not in completion[:-1]
+
+
+@pytest.mark.parametrize("ends", [[6, 2], (2, 6), {2, 6}, iter([6, 2, 6]), np.array([2, 6]), torch.tensor([6, 2])],
+                         ids=lambda ends: type(ends).__name__)
+def test_several_end_tokens_are_kept_in_one_order(ends: Any) -> None:
+    decoder = replace(AUTOREGRESSIVE, end_id=ends)
+    assert decoder.end_id == decoder.end_ids == (2, 6)
+    assert hash(decoder) == hash(replace(AUTOREGRESSIVE, end_id=(2, 6)))
+    assert key_of(decoder) == key_of(replace(AUTOREGRESSIVE, end_id=[2, 6]))
+    alone = replace(AUTOREGRESSIVE, end_id=[np.int64(2)])
+    assert (alone.end_id, alone.end_ids, describe(alone)["end_id"]) == (2, (2,), 2)
+    assert AUTOREGRESSIVE.end_ids == ()
+
+
+@pytest.mark.parametrize("decoder", [
+    AUTOREGRESSIVE, Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCache()),
+    Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute()),
+    Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute())], ids=str)
+def test_whichever_of_several_end_tokens_comes_first_ends_a_row(decoder: Decoder) -> None:
+    """As the one that comes first would end it alone, in the tokens and in what is counted."""
+    pattern = {Append: Causal(), BlockCausalCache: BlockCausal(4)}.get(type(decoder.cache), Bidirectional())
+    model, num_ended = TableModel(pattern, seed=2), set[int]()
+    for seed in range(6):
+        request = Request.completing([seed, 1, 2, 3], 16, mask_id=MASK_ID)
+        found = decoded_and_counted(replace(decoder, end_id=[7, 4, 9]), model, request)
+        each = {end: decoded_and_counted(replace(decoder, end_id=end), model, request) for end in (4, 7, 9)}
+        shortest = min(each.values(), key=lambda one: (len(one[0].completion), one[1]["row_steps"]))
+        assert len(found[0].completion) == len(shortest[0].completion)
+        assert found[0].completion == shortest[0].completion
+        assert found[1]["tokens_useful"] == len(found[0].completion)
+        assert found[1]["row_steps"] == min(counts["row_steps"] for _, counts in each.values())
+        num_ended |= {*found[0].completion[-1:]} & {4, 7, 9}
+    assert len(num_ended) > 1, "more than one of them ended a row"
+
+
+def decoded_and_counted(decoder: Decoder, model: TableModel, request: Request) -> tuple[Completion, dict[str, Any]]:
+    decoding = decoder.begin(model, [request])
+    for _ in decoder.stream(decoding):
+        pass
+    return decoder.completions(decoding)[0], decoding.accounting.to_json(model)
+
+
+@pytest.mark.parametrize(("end_id", "message"), [
+    (True, "end_id=True: must be an integer of at least 0"), (2.0, "end_id=2.0"), (np.True_, "end_id=np.True_"),
+    (-1, "end_id=-1: must be an integer of at least 0"), ([3, 2.5], r"end_id\[1\]=2.5"),
+    ([False], r"end_id\[0\]=False"),
+    ("3", "end_id='3': must be a list of integers"), ([], r"end_id=\[\]: must be None, a token id or several"),
+    ([3, -1], r"end_id\[1\]=-1"), (2**64, "end_id=18446744073709551616: .* that fits 64 bits")], ids=repr)
+def test_what_is_no_end_token_is_refused_at_once(end_id: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(AUTOREGRESSIVE, end_id=end_id)
+
+
+@pytest.mark.parametrize("end_id", [VOCAB_SIZE, 128_001, MASK_ID])
+def test_an_end_token_that_the_model_has_not_is_refused_where_a_decode_begins(end_id: int) -> None:
+    request = Request.completing([1], 2, mask_id=MASK_ID)
+    for ends in (end_id, [3, end_id]):
+        with pytest.raises(ValueError, match=f"end_id={end_id}: must be a token id from 0 to {VOCAB_SIZE - 1} .* other "
+                                             f"than the mask id, {MASK_ID}"):
+            replace(AUTOREGRESSIVE, end_id=ends).begin(TableModel(Causal()), [request])
 
 
 def test_a_step_can_be_consumed_as_it_comes() -> None:
