@@ -11,29 +11,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_integer
+from ..kernels.checks import check_integer, check_integers, integer_field
 from ..kernels.commit import commit
 from ..models.adapter import LanguageModel
 
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens with the mask id where one is wanted. `start` is where the completion begins: blocks count from there."""
+    """Token ids with the mask id where one is wanted. `start` is where the completion begins: blocks count from there.
+    ValueError names an id, a start or a seed that is no integer from 0 on."""
 
     tokens: Sequence[int]
     start: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("start", self.start, at_least=0)
-        check_integer("seed", self.seed, at_least=0)
+        object.__setattr__(self, "tokens", check_integers("tokens", self.tokens))
+        integer_field(self, "start", at_least=0)
+        integer_field(self, "seed", at_least=0)
         if self.start >= len(self.tokens):
             raise ValueError(f"start={self.start}: the prompt must be shorter than the canvas of {len(self.tokens)}")
 
     @classmethod
     def completing(cls, prompt: Sequence[int], num_new: int, *, mask_id: int, seed: int = 0) -> "Request":
         """A request for `num_new` tokens after `prompt`."""
-        check_integer("num_new", num_new)
+        num_new = check_integer("num_new", num_new)
         return cls([*prompt, *[mask_id] * num_new], start=len(prompt), seed=seed)
 
 
@@ -62,13 +64,9 @@ class Canvas:
             raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
         rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
         for row, request in zip(rows, requests, strict=True):
-            tokens = torch.tensor(request.tokens)
-            if tokens.dtype != torch.int64:
-                raise ValueError(f"tokens={request.tokens[:4]}...: must be integer token ids")
-            row[: len(tokens)] = tokens
-        if rows.min() < 0 or rows.max() >= model.vocab_size:
-            outside = int(rows.min() if rows.min() < 0 else rows.max())
-            raise ValueError(f"token id {outside}: must be from 0 to {model.vocab_size - 1} (vocab_size - 1)")
+            row[: len(request.tokens)] = torch.tensor(request.tokens)
+        if rows.max() >= model.vocab_size:
+            raise ValueError(f"token id {int(rows.max())}: must be from 0 to {model.vocab_size - 1} (vocab_size - 1)")
         stop_B = torch.tensor([len(request.tokens) for request in requests])
         exists_BS = torch.arange(length + 1) < stop_B[:, None]
         masked_BS = exists_BS & (rows == model.mask_id)

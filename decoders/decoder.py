@@ -12,12 +12,15 @@
 Streaming, tracing, timing and early stopping are consumers of the steps that `stream` yields.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from numbers import Number
 
 import torch
 from torch import Tensor
 
+from ..kernels.checks import check_integer, check_integers
 from ..kernels.logit_memories import Previous
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import LanguageModel, Plan
@@ -40,22 +43,35 @@ def _spread(found: TokenStatistics, order_BA: Tensor, eligible_BQ: Tensor) -> To
                               for name, value in vars(found).items() if value is not None})
 
 
+def _end_id(end_id: object) -> int | tuple[int, ...]:
+    """One token id as it is, several ascending, each once. ValueError names what is none."""
+    if isinstance(end_id, Number):
+        return check_integer("end_id", end_id, at_least=0)
+    ends = sorted(set(check_integers("end_id", end_id)))
+    if not ends:
+        raise ValueError(f"end_id={end_id!r}: must be None, a token id or several")
+    return ends[0] if len(ends) == 1 else tuple(ends)
+
+
 @dataclass(frozen=True)
 class Decoder:
-    """Five interchangeable parts, and guidance if wanted. Rows stop after a window that holds `end_id`, where one is
-    given: exact where no later window can change an earlier one (causal and block-causal models), an approximation for
-    bidirectional ones, which would have gone on to condition on what follows."""
+    """Five interchangeable parts, and guidance if wanted. Rows stop after a window that holds `end_id`, or one of
+    several (kept in order as a tuple), where any is given: exact where no later window can change an earlier one
+    (causal and block-causal models), an approximation for bidirectional ones, which would have gone on to condition on
+    what follows."""
 
     windows: Windows
     schedule: Schedule
     sampler: Sampler
     policy: Policy
     cache: Cache
-    end_id: int | None = None
+    end_id: int | Iterable[int] | None = None
     guidance: Guidance = field(default_factory=Unguided)
 
     def __post_init__(self) -> None:
         policy, schedule, cache = self.policy, self.schedule, self.cache
+        if self.end_id is not None:
+            object.__setattr__(self, "end_id", _end_id(self.end_id))
         cache.check_windows(self.windows)
         if policy.needs_open_quota and schedule.freedom is Freedom.FIXED:
             raise ValueError(f"policy {policy} with schedule {schedule}: a fixed quota leaves the policy nothing to "
@@ -75,6 +91,13 @@ class Decoder:
         if cache.stores and not self.guidance.takes_store:
             raise ValueError(f"cache {cache} with guidance {self.guidance}: a store holds keys and values of one "
                              "canvas, guidance runs two; use cache recompute")
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a row, ascending; none or several."""
+        if self.end_id is None:
+            return ()
+        return (self.end_id,) if isinstance(self.end_id, int) else tuple(self.end_id)
 
     def decode(self, model: LanguageModel, requests: Sequence[Request]) -> list[Completion]:
         """Decode the requests as one batch."""
@@ -100,6 +123,10 @@ class Decoder:
     def check(self, model: LanguageModel, request: Request) -> Span:
         """The windows of a request. ValueError with the reason if the parts cannot serve the model or the request."""
         self.cache.check_model(model, self.windows)
+        for end in self.end_ids:
+            if end >= model.vocab_size or end == model.mask_id:
+                raise ValueError(f"end_id={end}: must be a token id from 0 to {model.vocab_size - 1} (vocab_size - 1) "
+                                 f"other than the mask id, {model.mask_id}")
         if not model.holds_logits and (self.sampler.needs_logits or "divergence" in self.policy.statistics):
             raise ValueError(f"sampler {self.sampler} and policy {self.policy} with a fused head: they need all logits "
                              "of a position at once, which only a separate head holds")
@@ -164,7 +191,7 @@ class Decoder:
         if edit.remask_BQ is not None:
             masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.mask_id)
         unfinished = self._unfinished(visit, edit, masked_B)
-        if self.end_id is None:
+        if not self.end_ids:
             return proposal, edit, -unfinished.long()
         return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())
 
@@ -224,19 +251,20 @@ class Decoder:
         whole, accounting = decoding.whole, decoding.accounting
         decoding.count_steps()
         accounting.tokens_useful = 0
-        decided_BS = (~(whole.masked_BS | whole.given_BS)).tolist()
+        decided_BS, end_ids = (~(whole.masked_BS | whole.given_BS)).tolist(), self.end_ids
         completions = []
         for request, tokens, decided in zip(decoding.requests, whole.tokens_BS.tolist(), decided_BS, strict=True):
             length = len(request.tokens)
-            ends = (p for p in range(request.start, length) if tokens[p] == self.end_id and decided[p])
+            ends = (p for p in range(request.start, length) if tokens[p] in end_ids and decided[p])
             stop = next(ends, length - 1) + 1
             accounting.tokens_useful += sum(decided[request.start : stop])
             completions.append(Completion(tokens[:length], tokens[request.start : stop]))
         return completions
 
     def _reached_end(self, canvas: Canvas, window: Window) -> Tensor:
-        """Which rows decided on the end token in the window, bool [B]; a given one ends nothing."""
-        if self.end_id is None:
+        """Which rows decided on an end token in the window, bool [B]; a given one ends nothing."""
+        if not self.end_ids:
             return torch.zeros_like(canvas.seed_B, dtype=torch.bool)
-        query_BQ = window.query_BQ
-        return ((canvas.tokens_BS.gather(1, query_BQ) == self.end_id) & ~canvas.given_BS.gather(1, query_BQ)).any(1)
+        token_BQ = canvas.tokens_BS.gather(1, window.query_BQ)
+        is_end_BQ = reduce(torch.logical_or, (token_BQ == end for end in self.end_ids))
+        return (is_end_BQ & ~canvas.given_BS.gather(1, window.query_BQ)).any(1)

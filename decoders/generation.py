@@ -89,9 +89,9 @@ class GenerationStream:
     def _texts(self, completions: Sequence[Completion]) -> list[str] | None:
         if self._tokenizer is None:
             return None
-        end_id = self._decoder.end_id
+        end_ids = self._decoder.end_ids
         rows = (completion.completion for completion in completions)
-        return [self._tokenizer.decode(row[:-1] if row[-1] == end_id else row) for row in rows]
+        return [self._tokenizer.decode(row[:-1] if row[-1] in end_ids else row) for row in rows]
 
 
 def generate(model: LanguageModel, decoder: Decoder, prompts: Sequence[Prompt], *, num_new: int = 0,

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_integer, check_real
+from ..kernels.checks import integer_field, real_field
 from ..kernels.logit_memories import Credit
 from ..kernels.token_statistics import Draw, Question, Statistic
 
@@ -48,7 +48,7 @@ class Greedy:
     statistics_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_real("statistics_temperature", self.statistics_temperature, above=0)
+        real_field(self, "statistics_temperature", above=0)
 
     @property
     def needs_logits(self) -> bool:
@@ -71,12 +71,12 @@ class Categorical:
     statistics_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_real("temperature", self.temperature, above=0)
-        check_real("statistics_temperature", self.statistics_temperature, above=0)
+        real_field(self, "temperature", above=0)
+        real_field(self, "statistics_temperature", above=0)
         if self.top_k is not None:
-            check_integer("top_k", self.top_k)
+            integer_field(self, "top_k")
         if self.top_p is not None:
-            check_real("top_p", self.top_p, above=0, at_most=1)
+            real_field(self, "top_p", above=0, at_most=1)
 
     @property
     def needs_logits(self) -> bool:
@@ -104,9 +104,9 @@ class Credited:
     def __post_init__(self) -> None:
         if isinstance(self.base, Credited):
             raise ValueError(f"base={self.base}: credit is given once; the base must draw from the logits alone")
-        check_real("alpha", self.alpha, at_least=0)
-        check_real("beta", self.beta, at_least=0, at_most=1)
-        check_real("gamma", self.gamma, at_least=0)
+        real_field(self, "alpha", at_least=0)
+        real_field(self, "beta", at_least=0, at_most=1)
+        real_field(self, "gamma", at_least=0)
 
     @property
     def needs_logits(self) -> bool:

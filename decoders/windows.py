@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_integer
+from ..kernels.checks import integer_field
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Blocks:
     size: int
 
     def __post_init__(self) -> None:
-        check_integer("size", self.size)
+        integer_field(self, "size")
 
     @property
     def num_revised(self) -> int:
@@ -80,8 +80,8 @@ class GridBlocks:
     num_revised: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("size", self.size)
-        check_integer("num_revised", self.num_revised, at_least=0)
+        integer_field(self, "size")
+        integer_field(self, "num_revised", at_least=0)
 
     def span(self, start: int, stop: int) -> Span:
         return _divided(start // self.size * self.size, stop, self.size)

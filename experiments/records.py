@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from enum import Enum
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def describe(value: object) -> Any:
         return value.value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, Real):  # of another library: what is equal has one key
+        return int(value) if isinstance(value, Integral) else float(value)
     raise ValueError(f"{value!r}: a point holds dataclasses, enums, numbers, strings, lists and dicts only")
 
 

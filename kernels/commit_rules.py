@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .checks import check_real
+from .checks import real_field
 
 
 class Rule(Protocol):
@@ -92,7 +92,7 @@ class Threshold:
     program: ClassVar[Any] = _over_threshold
 
     def __post_init__(self) -> None:
-        check_real("minimum", self.minimum)
+        real_field(self, "minimum")
 
     @property
     def limit(self) -> float:
@@ -115,7 +115,7 @@ class Factor:
     program: ClassVar[Any] = _within_factor
 
     def __post_init__(self) -> None:
-        check_real("factor", self.factor, above=0)
+        real_field(self, "factor", above=0)
 
     @property
     def limit(self) -> float:
@@ -135,7 +135,7 @@ class EntropyBound:
     program: ClassVar[Any] = _within_entropy_bound
 
     def __post_init__(self) -> None:
-        check_real("gamma", self.gamma, at_least=0)
+        real_field(self, "gamma", at_least=0)
 
     @property
     def limit(self) -> float:
@@ -155,7 +155,7 @@ class EntropySum:
     program: ClassVar[Any] = _within_entropy_sum
 
     def __post_init__(self) -> None:
-        check_real("gamma", self.gamma, above=0)
+        real_field(self, "gamma", above=0)
 
     @property
     def limit(self) -> float:

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from . import moe_experts_cpu, moe_sort
 from .case import Cost
-from .checks import check_integer
+from .checks import integer_field
 from .dispatch import kernel, launch, stages
 
 
@@ -198,8 +198,8 @@ class ExpertsCase:
     expert_width: int
 
     def __post_init__(self) -> None:
-        check_integer("width", self.width)
-        check_integer("expert_width", self.expert_width)
+        integer_field(self, "width")
+        integer_field(self, "expert_width")
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         load, width = self.load, self.width

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import moe_experts, moe_router, swiglu
 from .case import Cost
-from .checks import check_integer
+from .checks import integer_field
 from .moe_experts import experts
 from .moe_router import Routing, Scoring, route
 from .moe_sort import Load
@@ -59,9 +59,9 @@ class LayerCase:
     shared_width: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("width", self.width, at_least=self.load.num_experts)
-        check_integer("expert_width", self.expert_width)
-        check_integer("shared_width", self.shared_width, at_least=0)
+        integer_field(self, "width", at_least=self.load.num_experts)
+        integer_field(self, "expert_width")
+        integer_field(self, "shared_width", at_least=0)
         if self.routing.top_k != self.load.top_k:
             raise ValueError(f"top_k={self.routing.top_k}: must be the load's, {self.load.top_k}")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
-from .checks import check_instance, check_integer, check_real
+from .checks import check_instance, integer_field, real_field
 from .dispatch import kernel, launch
 
 
@@ -52,12 +52,12 @@ class Routing:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_integer("top_k", self.top_k)
+        integer_field(self, "top_k")
         check_instance("scoring", self.scoring, Scoring)
-        check_integer("num_groups", self.num_groups)
-        check_integer("groups_kept", self.groups_kept, at_most=self.num_groups)
+        integer_field(self, "num_groups")
+        integer_field(self, "groups_kept", at_most=self.num_groups)
         check_instance("renormalise", self.renormalise, bool)
-        check_real("scale", self.scale, above=0)
+        real_field(self, "scale", above=0)
 
     @property
     def by_pairs(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
-from .checks import check_integer, check_real
+from .checks import integer_field, real_field
 from .dispatch import kernel, launch
 
 CHUNK = 512  # assignments; ranking them costs its square
@@ -137,11 +137,12 @@ class Load:
     num_active: int | None = None
 
     def __post_init__(self) -> None:
-        check_integer("num_tokens", self.num_tokens, at_least=0)
-        check_integer("num_experts", self.num_experts)
-        check_integer("top_k", self.top_k, at_most=self.num_experts)
-        check_real("zipf_exponent", self.zipf_exponent, at_least=0)
-        check_integer("num_active", self._num_active, at_least=self.top_k, at_most=self.num_experts)
+        integer_field(self, "num_tokens", at_least=0)
+        integer_field(self, "num_experts")
+        integer_field(self, "top_k", at_most=self.num_experts)
+        real_field(self, "zipf_exponent", at_least=0)
+        if self.num_active is not None:
+            integer_field(self, "num_active", at_least=self.top_k, at_most=self.num_experts)
 
     @property
     def _num_active(self) -> int:

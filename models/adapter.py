@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..kernels.checks import integer_field
 from ..kernels.token_statistics import Question, TokenStatistics
 from .attention import AttentionPattern, Bidirectional, View
 from .config import TransformerConfig
@@ -97,7 +98,8 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class DecodableTransformer:
-    """A Transformer as a LanguageModel. mask_id is the token that stands for "not decided yet"."""
+    """A Transformer as a LanguageModel. mask_id is the token that stands for "not decided yet"; with shift 0 row q
+    predicts position q, with shift 1 position q + 1."""
 
     transformer: Transformer
     mask_id: int
@@ -105,10 +107,8 @@ class DecodableTransformer:
     head: Head = field(default_factory=SeparateHead)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mask_id < self.vocab_size:
-            raise ValueError(f"mask_id={self.mask_id}: must be a token id below vocab_size={self.vocab_size}")
-        if self.shift not in (0, 1):
-            raise ValueError(f"shift={self.shift!r}: must be 0 (row q predicts q) or 1 (row q predicts q + 1)")
+        integer_field(self, "mask_id", at_least=0, at_most=self.vocab_size - 1)
+        integer_field(self, "shift", at_least=0, at_most=1)
 
     @property
     def config(self) -> TransformerConfig:

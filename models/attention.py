@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_integer
+from ..kernels.checks import integer_field
 
 
 class AttentionPattern(Protocol):
@@ -53,7 +53,7 @@ class BlockCausal:
     block: int
 
     def __post_init__(self) -> None:
-        check_integer("block", self.block)
+        integer_field(self, "block")
 
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor:
         return (key_BC // self.block)[:, None, :] <= (query_BQ // self.block)[:, :, None]

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_real
+from ..kernels.checks import real_field
 from ..kernels.moe_router import Scoring
 from .config import Shape
 from .mixture import Routed, Router
@@ -57,7 +57,7 @@ class AuxiliaryLoss:
     coefficient: float = 0.01
 
     def __post_init__(self) -> None:
-        check_real("coefficient", self.coefficient, above=0)
+        real_field(self, "coefficient", above=0)
 
     def check(self, shape: Shape) -> None:
         _check_experts(self, shape)
@@ -77,7 +77,7 @@ class LossFree:
     rate: float = 0.001
 
     def __post_init__(self) -> None:
-        check_real("rate", self.rate, above=0)
+        real_field(self, "rate", above=0)
 
     def check(self, shape: Shape) -> None:
         _check_experts(self, shape)

@@ -9,7 +9,7 @@ distinct ones: an estimate, since trained routers prefer some experts and neighb
 
 from dataclasses import dataclass
 
-from ..kernels.checks import check_instance, check_integer, check_real
+from ..kernels.checks import check_instance, integer_field, real_field
 from ..kernels.moe_router import Routing
 from .attention import AttentionPattern
 
@@ -29,11 +29,11 @@ class ExpertShape:
     selection_bias: bool = False
 
     def __post_init__(self) -> None:
-        check_integer("num_experts", self.num_experts)
-        check_integer("expert_width", self.expert_width)
+        integer_field(self, "num_experts")
+        integer_field(self, "expert_width")
         check_instance("routing", self.routing, Routing)
-        check_integer("shared_width", self.shared_width, at_least=0)
-        check_integer("num_dense_layers", self.num_dense_layers, at_least=0)
+        integer_field(self, "shared_width", at_least=0)
+        integer_field(self, "num_dense_layers", at_least=0)
         check_instance("selection_bias", self.selection_bias, bool)
         self.routing.check_experts(self.num_experts)
 
@@ -66,10 +66,10 @@ class Shape:
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "ffn_width"):
-            check_integer(name, getattr(self, name))
-        check_real("rope_fraction", self.rope_fraction, at_least=0, at_most=1)
-        check_real("rope_theta", self.rope_theta, above=0)
-        check_real("norm_eps", self.norm_eps, above=0)
+            integer_field(self, name)
+        real_field(self, "rope_fraction", at_least=0, at_most=1)
+        real_field(self, "rope_theta", above=0)
+        real_field(self, "norm_eps", above=0)
         if self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide width={self.width}")
         if self.num_heads % self.num_kv_heads:
@@ -107,8 +107,8 @@ class TransformerConfig:
     shape: Shape = Shape()
 
     def __post_init__(self) -> None:
-        check_integer("vocab_size", self.vocab_size, at_least=2)
-        check_integer("max_length", self.max_length)
+        integer_field(self, "vocab_size", at_least=2)
+        integer_field(self, "max_length")
 
     def num_matrix_parameters(self) -> int:
         """Weights of the matrices of all layers, those of every expert included (no embeddings, no head, no norms)."""

@@ -17,7 +17,7 @@ import torch
 from einops import repeat
 from torch import Generator, Tensor
 
-from ..kernels.checks import check_integer
+from ..kernels.checks import check_integer, integer_field
 from ..kernels.masked_cross_entropy import masked_cross_entropy
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean, View
 from .transformer import Transformer
@@ -83,7 +83,7 @@ class BlockDiffusion:
     block: int
 
     def __post_init__(self) -> None:
-        check_integer("block", self.block)
+        integer_field(self, "block")
 
     @property
     def attention(self) -> BlockCausal:

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_integer, check_real
+from ..kernels.checks import integer_field, real_field
 from ..kernels.moe_router import Routing, Scoring
 
 Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -49,7 +49,7 @@ class SharedInBlock:
     num_experts: int
 
     def __post_init__(self) -> None:
-        check_integer("num_experts", self.num_experts)
+        integer_field(self, "num_experts")
 
     def check(self, routing: Routing, num_experts: int) -> None:
         if not routing.top_k <= self.num_experts <= num_experts:
@@ -78,7 +78,7 @@ class FewerWhereSure:
     share: float
 
     def __post_init__(self) -> None:
-        check_real("share", self.share, above=0, at_most=1)
+        real_field(self, "share", above=0, at_most=1)
 
     def check(self, routing: Routing, num_experts: int) -> None:
         pass

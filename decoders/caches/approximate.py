@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_integer
+from ...kernels.checks import integer_field
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import Bidirectional
 from ..windows import Windows
@@ -85,9 +85,9 @@ class Vicinity(_ForBidirectional):
     refresh_every: int = 16
 
     def __post_init__(self) -> None:
-        check_integer("radius", self.radius, at_least=0)
-        check_integer("warm_up", self.warm_up, at_least=0)
-        check_integer("refresh_every", self.refresh_every)
+        integer_field(self, "radius", at_least=0)
+        integer_field(self, "warm_up", at_least=0)
+        integer_field(self, "refresh_every")
 
     def plan(self, moment: Moment) -> Plan:
         warming = moment.window.index == 0 and moment.index < self.warm_up
@@ -105,7 +105,7 @@ class Delayed(_ForBidirectional):
     answers_decided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_integer("refresh_every", self.refresh_every)
+        integer_field(self, "refresh_every")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         super().check_model(model, windows)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels import commit_rules
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import best
@@ -20,7 +20,7 @@ class EntropySum(Policy):
     needs_open_quota: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("gamma", self.gamma, above=0)
+        real_field(self, "gamma", above=0)
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.entropy_BQ is not None

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import preferred
@@ -23,8 +23,8 @@ class Hierarchy(Policy):
     needs_open_quota: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("tau", self.tau, above=0, at_most=1)
-        check_real("low", self.low, at_least=0, at_most=1)
+        real_field(self, "tau", above=0, at_most=1)
+        real_field(self, "low", at_least=0, at_most=1)
 
     def select(self, situation: Situation) -> Edit:
         log_prob_BQ, eligible_BQ = situation.proposal.log_prob_BQ, situation.eligible_BQ

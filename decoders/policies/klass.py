@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_integer, check_real
+from ...kernels.checks import integer_field, real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import preferred
@@ -28,9 +28,9 @@ class Klass(Policy):
     needs_open_quota: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("tau", self.tau, above=0, at_most=1)
-        check_real("epsilon", self.epsilon, above=0)
-        check_integer("history", self.history)
+        real_field(self, "tau", above=0, at_most=1)
+        real_field(self, "epsilon", above=0)
+        integer_field(self, "history")
 
     def begin(self, query_BQ: Tensor) -> Tensor:
         """For how many steps each position has been stable."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
@@ -19,7 +19,7 @@ class NoisyProbability(Policy):
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
 
     def __post_init__(self) -> None:
-        check_real("temperature", self.temperature, above=0)
+        real_field(self, "temperature", above=0)
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.log_prob_BQ is not None

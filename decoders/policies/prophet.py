@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
 from ..schedules import Quota
 from .base import Edit, Policy, Situation
@@ -30,7 +30,7 @@ class Prophet(Policy):
 
     def __post_init__(self) -> None:
         for name in ("early", "middle", "late"):
-            check_real(name, getattr(self, name), at_least=0)
+            real_field(self, name, at_least=0)
 
     def select(self, situation: Situation) -> Edit:
         proposal, eligible_BQ, quota, times = (situation.proposal, situation.eligible_BQ, situation.quota,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import preferred
@@ -20,8 +20,8 @@ class RelativeThreshold(Policy):
     needs_open_quota: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("tau", self.tau, above=0, at_most=1)
-        check_real("slack", self.slack, at_least=0, at_most=1)
+        real_field(self, "tau", above=0, at_most=1)
+        real_field(self, "slack", at_least=0, at_most=1)
 
     def select(self, situation: Situation) -> Edit:
         log_prob_BQ = situation.proposal.log_prob_BQ

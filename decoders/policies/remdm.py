@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
@@ -35,7 +35,7 @@ class Capped:
     eta: float
 
     def __post_init__(self) -> None:
-        check_real("eta", self.eta, at_least=0, at_most=1)
+        real_field(self, "eta", at_least=0, at_most=1)
 
     def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
         return largest.clamp(max=self.eta)
@@ -48,7 +48,7 @@ class Rescaled:
     eta: float
 
     def __post_init__(self) -> None:
-        check_real("eta", self.eta, at_least=0, at_most=1)
+        real_field(self, "eta", at_least=0, at_most=1)
 
     def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
         return self.eta * largest

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_real
+from ...kernels.checks import real_field
 from .base import Edit, Policy, Situation
 from .remdm import remasking
 
@@ -30,10 +30,10 @@ class RemdmLoop(Policy):
     revises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("hold_from", self.hold_from, above=0, at_most=0.999)
-        check_real("hold_until", self.hold_until, above=0, at_most=self.hold_from)
-        check_real("alpha", self.alpha, above=0, at_most=0.999)
-        check_real("eta", self.eta, at_least=0, at_most=(1 - self.alpha) / self.alpha + 1e-9)
+        real_field(self, "hold_from", above=0, at_most=0.999)
+        real_field(self, "hold_until", above=0, at_most=self.hold_from)
+        real_field(self, "alpha", above=0, at_most=0.999)
+        real_field(self, "eta", at_least=0, at_most=(1 - self.alpha) / self.alpha + 1e-9)
 
     def select(self, situation: Situation) -> Edit:
         assert situation.times is not None

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_integer, check_real
+from ...kernels.checks import integer_field, real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import preferred
@@ -27,9 +27,9 @@ class TokenEditing(Policy):
     revises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_real("draft_tau", self.draft_tau, at_least=0, at_most=1)
-        check_real("edit_tau", self.edit_tau, at_least=0, at_most=1)
-        check_integer("num_passes", self.num_passes, at_least=0)
+        real_field(self, "draft_tau", at_least=0, at_most=1)
+        real_field(self, "edit_tau", at_least=0, at_most=1)
+        integer_field(self, "num_passes", at_least=0)
 
     def begin(self, query_BQ: Tensor) -> Tensor:
         """How many steps each row has taken without a mask."""

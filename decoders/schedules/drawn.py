@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_integer
+from ...kernels.checks import integer_field
 from ...kernels.counter_rng import COUNT_STREAM, uniform
 from .base import Progress, Quota, Schedule, Times, exactly, linear_times
 
@@ -30,7 +30,7 @@ class Binomial(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
+        integer_field(self, "steps")
 
     def quota(self, progress: Progress) -> Quota:
         before, after = self.times(progress)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels.checks import check_integer, check_real
+from ...kernels.checks import integer_field, real_field
 from .base import Progress, Quota, Schedule, Times, exactly, linear_times
 
 
@@ -28,7 +28,7 @@ class Linear(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
+        integer_field(self, "steps")
 
     def quota(self, progress: Progress) -> Quota:
         at_start_B = progress.masked_at_start_B
@@ -52,7 +52,7 @@ class LinearRemainderLast(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
+        integer_field(self, "steps")
 
     def quota(self, progress: Progress) -> Quota:
         at_start_B = progress.masked_at_start_B
@@ -78,7 +78,7 @@ class Even(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
+        integer_field(self, "steps")
 
     def quota(self, progress: Progress) -> Quota:
         size = progress.size if progress.size_B is None else progress.size_B
@@ -99,7 +99,7 @@ class Cosine(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
+        integer_field(self, "steps")
 
     def quota(self, progress: Progress) -> Quota:
         # The sine of a sixth of a circle may fall short of a half.
@@ -129,8 +129,8 @@ class Dream(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
-        check_real("eps", self.eps, above=0, at_most=0.5)
+        integer_field(self, "steps")
+        real_field(self, "eps", above=0, at_most=0.5)
 
     def quota(self, progress: Progress) -> Quota:
         before, after = self.times(progress)
@@ -151,8 +151,8 @@ class DreamUntruncated(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_integer("steps", self.steps)
-        check_real("eps", self.eps, above=0, at_most=0.5)
+        integer_field(self, "steps")
+        real_field(self, "eps", above=0, at_most=0.5)
 
     def quota(self, progress: Progress) -> Quota:
         left_B: Tensor = (progress.masked_at_start_B * self.times(progress).after).long()

@@ -1,18 +1,26 @@
 """The loop: batches, infilling, stopping, streaming, what is counted and what is refused."""
 
 import itertools
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from quicksilver.decoders import (
     Append,
     BlockCausalCache,
     Blocks,
     Cache,
     Categorical,
+    ClassifierFree,
+    Completion,
     Decoder,
     Delayed,
     Dual,
     Even,
+    Floor,
     Free,
     Greedy,
     GridBlocks,
@@ -33,6 +41,7 @@ from quicksilver.decoders import (
     Windows,
 )
 from quicksilver.experiments.agreement import CLOSE, close_decisions
+from quicksilver.experiments.records import describe, key_of
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
 
 from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
@@ -108,6 +117,66 @@ def test_a_row_stops_after_its_end_token_and_what_follows_is_not_useful() -> Non
     assert end_id not in completion[:-1]
 
 
+@pytest.mark.parametrize("ends", [[6, 2], (2, 6), {2, 6}, iter([6, 2, 6]), np.array([2, 6]), torch.tensor([6, 2])],
+                         ids=lambda ends: type(ends).__name__)
+def test_several_end_tokens_are_kept_in_one_order(ends: Any) -> None:
+    decoder = replace(AUTOREGRESSIVE, end_id=ends)
+    assert decoder.end_id == decoder.end_ids == (2, 6)
+    assert hash(decoder) == hash(replace(AUTOREGRESSIVE, end_id=(2, 6)))
+    assert key_of(decoder) == key_of(replace(AUTOREGRESSIVE, end_id=[2, 6]))
+    alone = replace(AUTOREGRESSIVE, end_id=[np.int64(2)])
+    assert (alone.end_id, alone.end_ids, describe(alone)["end_id"]) == (2, (2,), 2)
+    assert AUTOREGRESSIVE.end_ids == ()
+
+
+@pytest.mark.parametrize("decoder", [
+    AUTOREGRESSIVE, Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCache()),
+    Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute()),
+    Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute())], ids=str)
+def test_whichever_of_several_end_tokens_comes_first_ends_a_row(decoder: Decoder) -> None:
+    """As the one that comes first would end it alone, in the tokens and in what is counted."""
+    pattern = {Append: Causal(), BlockCausalCache: BlockCausal(4)}.get(type(decoder.cache), Bidirectional())
+    model, num_ended = TableModel(pattern, seed=2), set[int]()
+    for seed in range(6):
+        request = Request.completing([seed, 1, 2, 3], 16, mask_id=MASK_ID)
+        found = decoded_and_counted(replace(decoder, end_id=[7, 4, 9]), model, request)
+        each = {end: decoded_and_counted(replace(decoder, end_id=end), model, request) for end in (4, 7, 9)}
+        shortest = min(each.values(), key=lambda one: (len(one[0].completion), one[1]["row_steps"]))
+        assert len(found[0].completion) == len(shortest[0].completion)
+        assert found[0].completion == shortest[0].completion
+        assert found[1]["tokens_useful"] == len(found[0].completion)
+        assert found[1]["row_steps"] == min(counts["row_steps"] for _, counts in each.values())
+        num_ended |= {*found[0].completion[-1:]} & {4, 7, 9}
+    assert len(num_ended) > 1, "more than one of them ended a row"
+
+
+def decoded_and_counted(decoder: Decoder, model: TableModel, request: Request) -> tuple[Completion, dict[str, Any]]:
+    decoding = decoder.begin(model, [request])
+    for _ in decoder.stream(decoding):
+        pass
+    return decoder.completions(decoding)[0], decoding.accounting.to_json(model)
+
+
+@pytest.mark.parametrize(("end_id", "message"), [
+    (True, "end_id=True: must be an integer of at least 0"), (2.0, "end_id=2.0"), (np.True_, "end_id=np.True_"),
+    (-1, "end_id=-1: must be an integer of at least 0"), ([3, 2.5], r"end_id\[1\]=2.5"),
+    ([False], r"end_id\[0\]=False"),
+    ("3", "end_id='3': must be a list of integers"), ([], r"end_id=\[\]: must be None, a token id or several"),
+    ([3, -1], r"end_id\[1\]=-1"), (2**64, "end_id=18446744073709551616: .* that fits 64 bits")], ids=repr)
+def test_what_is_no_end_token_is_refused_at_once(end_id: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(AUTOREGRESSIVE, end_id=end_id)
+
+
+@pytest.mark.parametrize("end_id", [VOCAB_SIZE, 128_001, MASK_ID])
+def test_an_end_token_that_the_model_has_not_is_refused_where_a_decode_begins(end_id: int) -> None:
+    request = Request.completing([1], 2, mask_id=MASK_ID)
+    for ends in (end_id, [3, end_id]):
+        with pytest.raises(ValueError, match=f"end_id={end_id}: must be a token id from 0 to {VOCAB_SIZE - 1} .* other "
+                                             f"than the mask id, {MASK_ID}"):
+            replace(AUTOREGRESSIVE, end_id=ends).begin(TableModel(Causal()), [request])
+
+
 def test_a_step_can_be_consumed_as_it_comes() -> None:
     decoder = Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute())
     decoding = decoder.begin(random_model(Bidirectional()), [Request.completing([1], 6, mask_id=MASK_ID)])
@@ -158,15 +227,32 @@ def test_an_autoregressive_draw_does_not_depend_on_how_it_was_reached() -> None:
     (lambda: Request([1, MASK_ID], seed=-1), "seed=-1"),
     (lambda: Request.completing([1], 0, mask_id=MASK_ID), "num_new=0"),
     (lambda: Request.completing([1, VOCAB_SIZE], 2, mask_id=MASK_ID), f"token id {VOCAB_SIZE}"),
-    (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), "token id -3"),
+    (lambda: Request.completing([1, -3], 2, mask_id=MASK_ID), r"tokens\[1\]=-3: must be an integer of at least 0"),
     (lambda: Request([1, MASK_ID, 3, MASK_ID], start=2), f"the mask id {MASK_ID} stands before a request's start"),
-    (lambda: Request([1.5, MASK_ID], start=1), "must be integer token ids"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([1.5, MASK_ID], start=1), r"tokens\[0\]=1.5"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([2**64, MASK_ID]), r"tokens\[0\]=18446744073709551616: .* that fits 64 bits"),
+    (lambda: Request([True, MASK_ID]), r"tokens\[0\]=True"),
+    (lambda: Request([[1, MASK_ID]]), r"tokens\[0\]=\[1, 10\]"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request("12"), "tokens='12': must be a list of integers"),  # pyright: ignore[reportArgumentType]
+    (lambda: Request([MASK_ID], seed=2**63), "seed=9223372036854775808: must be an integer of at least 0 that fits"),
     (lambda: Request.completing([1] * 20, 20, mask_id=MASK_ID), "a canvas of 40 tokens: the model's max_length is 24"),
 ])
 def test_a_bad_request_is_refused(request_, message: str) -> None:
     decoder = Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute())
     with pytest.raises(ValueError, match=message):
         decoder.decode(random_model(Bidirectional()), [request_()])
+
+
+def test_numbers_of_other_libraries_become_pythons() -> None:
+    theirs: Any = Decoder(Blocks(np.int64(4)), Floor(Linear(np.uint8(2))), Categorical(np.float32(0.5), np.int16(3)),
+                          Threshold(Fraction(1, 2)), Recompute(), guidance=ClassifierFree(np.float64(1)))
+    ours = Decoder(Blocks(4), Floor(Linear(2)), Categorical(0.5, 3), Threshold(0.5), Recompute(),
+                   guidance=ClassifierFree(1))
+    assert repr(theirs) == repr(replace(ours, guidance=ClassifierFree(1.0)))
+    requests = [Request(np.array([1, 2, *[MASK_ID] * 8]), np.int8(2), np.uint64(7)),  # pyright: ignore
+                Request(torch.tensor([1, 2, *[MASK_ID] * 8]), 2, 7)]  # pyright: ignore[reportArgumentType]
+    assert repr(requests) == repr([Request([1, 2, *[MASK_ID] * 8], 2, 7)] * 2)
+    assert theirs.decode(TableModel(Bidirectional()), requests) == ours.decode(TableModel(Bidirectional()), requests)
 
 
 def test_a_given_end_token_ends_nothing() -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quicksilver.experiments.records import RecordStore, describe, key_of, read_record
 from quicksilver.experiments.training import TrainingPoint
@@ -30,6 +31,12 @@ def test_everything_that_changes_the_answer_changes_the_name(training_point: Cal
             key_of(training_point(threads=2)), key_of(training_point(precision="bfloat16"))}
     assert len(keys) == 5
     assert key_of(training_point()) == key_of(training_point())
+
+
+def test_equal_numbers_of_any_library_have_one_name() -> None:
+    theirs = {"seed": np.int64(3), "share": np.float32(0.5), "lengths": [np.uint8(2)]}
+    assert describe(theirs) == {"seed": 3, "share": 0.5, "lengths": [2]}
+    assert key_of(theirs) == key_of({"seed": 3, "share": 0.5, "lengths": [2]})
 
 
 @pytest.mark.parametrize("damage", [
