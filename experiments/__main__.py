@@ -28,8 +28,9 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from . import progress
 from .devices import best_device
+from .interrupts import interrupt_once
 from .provenance import available_cores
-from .runner import PointsFailed
+from .runner import PointsFailed, check_output
 
 
 @contextmanager
@@ -65,6 +66,7 @@ def _run(config: DictConfig) -> None:
             config.device = best_device()
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
+        check_output(Path(config.output))
     try:
         num_failed = experiment.run(Path(config.output))
     except OSError as error:
@@ -107,6 +109,7 @@ def _free_cores(hydra_config: HydraConf) -> int:
 
 
 def main() -> None:
+    interrupt_once()
     # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
