@@ -30,7 +30,7 @@ from . import progress
 from .devices import best_device
 from .interrupts import interrupt_once
 from .provenance import available_cores
-from .runner import PointsFailed, check_output
+from .runner import PointsFailed, check_folder
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def _run(config: DictConfig) -> None:
             config.device = best_device()
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
-        check_output(Path(config.output))
+        check_folder("output", Path(config.output))
     try:
         num_failed = experiment.run(Path(config.output))
     except OSError as error:

@@ -19,14 +19,14 @@ class PointsFailed(Exception):
     """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
 
 
-def check_output(folder: Path) -> None:
-    """ValueError where no file can be made in the folder `output`; it is made if it is missing."""
+def check_folder(name: str, folder: Path) -> None:
+    """ValueError where no file can be made in the folder that the option `name` names; it is made if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"output={str(folder)!r}: must be a folder that can be written ({error.strerror})") from None
+        raise ValueError(f"{name}={str(folder)!r}: must be a folder that can be written ({error.strerror})") from None
 
 
 class Runner:
