@@ -5,6 +5,8 @@ BIN := .venv/bin
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
 SOURCES := kernels models decoders experiments conf tests
+# What gpu tests.
+GPU_TESTS := tests/kernels
 # What gpu-train trains, in this order; a colon stands for a space.
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
@@ -29,15 +31,20 @@ kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check a
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
 		$(if $(full),full=true) $(ARGS)
 
-# Nine minutes in all: a part that runs out of its time (124) keeps what it has, and the next call goes on.
+# Nine minutes in all. A measurement that runs out of its time (124) keeps what it has, and the next call goes on; tests
+# that do, and whatever does not end when it is told to (137), have failed. ARGS go to every measurement, KERNEL_ARGS,
+# STEP_ARGS and SWEEP_ARGS to one.
 gpu:  ## with a GPU and the PYTHON that knows it: kernels tested, timed beside floors and peers; whole steps; the sweep
-	status=0; within() { timeout -s INT "$$@" || [ $$? = 124 ] || status=1; }; \
-	within 100 $(PYTHON) -m pytest -q -p no:cacheprovider -m "not slow" tests/kernels; \
-	within 170 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=120 "experiment.targets=[]" \
-		experiment.num_processes=4 $(ARGS); \
-	within 130 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=110; \
-	within 130 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
-		"experiment.num_items=[32,128,512]"; \
+	status=0; within() { timeout -k 5 -s INT "$$@"; }; \
+	measured_within() { within "$$@" || [ $$? = 124 ] || status=1; }; \
+	parallel=; if $(PYTHON) -c "import xdist" > /dev/null 2>&1; then parallel="-n 8"; fi; \
+	within 100 $(PYTHON) -m pytest -q -p no:cacheprovider -W default $$parallel -m "not slow" $(GPU_TESTS) || status=1; \
+	measured_within 165 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=140 \
+		"experiment.targets=[]" experiment.num_processes=4 $(ARGS) $(KERNEL_ARGS); \
+	measured_within 125 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=100 \
+		$(ARGS) $(STEP_ARGS); \
+	measured_within 125 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
+		"experiment.num_items=[32,128,512]" $(ARGS) $(SWEEP_ARGS); \
 	exit $$status
 
 # 20 of its 520 seconds are for imports, the data before the first update, and the last save.
@@ -46,8 +53,8 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 	for pair in $(GPU_PAIRS); do \
 		left=$$((end - $$(date +%s))); \
 		if [ $$left -lt 20 ]; then echo "no time left in this run for $$pair"; continue; fi; \
-		$(PYTHON) -m quicksilver.experiments experiment=train seconds=$$left $$(echo $$pair | tr : ' ') $(ARGS) \
-			|| status=$$?; \
+		timeout -k 5 -s INT $$((left + 15)) $(PYTHON) -m quicksilver.experiments experiment=train seconds=$$left \
+			$$(echo $$pair | tr : ' ') $(ARGS) || status=$$?; \
 	done; \
 	exit $$status
 

@@ -32,7 +32,8 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from . import progress
 from .devices import best_device, fast_precision
-from .runner import PointsFailed
+from .interrupts import interrupt_once
+from .runner import PointsFailed, check_folder
 
 
 @contextmanager
@@ -70,6 +71,7 @@ def _run(config: DictConfig) -> None:
             config.precision = fast_precision(config.device)
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
+        check_folder("output", Path(config.output))
     try:
         num_failed = experiment.run(Path(config.output))
     except OSError as error:
@@ -112,6 +114,7 @@ def _free_cores(hydra_config: HydraConf) -> int:
 
 
 def main() -> None:
+    interrupt_once()
     # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -5,9 +5,10 @@ the physical floor of every shape, and checks results in Triton's interpreter; w
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from .kernel_stages import Compiled, CompileStage, Item, TimingStage, floors, ve
 from .kernel_tables import OURS
 from .progress import console
 from .records import Json
+from .runner import check_folder
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class KernelCases:
 @dataclass(frozen=True)
 class KernelBench:
     """The experiment. `other_tritons` are folders that hold another Triton each; `targets` are compiled for, none to
-    leave that out; `baseline` is the folder of the guard's files; `seconds` bound the timing on a GPU."""
+    leave that out; `baseline` is the folder of the guard's files; on a GPU nothing is timed later than `seconds` after
+    the run began."""
 
     kernels: dict[str, KernelCases]
     targets: list[str]
@@ -65,38 +68,24 @@ class KernelBench:
         if len(set(found)) < len(found):
             raise ValueError(f"other_tritons={self.other_tritons!r}: must hold versions other than each other's and "
                              f"this environment's; found {', '.join(found)}")
+        if self.update_baseline:
+            check_folder("baseline", Path(self.baseline))
 
     def run(self, folder: Path) -> int:
-        """Run the stages and write the report to `folder`/kernels. Returns how much failed."""
-        folder = folder / "kernels"
-        has_gpu = torch.cuda.is_available()
-        device = "cuda" if has_gpu else "cpu"
-        shipped = [Item(name, shape, dtype, case) for name, kernel in self.kernels.items()
-                   for dtype in kernel.dtypes for shape, case in kernel.shapes.items()]
-        tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in self.kernels.items()
-                for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
-        cases = floors(shipped, JsonLines(folder / "cases.jsonl"))
-        compiled, failures = Compiled(), []
-        if self.targets:
-            stage = CompileStage(self.targets, self.other_tritons, self.full, self.num_processes)
-            compiled = stage.run(shipped, JsonLines(folder / "programs.jsonl"))
-            failures = self._guard(compiled)
-        judged = verdicts(tiny, device, self.num_processes, JsonLines(folder / "verdicts.jsonl"))
-        failures += [f"{row['kernel']}, {row['case']}, {row['dtype']}: {_wrong(row)}" for row in judged
-                     if not row["passed"]]
-        times = JsonLines(folder / "times.jsonl")
-        if has_gpu:
-            TimingStage(self.seconds, device).run(shipped, times)
-            failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}"
-                         for row in _latest(times.rows()) if row["contender"] == OURS and "failed" in row]
-        path = write_report(folder, cases, compiled.records, judged, times.rows() if has_gpu else [], failures,
-                            has_gpu=has_gpu)
-        for failure in failures:
-            console.print(f"- {failure}", markup=False, style="red")
-        console.print(f"report: {path}", markup=False)
+        """Run the stages and write the report to `folder`/kernels, of what was done when interrupted. Returns how much
+        failed."""
+        stages = _Stages(self, folder / "kernels")
+        try:
+            stages.run()
+        except KeyboardInterrupt:
+            stages.cut = f"cut: {', '.join(stages.missing())} missing"
+            console.print(stages.cut, markup=False)
+            raise
+        finally:
+            failures = stages.report()
         return len(failures)
 
-    def _guard(self, compiled: Compiled) -> list[str]:
+    def guard(self, compiled: Compiled) -> list[str]:
         """What breaks a limit or is worse than the baseline, which is written instead if that was asked for."""
         baseline = Baseline(Path(self.baseline))
         console.print(f"{compiled.num_configurations} configurations ship, at most {MAX_CONFIGURATIONS} may",
@@ -117,6 +106,69 @@ class KernelBench:
             return found
         worse = baseline.regressions(compiled.records, compiled.existing)
         return found + ([*worse, HOW_TO_UPDATE] if worse else [])
+
+
+@dataclass
+class _Stages:
+    """A run of the benchmark: its stages one after the other, and what they have found so far."""
+
+    bench: KernelBench
+    folder: Path
+    began: float = field(default_factory=time.monotonic)
+    cases: list[Json] = field(default_factory=list)
+    compiled: Compiled = field(default_factory=Compiled)
+    judged: list[Json] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    cut: str | None = None
+
+    def __post_init__(self) -> None:
+        kernels = self.bench.kernels.items()
+        self.has_gpu = torch.cuda.is_available()
+        self.shipped = [Item(name, shape, dtype, case) for name, kernel in kernels
+                        for dtype in kernel.dtypes for shape, case in kernel.shapes.items()]
+        self.tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in kernels
+                     for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
+        self.times = JsonLines(self.folder / "times.jsonl")
+
+    def run(self) -> None:
+        bench = self.bench
+        self.cases = floors(self.shipped, JsonLines(self.folder / "cases.jsonl"))
+        if bench.targets:
+            stage = CompileStage(bench.targets, bench.other_tritons, bench.full, bench.num_processes)
+            stage.run(self.shipped, JsonLines(self.folder / "programs.jsonl"), self.compiled)
+            self.failures += bench.guard(self.compiled)
+        device = "cuda" if self.has_gpu else "cpu"
+        for row in verdicts(self.tiny, device, bench.num_processes, JsonLines(self.folder / "verdicts.jsonl")):
+            self.judged.append(row)
+        if self.has_gpu:
+            num_left = TimingStage(bench.seconds - (time.monotonic() - self.began)).run(self.shipped, self.times)
+            if num_left:
+                console.print(f"{bench.seconds:.0f} s ended {num_left} times early; the same command goes on from here",
+                              markup=False)
+
+    def missing(self) -> list[str]:
+        """What a whole run would have and this one has not."""
+        parts = ["some programs"] if self.bench.targets and not self.compiled.is_whole else []
+        if len(self.judged) < len(self.tiny):
+            parts.append(f"{len(self.tiny) - len(self.judged)} of {len(self.tiny)} verdicts")
+        if self.has_gpu:
+            parts.append(f"{len(TimingStage(0).missing(self.shipped, self.times))} times")
+        return parts
+
+    def report(self) -> list[str]:
+        """Write the report, and print and return what failed."""
+        judged = sorted(self.judged, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
+        times = self.times.rows() if self.has_gpu else []
+        failures = self.failures + [f"{row['kernel']}, {row['case']}, {row['dtype']}: {_wrong(row)}" for row in judged
+                                    if not row["passed"]]
+        failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in _latest(times)
+                     if row["contender"] == OURS and "failed" in row]
+        path = write_report(self.folder, self.cases, self.compiled.records, judged, times, failures,
+                            has_gpu=self.has_gpu, cut=self.cut)
+        for failure in failures:
+            console.print(f"- {failure}", markup=False, style="red")
+        console.print(f"report: {path}", markup=False)
+        return failures
 
 
 def _shares(records: Sequence[Json]) -> str:

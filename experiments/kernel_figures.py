@@ -74,7 +74,7 @@ def _floors(axes: Axes, rows: Sequence[TimeRow], kernels: Sequence[str]) -> None
             is_ours = row.contender == OURS
             axes.plot(row.median_us, place + (0.22 if is_ours else 0.42), marker=marker if is_ours else "|",
                       color=colour if is_ours else "#888888", linestyle="none", markersize=6)
-    axes.set(xscale="log", title="Time, hollow: floor; filled: ours, cold; grey: peers", xlabel="microseconds")
+    axes.set(xscale="log", title="Time, hollow: floor; filled: ours; grey: peers", xlabel="microseconds")
     axes.set_yticks(range(len(kernels)), kernels)
     axes.set_ylim(len(kernels) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

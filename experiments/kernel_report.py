@@ -26,9 +26,9 @@ from .progress import console
 
 
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
-                 times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool) -> Path:
+                 times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
     """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line a kernel, and return the
-    page's path."""
+    page's path. `cut` says what is missing of a run that did not end."""
     no_times = None if has_gpu else NO_GPU
     rows = time_rows(cases, times, no_times)
     origins = _origins((*cases, *compiled, *verdicts, *times))
@@ -38,7 +38,7 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
     atomic_write(folder / "times.csv", times_csv(rows).encode())
     template = resources.files("quicksilver.experiments").joinpath("kernel_report.html.j2").read_text()
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        origins=origins, failures=failures, image=base64.b64encode(image).decode(), no_times=no_times,
+        origins=origins, failures=failures, cut=cut, image=base64.b64encode(image).decode(), no_times=no_times,
         lines=kernel_lines(compiled, verdicts, rows), programs=program_rows(compiled), verdicts=verdicts,
         rows=[row for row in rows if row.contender == OURS or has_gpu], ours=OURS, beside=_beside(cases),
         share_from=SHARE_FROM_US,
@@ -83,7 +83,7 @@ def _print(lines: Sequence[Json], rows: Sequence[TimeRow]) -> None:
     if not any(row.median_us for row in rows):
         console.print(f"times: {rows[0].state if rows else 'none'}", markup=False)
         return
-    shown = _table("cold, median", ("floor us", "time us", f"% of floor over {SHARE_FROM_US} us"))
+    shown = _table("replays, median", ("floor us", "time us", f"% of floor over {SHARE_FROM_US} us"))
     for line in lines:
         shown.add_row(line["kernel"], *(_range(line[name], form) for name, form in (
             ("floor_us", ".3g"), ("times_us", ".3g"), ("percent_of_floor", ".0f"))))

@@ -23,7 +23,7 @@ from .kernel_gate import TOLERANCES, verdict
 from .kernel_limits import MAIN_TARGET
 from .kernel_peers import OURS, peers
 from .kernel_timing import ceilings, timed
-from .kernel_worker import CallFailed, Pool, Worker
+from .kernel_worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
 from .locks import machine_alone, machine_shared
 from .progress import bar, console
 from .provenance import provenance
@@ -31,7 +31,6 @@ from .records import Json
 
 _KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 _AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
-_LEAST_SECONDS = 20.0  # what a call on the GPU may take though the budget ends
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,13 @@ def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
 @dataclass
 class Compiled:
     """What a compile stage found: a record for each kernel and program; every program that exists now, compiled in this
-    run or not; how many configurations ship; and what failed."""
+    run or not; how many configurations ship; what failed; and whether all was done."""
 
     records: list[Json] = field(default_factory=list)
     existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     num_configurations: int = 0
     failures: list[str] = field(default_factory=list)
+    is_whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,15 @@ class CompileStage:
     full: bool
     num_processes: int
 
-    def run(self, items: Sequence[Item], file: JsonLines) -> Compiled:
-        """Compile what the items launch."""
-        found = Compiled()
+    def run(self, items: Sequence[Item], file: JsonLines, found: Compiled) -> None:
+        """Compile what the items launch, and add to `found` as it comes."""
         file.replace([])
         with machine_shared():
             for site in (None, *self.other_tritons):
                 with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
                         Pool(compiler_environment(site, Path(folder)), self.num_processes) as pool:
                     self._with_one_triton(site, items, pool, file, found)
-        return found
+        found.is_whole = True
 
     def _with_one_triton(self, site: str | None, items: Sequence[Item], pool: Pool, file: JsonLines,
                          found: Compiled) -> None:
@@ -182,22 +181,21 @@ def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
     return list(records.values())
 
 
-def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonLines) -> list[Json]:
-    """Hold each item against its reference in float64, interpreted unless `device` is a GPU."""
+def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonLines) -> Iterator[Json]:
+    """Hold each item against its reference in float64, interpreted unless `device` is a GPU; rows as they come."""
     file.replace([])
-    rows: list[Json] = []
+    limit = ENOUGH_SECONDS if device == "cuda" else None  # the interpreter may take long
     with machine_shared(), Pool(running_environment(device), num_processes) as pool, \
             bar("verdicts", len(items)) as progress:
         calls = [(item.case, item.dtype, device) for item in items]
-        for done, (place, answer) in enumerate(pool.ask_all(verdict, calls), 1):
+        for done, (place, answer) in enumerate(pool.ask_all(verdict, calls, limit), 1):
             if isinstance(answer, CallFailed):
                 answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
                           "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
             row = items[place].row | answer | {"provenance": sources(device_name(device))}
             file.append(row)
-            rows.append(row)
+            yield row
             progress.update(done, items[place].kernel)
-    return sorted(rows, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
 
 
 def running_environment(device: str) -> dict[str, str]:
@@ -219,51 +217,58 @@ class TimingStage:
     seconds: float
     device: str = "cuda"
 
-    def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> None:
-        """Append the missing rows. `timer` and `measure_ceilings` run in the GPU's process."""
+    def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> int:
+        """Append the missing rows, and return how many there was no time for. `timer` and `measure_ceilings` run in the
+        GPU's process."""
         ends = time.monotonic() + self.seconds
         name = device_name(self.device)
-        done = {row["key"] for row in file.rows() if "failed" not in row}
-        with machine_alone(), Worker(running_environment(self.device)) as worker:
-            tasks = [("ceilings", None, None), *self._tasks(items)]
-            with bar("time", len(tasks)) as progress:
-                for count, (contender, item, installed) in enumerate(tasks, 1):
-                    row = {"contender": contender, **(item.row if item else {})}
-                    row["key"] = _key(row, name)
-                    left = ends - time.monotonic()
-                    if row["key"] in done:
-                        continue
-                    if left <= 0:
-                        console.print(f"the budget of {self.seconds:.0f} s ended {len(tasks) - count + 1} rows early; "
-                                      "the same command goes on from here", markup=False)
-                        return
-                    if installed is False:
-                        continue
-                    row["provenance"] = sources(name)
-                    try:
-                        if item is None:
-                            row |= worker.ask(measure_ceilings, self.device, seconds=max(left, _LEAST_SECONDS))
-                        else:
-                            row |= worker.ask(timer, item.case, item.dtype, contender, self.device,
-                                              seconds=max(left, _LEAST_SECONDS))
-                    except CallFailed as error:
-                        row["failed"] = str(error)
-                    if "no_graph" in row or "failed" in row:
-                        worker.end()  # a fault or a broken capture may have spoiled the GPU's context
-                    file.append(row)
-                    progress.update(count, f"{row.get('kernel', '')} {contender}")
+        missing, num_cut = self.missing(items, file), 0
+        with machine_alone(), Worker(running_environment(self.device)) as worker, bar("time", len(missing)) as progress:
+            for count, (contender, item) in enumerate(missing):
+                left = ends - time.monotonic()
+                if left <= 0:
+                    return len(missing) - count + num_cut
+                row = _named(contender, item, name) | {"provenance": sources(name)}
+                progress.update(count, f"{row.get('kernel', '')} {contender}")
+                try:
+                    call = (measure_ceilings,) if item is None else (timer, item.case, item.dtype, contender)
+                    row |= worker.ask(*call, self.device, seconds=left + LATE_SECONDS)
+                except CutShort as error:
+                    console.print(f"cut: {row.get('kernel', '')} {row.get('shape', '')} {contender}: {error}",
+                                  markup=False)
+                    num_cut += 1
+                    continue
+                except CallFailed as error:
+                    row["failed"] = str(error)
+                if "no_graph" in row or "failed" in row:
+                    worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+                file.append(row)
+        return num_cut
 
-    def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item, bool | None]]:
-        """Contender, item, whether it is installed, in the order in which they are timed."""
+    def missing(self, items: Sequence[Item], file: JsonLines) -> "list[tuple[str, Item | None]]":
+        """Contender and item (None: the card's ceilings) of each row that the file does not hold, or holds as failed,
+        in the order in which they are timed; not of peers that are not installed."""
+        name = device_name(self.device)
+        done = {row["key"] for row in file.rows() if "failed" not in row}
+        wanted = [("ceilings", None), *self._tasks(items)]
+        return [(contender, item) for contender, item in wanted if _named(contender, item, name)["key"] not in done]
+
+    def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item]]:
+        """Contenders that are installed, with their items, in the order in which they are timed."""
         ranked = []
         place_of: dict[str, int] = {}
         for item in items:
             place = place_of[item.kernel] = place_of.get(item.kernel, -1) + 1
-            *first, last = peers(item.case)
-            ranked.append((0, place, (OURS, item, True)))
-            ranked += [(rank, place, (peer.name, item, peer.is_installed)) for rank, peer in enumerate(first, 1)]
-            ranked.append((_AFTER_ALL, place, (last.name, item, last.is_installed)))
+            *first, last = [(peer.name, peer.is_installed) for peer in peers(item.case)]
+            entries = [(0, OURS, True), *((rank, *peer) for rank, peer in enumerate(first, 1)), (_AFTER_ALL, *last)]
+            ranked += [(rank, place, (name, item)) for rank, name, is_installed in entries if is_installed]
         return [task for _, _, task in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _named(contender: str, item: Item | None, device: str) -> Json:
+    """A row of times before it has any."""
+    row = {"contender": contender, **(item.row if item else {})}
+    return row | {"key": _key(row, device)}
 
 
 def _key(row: Json, device: str) -> str:

@@ -16,6 +16,7 @@ SHARE_FROM_US = 30  # a shorter floor is below what a launch takes: its share sa
 _NOT_REACHED = "not measured: the time budget ended"
 _NOT_INSTALLED = "not installed"
 _CLOCKS = ("cold_us", "warm_us", "flushed_us")
+_LAUNCHED = "launched from Python only"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,15 @@ class TimeRow:
 
     @property
     def median_us(self) -> float | None:
-        """The median with a cold cache: of graph replays, or of single launches where a graph could not be made."""
-        times = self.cold_us or self.flushed_us
+        """The median of graph replays: with a cold cache, or warm where no number of inputs overflows it. Never of
+        launches from Python, whose clock is another."""
+        times = self.cold_us or self.warm_us
         return times[0] if times else None
+
+    @property
+    def cache(self) -> str | None:
+        """The state of the cache that the median is of."""
+        return None if self.median_us is None else "cold" if self.cold_us else "warm"
 
     @property
     def terabytes_per_second(self) -> float | None:
@@ -80,6 +87,8 @@ def time_rows(cases: Sequence[Json], times: Sequence[Json], no_times: str | None
             row = latest.get((case["kernel"], case["shape"], case["dtype"], contender), {})
             known = {name: row[name] for name in _CLOCKS if row.get(name)}
             state = "measured" if known else no_times or (_failure(row) if row else _NOT_REACHED)
+            if list(known) == ["flushed_us"]:
+                state = _LAUNCHED
             if not is_installed:
                 state = _NOT_INSTALLED
             found.append(TimeRow(
@@ -138,7 +147,7 @@ _PROGRAM_COLUMNS = ("kernel", "target", "triton", "label", "key", "registers", "
                     "occupancy", "tensor_core", "loads", "loop_loads", "wide_loads", "needs_wide_loads", "code_bytes",
                     "compile_seconds", "source_hash", "shapes")
 _TIME_COLUMNS = ("kernel", "shape", "dtype", "contender", "state", "floor_us", "bound", "num_bytes", "num_flops",
-                 "error", "median_us", "terabytes_per_second", "teraflops_per_second", "percent_of_floor",
+                 "error", "median_us", "cache", "terabytes_per_second", "teraflops_per_second", "percent_of_floor",
                  "percent_of_ceiling", "source_hash", "notes")
 
 

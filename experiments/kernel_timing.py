@@ -7,12 +7,8 @@ a CUDA graph leaves the launches out, warm on one set of inputs, cold on at leas
 import gc
 import itertools
 import math
-import shutil
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -21,12 +17,15 @@ from torch import Tensor
 
 from ..kernels.case import Case
 from ..kernels.dispatch import Implementation, using
+from .gpu_clocks import ramp
 from .kernel_gate import verdict
 from .kernel_peers import OURS, contender
 from .records import Json
 
-_CACHE_BYTES = 60e6  # at least the second-level cache of every card this runs on
+_LEAST_CACHE_BYTES = 60e6
+_INFINITY_CACHE_BYTES = 2**28  # an MI300's, which its driver does not count
 _MIN_INPUT_SETS, _MAX_INPUT_SETS = 4, 4096
+_MAX_MEMORY_SHARE = 0.5  # of the free memory, for sets of inputs
 _QUANTILES = (0.5, 0.2, 0.8)
 _COPY_ELEMENTS, _PRODUCT_WIDTH = 2**30, 8192
 _COMPUTES_SOMETHING_ELSE = 0.05  # relative error beyond which a peer is no peer
@@ -110,25 +109,49 @@ def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clo
     correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _COMPUTES_SOMETHING_ELSE
     if not correct:
         return {"gate": gate, "failed": "wrong result: not timed"}
+    device = torch.device(device_name)
     with using(Implementation.TRITON if name == OURS else None), torch.no_grad():
-        return {"gate": gate, "hardware": hardware(), **_times(case, dtype_name, function, torch.device(device_name),
-                                                              clock or CudaClock())}
+        return {"gate": gate, "hardware": ramp(device), **_times(case, dtype_name, function, device,
+                                                                 clock or CudaClock())}
 
 
 def _times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
     dtype = getattr(torch, dtype_name)
     inputs = [case.inputs(dtype, device)]
     found: Json = {"flushed_us": clock.flushed(lambda: function(*inputs[0])), "warm_us": None, "cold_us": None}
-    num_sets = max(_MIN_INPUT_SETS, math.ceil(2 * _CACHE_BYTES / max(1, num_bytes(inputs[0]))))
+    num_sets, too_many = _num_sets(case.cost(dtype).num_bytes, num_bytes(inputs[0]), device)
     try:
         found["warm_us"] = clock.replayed([lambda: function(*inputs[0])])
-        if num_sets > _MAX_INPUT_SETS:
-            return found | {"no_cold": f"{_MAX_INPUT_SETS} sets of inputs fit the cache"}
+        if too_many is not None:
+            return found | {"no_cold": too_many}
         inputs += [case.inputs(dtype, device) for _ in range(num_sets - 1)]
         found["cold_us"] = clock.replayed([lambda chosen=chosen: function(*chosen) for chosen in inputs])
     except (RuntimeError, torch.OutOfMemoryError) as error:  # a peer that reads the device cannot be captured
         return found | {"no_graph": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     return found
+
+
+def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str | None]:
+    """How many sets of inputs together touch twice what the cache holds, and, where that is out of reach, why. A case
+    touches at most what it holds, and may touch less: a few rows of a store, some of the experts."""
+    num_sets = max(_MIN_INPUT_SETS, math.ceil(2 * _cache_bytes(device) / max(1, min(touched, held))))
+    if num_sets > _MAX_INPUT_SETS:
+        return num_sets, f"{_MAX_INPUT_SETS} sets of inputs fit the cache"
+    if num_sets * held > _MAX_MEMORY_SHARE * _free_bytes(device):
+        return num_sets, f"{num_sets} sets of inputs do not fit the memory"
+    return num_sets, None
+
+
+def _cache_bytes(device: torch.device) -> float:
+    """The last cache before the memory, or more."""
+    if device.type != "cuda":
+        return _LEAST_CACHE_BYTES
+    counted = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(counted, _LEAST_CACHE_BYTES, _INFINITY_CACHE_BYTES if torch.version.hip else 0)
+
+
+def _free_bytes(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def num_bytes(values: Any) -> int:
@@ -142,30 +165,12 @@ def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: in
              width: int = _PRODUCT_WIDTH) -> Json:
     """What this card sustains: bytes a second of a copy, read and written, and FLOPs a second of a bfloat16 product of
     random square matrices."""
-    clock = clock or CudaClock()
+    clock, facts = clock or CudaClock(), ramp(torch.device(device_name))
     source = torch.ones(elements, dtype=torch.bfloat16, device=device_name).bernoulli_()
     target = torch.empty_like(source)
     copied = clock.flushed(lambda: target.copy_(source))
     a_EE, b_EE = torch.randn(2, width, width, device=device_name).bfloat16()
     multiplied = clock.flushed(lambda: torch.mm(a_EE, b_EE))
-    return {"hardware": hardware(), "copy_us": copied, "product_us": multiplied,
+    return {"hardware": facts, "copy_us": copied, "product_us": multiplied,
             "bytes_per_second": 1e6 * 2 * source.nbytes / copied[0],
             "flops_per_second": 1e6 * 2 * width**3 / multiplied[0]}
-
-
-_FACTS = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "temperature.gpu")
-
-
-def hardware() -> Json:
-    """The GPU, its driver and its clocks now, as nvidia-smi says; empty where it is not installed."""
-    return _hardware(int(time.monotonic() / 10))
-
-
-@cache
-def _hardware(tens_of_seconds: int) -> Json:
-    if shutil.which("nvidia-smi") is None:
-        return {}
-    command = ["nvidia-smi", f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", "--id=0"]
-    finished = subprocess.run(command, capture_output=True, text=True)
-    values = [value.strip() for value in finished.stdout.split(",")]
-    return dict(zip(_FACTS, values, strict=True)) if len(values) == len(_FACTS) else {}

@@ -16,9 +16,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 from typing import IO, Any
 
+from .interrupts import leave_interrupts_to_parent
+
+ENOUGH_SECONDS = 60.0  # a call that has not answered by then hangs
+LATE_SECONDS = 10.0  # what a call may take beyond the end of the time in which it began
+
 
 class CallFailed(RuntimeError):
     """A call raised an error, killed its process, or took too long: the message says which."""
+
+
+class CutShort(CallFailed):
+    """A call was given less than ENOUGH_SECONDS and was not done: nothing is known of it."""
 
 
 class Worker:
@@ -37,7 +46,8 @@ class Worker:
 
     def ask(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
         """function(*arguments) in the child: a function of a module, arguments and result that can be pickled.
-        CallFailed with the child's own words if it raises, dies, or gives no answer within `seconds`."""
+        CallFailed with the child's own words if it raises, dies, or gives no answer within `seconds`, CutShort if those
+        were few."""
         if self._process is None:
             self._start()
         process = self._process
@@ -49,7 +59,8 @@ class Worker:
             process.stdin.flush()
             if not select.select([process.stdout], [], [], seconds)[0]:
                 self.end()
-                raise CallFailed(f"no answer within {seconds:.0f} s")
+                assert seconds is not None
+                raise (CallFailed if seconds >= ENOUGH_SECONDS else CutShort)(f"no answer within {seconds:.0f} s")
             succeeded, answer = pickle.load(process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             raise CallFailed(self._last_words()) from None
@@ -97,8 +108,9 @@ class Pool:
         for worker in self._workers:
             worker.end()
 
-    def ask_all(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Make the calls. Yields, as they come, a call's place and its answer or CallFailed."""
+    def ask_all(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], seconds: float | None = None
+                ) -> Iterator[tuple[int, Any]]:
+        """Make the calls, each within `seconds`. Yields, as they come, a call's place and its answer or CallFailed."""
         idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             idle.put(worker)
@@ -106,7 +118,7 @@ class Pool:
         def answer(arguments: tuple[Any, ...]) -> Any:
             worker = idle.get()
             try:
-                return worker.ask(function, *arguments)
+                return worker.ask(function, *arguments, seconds=seconds)
             except CallFailed as error:
                 return error
             finally:
@@ -125,6 +137,7 @@ class Pool:
 
 def _serve() -> None:
     """Answer calls until the parent is gone."""
+    leave_interrupts_to_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # compilers print; answers go where nobody prints
     while True:

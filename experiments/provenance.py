@@ -5,11 +5,14 @@ import os
 import platform
 import shutil
 import subprocess
+import tomllib
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import torch
+import triton
 
 from .cores import available_cores
 from .records import Json
@@ -30,15 +33,23 @@ def provenance() -> Json:
         "machine": machine(),
         "gpu": _gpu(),
         "dtype": "float32",
-        "versions": {"python": platform.python_version(), "quicksilver": metadata.version("quicksilver"),
-                     "torch": torch.__version__, "triton": metadata.version("triton"),
-                     "numpy": metadata.version("numpy")},
+        "versions": {"python": platform.python_version(), "quicksilver": _own_version(), "torch": torch.__version__,
+                     "triton": triton.__version__, "numpy": np.__version__},
     }
 
 
 @cache
 def machine() -> Json:
     return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(), "system": platform.platform()}
+
+
+def _own_version() -> str:
+    """This package's version: as installed; where it was never installed, as its checkout says; else "unknown"."""
+    try:
+        return metadata.version("quicksilver")
+    except metadata.PackageNotFoundError:
+        project = _SOURCE / "pyproject.toml"
+        return tomllib.loads(project.read_text())["project"]["version"] if project.exists() else "unknown"
 
 
 def _gpu() -> Json | None:

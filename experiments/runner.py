@@ -1,6 +1,7 @@
 """Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,16 @@ _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
 class PointsFailed(Exception):
     """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """ValueError where no file can be made in the folder that the option `name` names; it is made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{name}={str(folder)!r}: must be a folder that can be written ({error.strerror})") from None
 
 
 class Runner:

@@ -9,7 +9,7 @@ rehearsal experiment.device=cpu shapes=tiny runs all of it but graphs.
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from ..kernels.dispatch import Implementation, using
 from ..models import Head
 from .json_lines import JsonLines
 from .kernel_stages import device_name, running_environment, sources
-from .kernel_worker import CallFailed, Worker
+from .kernel_worker import LATE_SECONDS, CallFailed, CutShort, Worker
 from .locks import machine_alone
-from .progress import bar, console
+from .progress import Bar, bar, console
 from .records import Json, describe
 from .step_points import ModelShape, StepPoint
 from .step_report import NO_GPU, Line, write_report
-from .step_timing import measured
+from .step_timing import measured, profiled
 
-_LEAST_SECONDS = 90.0  # what a row may take though the budget ends: the first of a model makes weights and compiles
+_PROFILE_SHARE = 0.15  # of the time
 _NOT_REACHED = "not measured: the time ran out"
 
 
@@ -37,7 +37,8 @@ _NOT_REACHED = "not measured: the time ran out"
 class StepBench:
     """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
     `blocks`, with each head; and the block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
-    auto, reference or triton; `seconds` is the time for all rows, of which each model gets an equal share."""
+    auto, reference or triton; `seconds` is the time for all rows, of which each model gets an equal share, and on a GPU
+    for profiles of what was timed, after all times."""
 
     shapes: Mapping[str, ModelShape]
     contexts: Sequence[int]
@@ -94,16 +95,24 @@ class StepBench:
                     yield point(context, self.reference_block, next(iter(self.heads)), Implementation.REFERENCE)
 
     def run(self, folder: Path) -> int:
-        """Time what is missing, write the report to `folder`/steps, and print the table. Returns how many rows
-        failed."""
+        """Time what is missing, write the report to `folder`/steps, and print the table, when interrupted too. Returns
+        how many rows failed."""
         folder = folder / "steps"
-        points, state = list(self.points()), _NOT_REACHED
-        rows: dict[StepPoint, Json] = {}
-        if self._has_device():
-            rows = self._measure(points, JsonLines(folder / "rows.jsonl"))
-        else:
-            state = NO_GPU
+        points, rows = list(self.points()), dict[StepPoint, Json]()
+        if not self._has_device():
             console.print(NO_GPU, markup=False)
+            return self._report(folder, points, rows, NO_GPU)
+        file = JsonLines(folder / "rows.jsonl")
+        try:
+            self._measure(points, file, rows)
+        finally:
+            if len(rows) < len(points):
+                console.print(f"{len(points) - len(rows)} of {len(points)} rows are missing; the same command goes on "
+                              "from here", markup=False)
+            num_failed = self._report(folder, points, rows, _NOT_REACHED)
+        return num_failed
+
+    def _report(self, folder: Path, points: Sequence[StepPoint], rows: Mapping[StepPoint, Json], state: str) -> int:
         lines = [_line(point, rows.get(point), state) for point in points]
         path = write_report(folder, lines, [row["provenance"] for row in rows.values()])
         console.print(f"report: {path}", markup=False)
@@ -112,41 +121,76 @@ class StepBench:
     def _has_device(self) -> bool:
         return self.device == "cpu" or torch.cuda.is_available()
 
-    def _measure(self, points: Sequence[StepPoint], file: JsonLines) -> dict[StepPoint, Json]:
-        """The rows of the points: what the file holds of this code on this device, and what is timed now."""
+    def _measure(self, points: Sequence[StepPoint], file: JsonLines, rows: dict[StepPoint, Json]) -> None:
+        """Fill `rows`: with what the file holds of this code on this device, and with what is timed now."""
         name = device_name(self.device)
         held = {row["key"]: row for row in file.rows() if "failed" not in row["result"]}
-        rows = {point: held[key] for point in points if (key := _key(point, name)) in held}
+        rows |= {point: held[key] for point in points if (key := _key(point, name)) in held}
         ends = time.monotonic() + self.seconds
         with machine_alone(), Worker(running_environment(self.device)) as worker, bar("steps", len(points)) as shown:
+            session = _Session(worker, self.device, file, rows, shown)
+            times_end = ends - _PROFILE_SHARE * self.seconds if self.device == "cuda" else ends
             for place, model in enumerate(self.shapes):
                 now = time.monotonic()
-                share_ends = now + (ends - now) / (len(self.shapes) - place)
+                share_ends = now + (times_end - now) / (len(self.shapes) - place)
                 for point in points:
-                    left = share_ends - time.monotonic()
-                    if point.name != model or point in rows or left <= 0:
-                        continue
-                    shown.update(len(rows), point.label)
-                    result = _result(worker, point, self.device, max(left, _LEAST_SECONDS))
-                    rows[point] = {"key": _key(point, name), "point": describe(point), "result": result,
-                                   "provenance": sources(name) | {"dtype": point.dtype, "kernels": point.kernels}}
-                    file.append(rows[point])
-        if len(rows) < len(points):
-            console.print(f"the time of {self.seconds:.0f} s ended {len(points) - len(rows)} rows early; the same "
-                          "command goes on from here", markup=False)
-        return rows
+                    if point.name == model and point not in rows:
+                        session.time(point, name, share_ends)
+            # The model whose weights the process holds comes first.
+            for point in reversed([point for point in points if self.device == "cuda" and point in rows]):
+                session.profile(point, ends)
 
 
-def _result(worker: Worker, point: StepPoint, device: str, seconds: float) -> Json:
-    """What the GPU's process measured, or why it could not."""
-    try:
-        result = worker.ask(measured, point, device, seconds=seconds)
-    except CallFailed as error:
-        console.print(f"failed: {point.label}: {error}", markup=False, style="red")
-        result = {"failed": str(error)}
-    if device == "cuda" and ("failed" in result or "no_graph" in result):
-        worker.end()  # a fault or a broken capture may have spoiled the GPU's context
-    return result
+@dataclass(frozen=True)
+class _Session:
+    """Asks the process that measures for what is missing of a row, while there is time, and records it."""
+
+    worker: Worker
+    device: str
+    file: JsonLines
+    rows: dict[StepPoint, Json]
+    shown: Bar
+
+    def time(self, point: StepPoint, name: str, ends: float) -> None:
+        """The times of a point on the device of this name."""
+        result = self._ask(measured, point, ends)
+        if result is None:
+            return
+        self._record(point, {"key": _key(point, name), "point": describe(point), "result": result,
+                             "provenance": sources(name) | {"dtype": point.dtype, "kernels": point.kernels}})
+
+    def profile(self, point: StepPoint, ends: float) -> None:
+        """Add the profile to the row of a point, if that has times and none yet."""
+        row = self.rows[point]
+        if row["result"].keys() & {"failed", "num_kernels", "no_profile"}:
+            return
+        found = self._ask(profiled, point, ends)
+        if found is not None:
+            if "failed" in found:  # the row's times are none the worse
+                found = {"no_profile": found["failed"]}
+            self._record(point, row | {"result": row["result"] | found})
+
+    def _ask(self, function: Callable[..., Json], point: StepPoint, ends: float) -> Json | None:
+        """What the process answers, or why it could not; None where the time ended before."""
+        left = ends - time.monotonic()
+        if left <= 0:
+            return None
+        self.shown.update(len(self.rows), point.label)
+        try:
+            result = self.worker.ask(function, point, self.device, seconds=left + LATE_SECONDS)
+        except CutShort as error:
+            console.print(f"cut: {point.label}: {error}", markup=False)
+            return None
+        except CallFailed as error:
+            console.print(f"failed: {point.label}: {error}", markup=False, style="red")
+            result = {"failed": str(error)}
+        if self.device == "cuda" and result.keys() & {"failed", "no_graph"}:
+            self.worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+        return result
+
+    def _record(self, point: StepPoint, row: Json) -> None:
+        self.rows[point] = row
+        self.file.append(row)
 
 
 def _line(point: StepPoint, row: Json | None, state: str) -> Line:

@@ -1,7 +1,8 @@
 """Times one step of a decode: launched from Python, and replayed from a CUDA graph. Runs in a process of its own, so
 that a fault of one step costs one row; the process keeps the last model's weights.
 
-What a step committed is taken back between repetitions, outside the clock.
+What a step committed is taken back between repetitions, outside the clock. A profiler that was once loaded stays in its
+process and slows what is launched, so that profiles are taken apart, after the times.
 """
 
 import gc
@@ -17,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..kernels.dispatch import Implementation, recording, using
 from .devices import peak_memory_bytes, reset_peak_memory
-from .kernel_timing import hardware
+from .gpu_clocks import ramp
 from .ready_step import ReadyStep, weights
 from .records import Json
 from .step_points import StepPoint
@@ -64,7 +65,7 @@ class GraphClock:
                  ) -> Json:
         step()  # compiles
         restore()
-        found = {"eager_ms": self._launched(step, restore), "graph_ms": None, **self._profiled(step, restore)}
+        found: Json = {"eager_ms": self._launched(step, restore), "graph_ms": None}
         restore()
         step()
         expected = result()
@@ -105,19 +106,6 @@ class GraphClock:
             end.record()
         torch.cuda.synchronize()
         return _quantiles([start.elapsed_time(end) for start, end in pairs[_NUM_WARM_UPS:]])
-
-    def _profiled(self, step: Callable[[], None], restore: Callable[[], None]) -> Json:
-        """What one launched step runs on the GPU: kernels, copies, their time, and the largest kernels."""
-        restore()
-        torch.cuda.synchronize()
-        try:
-            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-                step()
-                torch.cuda.synchronize()
-            return summary([(event.name, event.time_range.elapsed_us() / 1e3) for event in profiler.events() or []
-                            if event.device_type.name == "CUDA"])
-        except RuntimeError as error:
-            return {"no_profile": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
 def summary(activities: Sequence[tuple[str, float]]) -> Json:
@@ -171,12 +159,35 @@ def measured(point: StepPoint, device_name: str, clock: StepClock | None = None)
     device = torch.device(device_name)
     clock = clock or (GraphClock() if device.type == "cuda" else HostClock())
     with using(Implementation.named(point.kernels)), recording() as ran:
-        step = ReadyStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))
+        step = _ready(point, device_name)
         reset_peak_memory(device)
         touched = step.distinct_experts()
+        facts = ramp(device)
         found = clock.measured(step, step.restore, step.committed)
     mean_touched = sum(touched) / len(touched) if touched else None
     return {**found, **point.floors(mean_touched), "distinct_experts": touched,
             "expected_experts": point.expected_experts(), "peak_memory_bytes": peak_memory_bytes(device),
-            "hardware": hardware(), "kernels": {name: implementation.value for name, implementation in sorted(
+            "hardware": facts, "kernels": {name: implementation.value for name, implementation in sorted(
                 ran, key=lambda pair: pair[0])}}
+
+
+@torch.inference_mode()
+def profiled(point: StepPoint, device_name: str) -> Json:
+    """What one launched step of a point runs on the GPU: kernels, copies, their time, and the largest kernels."""
+    with using(Implementation.named(point.kernels)):
+        step = _ready(point, device_name)
+        step()  # compiles
+        step.restore()
+        torch.cuda.synchronize()
+        try:
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                step()
+                torch.cuda.synchronize()
+        except RuntimeError as error:
+            return {"no_profile": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    return summary([(event.name, event.time_range.elapsed_us() / 1e3) for event in profiler.events() or []
+                    if event.device_type.name == "CUDA"])
+
+
+def _ready(point: StepPoint, device_name: str) -> ReadyStep:
+    return ReadyStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))

@@ -44,26 +44,26 @@ class Train:
             point.check(point.recipe.curve_decoder, SeparateHead())
 
     def run(self, folder: Path) -> int:
-        """Train what is missing in `folder` while there is time, then print what is finished and what is left. Returns
-        the number of models that failed: none where time alone ran out."""
+        """Train what is missing in `folder` while there is time, and print what is finished and what is left, when
+        interrupted too. Returns the number of models that failed: none where time alone ran out."""
         stop_at = time.perf_counter() + self.seconds
         runner = Runner(folder)
-        lines, num_failed, num_left = [], 0, 0
-        for point in self.points():
-            title = f"{point.name} {type(point.recipe.objective).__name__} seed {point.seed}"
-            try:
-                result = runner.train(point, stop_at)["result"]
-            except OutOfTime as stopped:
-                num_left += 1
-                lines.append(f"{title}: left at {stopped}")
-            else:
-                num_failed += "failed" in result
-                lines.append(f"{title}: {_outcome(point, result)}")
-        for line in lines:
-            console.print(line, markup=False)
-        num_models = len(lines)
-        console.print(f"{num_models - num_left - num_failed} of {num_models} models finished, {num_left} left, "
-                      f"{num_failed} failed; {_next(num_left, num_failed)}", markup=False)
+        points, num_finished, num_failed = list(self.points()), 0, 0
+        try:
+            for point in points:
+                title = f"{point.name} {type(point.recipe.objective).__name__} seed {point.seed}"
+                try:
+                    result = runner.train(point, stop_at)["result"]
+                except OutOfTime as stopped:
+                    console.print(f"{title}: left at {stopped}", markup=False)
+                else:
+                    has_failed = "failed" in result
+                    num_failed, num_finished = num_failed + has_failed, num_finished + (not has_failed)
+                    console.print(f"{title}: {_outcome(point, result)}", markup=False)
+        finally:
+            num_left = len(points) - num_finished - num_failed
+            console.print(f"{num_finished} of {len(points)} models finished, {num_left} left, {num_failed} failed; "
+                          f"{_next(num_left, num_failed)}", markup=False)
         return num_failed
 
 

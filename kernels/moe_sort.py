@@ -8,6 +8,7 @@ no map of tiles is written: whoever multiplies by the experts' weights finds its
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import triton
@@ -156,12 +157,17 @@ class Load:
         return noise_TX - self.zipf_exponent * rank_X.log()
 
     def draw(self) -> Tensor:
-        """expert_TA int32 [T, A]: the `top_k` largest."""
-        return self.scores().topk(self.top_k, dim=1).indices.int()
+        """expert_TA int32 [T, A]: the `top_k` largest, a copy of what was drawn the first time."""
+        return _drawn(self).clone()
 
     def num_distinct(self) -> int:
         """How many experts have at least one token: those whose weights must be read."""
         return len(self.draw().unique())
+
+
+@lru_cache(maxsize=32)
+def _drawn(load: Load) -> Tensor:
+    return load.scores().topk(load.top_k, dim=1).indices.int()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from quicksilver.decoders import Request
 from quicksilver.experiments import agreement
+from quicksilver.experiments.interrupts import interrupt_once
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
 from quicksilver.models import (
     AttentionPattern,
@@ -34,6 +36,25 @@ from quicksilver.models import (
 from torch import Tensor
 
 VOCAB_SIZE, MASK_ID, MAX_LENGTH = 11, 10, 24
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that is cut sums up what ran: it is interrupted once, and its workers end at once."""
+    if hasattr(config, "workerinput"):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    else:
+        interrupt_once()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Nothing interrupts the summary, and a run that is cut does not wait for workers that still begin."""
+    if hasattr(session.config, "workerinput"):
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    distribution = session.config.pluginmanager.getplugin("dsession")
+    if distribution is not None and exitstatus == pytest.ExitCode.INTERRUPTED:
+        distribution.nodemanager.EXIT_TIMEOUT = 1
 
 
 @pytest.fixture(autouse=True)

@@ -63,6 +63,23 @@ def test_with_times_the_page_shows_the_share_the_ceilings_and_the_clocks(tmp_pat
     assert "80 to 80" in screen.getvalue()
 
 
+def test_a_cut_run_is_not_called_right(tmp_path: Path, screen: io.StringIO) -> None:
+    cases = [CASE | {"provenance": PROVENANCE}]
+    page = write_report(tmp_path, cases, [], [], [], [], has_gpu=True, cut="cut: 3 of 3 verdicts missing").read_text()
+    assert "This run was cut: 3 of 3 verdicts missing." in page
+    assert "No limit is broken" not in page
+    assert "not measured: the time budget ended" in page
+    assert write_report(tmp_path, [], [], [], [], [], has_gpu=True, cut="cut: all missing").exists()
+
+
+def test_what_was_launched_only_keeps_its_row(tmp_path: Path, screen: io.StringIO) -> None:
+    launched = TIME | ON_GPU | {"cold_us": None, "warm_us": None, "no_graph": "RuntimeError: capture"}
+    cases = [CASE | {"provenance": PROVENANCE}]
+    page = write_report(tmp_path, cases, [], [], [launched], [], has_gpu=True).read_text()
+    assert "130 <span" in page
+    assert "RuntimeError: capture" in page
+
+
 @pytest.mark.parametrize("name", ["kernel_report.py", "kernel_figures.py", "kernel_tables.py", "kernel_limits.py"])
 def test_no_file_of_the_report_imports_torch(name: str) -> None:
     tree = ast.parse((FOLDER / name).read_text())

@@ -7,6 +7,7 @@ import pytest
 from quicksilver.experiments import kernel_stages
 from quicksilver.experiments.json_lines import JsonLines
 from quicksilver.experiments.kernel_stages import Item, TimingStage, floors
+from quicksilver.experiments.kernel_worker import LATE_SECONDS, CutShort
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
 from .rehearsal import NoCase, fake_ceilings, fake_timer
@@ -61,8 +62,24 @@ def test_another_state_of_the_kernels_is_measured_anew(tmp_path: Path, monkeypat
 
 def test_nothing_is_begun_beyond_the_budget(tmp_path: Path) -> None:
     file = JsonLines(tmp_path / "times.jsonl")
-    TimingStage(0, "cpu").run(ITEMS, file, fake_timer, fake_ceilings)
+    assert TimingStage(0, "cpu").run(ITEMS, file, fake_timer, fake_ceilings) == 10
     assert file.rows() == []
+
+
+def test_a_late_row_gets_what_is_left_and_is_missing_if_that_is_too_little(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+
+    def cut(self: object, *call: object, seconds: float) -> None:
+        limits.append(seconds)
+        raise CutShort("no answer within 3 s")
+
+    monkeypatch.setattr(kernel_stages.Worker, "ask", cut)
+    file = JsonLines(tmp_path / "times.jsonl")
+    assert TimingStage(20, "cpu").run(ITEMS, file) == 10
+    assert max(limits) <= 20 + LATE_SECONDS
+    assert file.rows() == []
+    assert len(TimingStage(20, "cpu").missing(ITEMS, file)) == 10
 
 
 def test_each_item_has_its_floor_its_peers_and_whether_they_are_installed(

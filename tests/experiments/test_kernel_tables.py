@@ -66,9 +66,20 @@ def test_a_failure_is_shown_and_what_was_tried_again_counts_once() -> None:
     assert time_rows([CASE], [failed, TIME], None)[0].state == "measured"
 
 
-def test_a_launch_stands_in_where_no_graph_could_be_made() -> None:
-    row = time_rows([CASE], [TIME | {"cold_us": None, "warm_us": None, "no_graph": "RuntimeError: capture"}], None)[0]
-    assert (row.median_us, row.notes) == (130.0, "RuntimeError: capture")
+def test_where_the_inputs_fit_the_cache_the_warm_replay_stands_in_and_says_so() -> None:
+    row = time_rows([CASE], [TIME | {"cold_us": None, "no_cold": "all fit"}], None)[0]
+    assert (row.median_us, row.cache, row.notes) == (110.0, "warm", "all fit")
+    assert time_rows([CASE], [TIME], None)[0].cache == "cold"
+
+
+def test_no_launch_from_python_enters_a_column_of_replays() -> None:
+    launched = TIME | {"cold_us": None, "warm_us": None, "no_graph": "RuntimeError: capture"}
+    row = time_rows([CASE], [launched], None)[0]
+    assert (row.median_us, row.cache, row.percent_of_floor, row.terabytes_per_second) == (None, None, None, None)
+    assert (row.flushed_us, row.state) == ([130.0, 129.0, 140.0], "launched from Python only")
+    assert row.notes == "RuntimeError: capture"
+    (line,) = kernel_lines([PROGRAM], [VERDICT], [row])
+    assert line["times_us"] is None
 
 
 def test_the_csv_files_have_a_line_a_program_and_a_contender() -> None:
@@ -76,5 +87,5 @@ def test_the_csv_files_have_a_line_a_program_and_a_contender() -> None:
     assert (program["registers"], program["tensor_core"], program["shared_limit"]) == ("90", "HGMMA x8", "232448")
     ours, *others = csv.DictReader(io.StringIO(times_csv(time_rows([CASE], [TIME], None))))
     assert (ours["cold_us_median"], ours["cold_us_p20"], ours["cold_us_p80"]) == ("125", "120", "130")
-    assert ours["percent_of_floor"] == "80"
+    assert (ours["percent_of_floor"], ours["cache"]) == ("80", "cold")
     assert [line["state"] for line in others] == ["not installed", "not measured: the time budget ended"]

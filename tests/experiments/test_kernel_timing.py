@@ -1,12 +1,15 @@
 """The timing, rehearsed up to the launch: contenders are called on their inputs, and nothing wrong is timed."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from quicksilver.experiments import kernel_timing
 from quicksilver.experiments.kernel_peers import OURS, peers
-from quicksilver.experiments.kernel_timing import ceilings, hardware, num_bytes, timed
+from quicksilver.experiments.kernel_timing import ceilings, num_bytes, timed
 from quicksilver.kernels.attention import AttentionCase
-from quicksilver.kernels.case import Case
+from quicksilver.kernels.case import Case, Cost
 from quicksilver.kernels.lm_head_statistics import LMHeadCase
 from quicksilver.kernels.moe_experts import ExpertsCase
 from quicksilver.kernels.moe_layer import LayerCase
@@ -52,7 +55,7 @@ def test_flex_attention_and_torch_compile_compute_the_same(causal: bool) -> None
 @pytest.mark.parametrize(("cache_bytes", "num_sets"), [(1, 4), (34_000, 19)])
 def test_our_row_holds_every_clock_and_cold_rotates_at_least_four_sets_that_overflow_the_cache(
         cache_bytes: int, num_sets: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_timing, "_CACHE_BYTES", cache_bytes)
+    monkeypatch.setattr(kernel_timing, "_LEAST_CACHE_BYTES", cache_bytes)
     case, clock = AddRMSNormCase(3, 128), FakeClock()
     row = timed(case, "float32", OURS, "cpu", clock)
     assert row["gate"]["passed"]
@@ -87,6 +90,41 @@ def test_ceilings_are_bytes_read_and_written_and_two_flops_a_multiply_add() -> N
     assert found["flops_per_second"] == pytest.approx(2 * 16**3 / 10e-6)
 
 
-def test_without_nvidia_smi_nothing_is_said_of_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    assert hardware() == {}
+@dataclass(frozen=True)
+class TouchesLittle:
+    """Of a store of 80 rows a case reads one."""
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor]:
+        return (torch.ones(80, 100, dtype=dtype, device=device),)
+
+    def run(self, store: torch.Tensor) -> torch.Tensor:
+        return store[0].clone()
+
+    def reference(self, store: torch.Tensor) -> torch.Tensor:
+        return store[0].clone()
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        return Cost(400)
+
+
+def test_cold_sets_are_counted_by_what_a_case_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_timing, "_LEAST_CACHE_BYTES", 4000)
+    clock = FakeClock()
+    timed(TouchesLittle(), "float32", "torch eager", "cpu", clock)
+    assert clock.replays == [1, 20]
+
+
+def test_sets_that_do_not_fit_the_memory_give_no_cold_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_timing, "_LEAST_CACHE_BYTES", 4000)
+    monkeypatch.setattr(kernel_timing, "_free_bytes", lambda device: 2 * 19 * 32_000)
+    row = timed(TouchesLittle(), "float32", "torch eager", "cpu", FakeClock())
+    assert (row["cold_us"], row["no_cold"]) == (None, "20 sets of inputs do not fit the memory")
+
+
+@pytest.mark.parametrize(("counted", "hip", "num_bytes"), [
+    (50 * 2**20, None, 60e6), (126 * 2**20, None, 126 * 2**20), (4 * 2**20, "6.4", 2**28)])
+def test_the_cache_is_the_card_s_own(
+        counted: int, hip: str | None, num_bytes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=counted))
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert kernel_timing._cache_bytes(torch.device("cuda")) == num_bytes

@@ -2,10 +2,12 @@
 
 import math
 import os
+import signal
 import time
 
 import pytest
-from quicksilver.experiments.kernel_worker import CallFailed, Pool, Worker
+from quicksilver.experiments import kernel_worker
+from quicksilver.experiments.kernel_worker import CallFailed, CutShort, Pool, Worker
 
 ENVIRONMENT = {"QUICKSILVER_TEST": "yes"}
 
@@ -32,3 +34,28 @@ def test_calls_are_shared_out_and_each_answer_knows_its_place() -> None:
         assert (answers[0], answers[2]) == (2.0, 3.0)
         assert isinstance(answers[1], CallFailed)
         assert dict(pool.ask_all(math.floor, [(1.5,)])) == {0: 1}
+
+
+def test_an_interruption_of_the_group_is_the_parent_s_to_answer() -> None:
+    with Worker(ENVIRONMENT) as worker:
+        child = worker.ask(os.getpid)
+        worker.ask(os.kill, child, signal.SIGINT)
+        assert worker.ask(os.getpid) == child
+
+
+def test_a_late_answer_is_a_failure_only_where_there_was_enough_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Worker(ENVIRONMENT) as worker:
+        with pytest.raises(CutShort):
+            worker.ask(time.sleep, 60, seconds=0.1)
+        monkeypatch.setattr(kernel_worker, "ENOUGH_SECONDS", 0.1)
+        with pytest.raises(CallFailed) as late:
+            worker.ask(time.sleep, 60, seconds=0.1)
+        assert not isinstance(late.value, CutShort)
+
+
+def test_one_call_of_many_that_hangs_costs_itself_alone() -> None:
+    with Pool(ENVIRONMENT, 2) as pool:
+        list(pool.ask_all(time.sleep, [(0.2,), (0.2,)]))  # starts the processes
+        answers = dict(pool.ask_all(time.sleep, [(0,), (60,), (0,)], seconds=1))
+    assert (answers[0], answers[2]) == (None, None)
+    assert str(answers[1]) == "no answer within 1 s"

@@ -1,7 +1,19 @@
-"""A record says where it comes from."""
+"""A record says where it comes from, however the package came to be importable."""
 
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from quicksilver.experiments import provenance as module
 from quicksilver.experiments.cores import available_cores
 from quicksilver.experiments.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_provenance_names_commit_machine_and_versions() -> None:
@@ -11,3 +23,28 @@ def test_provenance_names_commit_machine_and_versions() -> None:
     assert found["machine"]["cores"] == available_cores() >= 1
     assert found["machine"]["cpu"]
     assert found["versions"].keys() >= {"python", "torch", "numpy", "triton", "quicksilver"}
+
+
+def test_a_package_that_was_linked_and_never_installed_has_its_checkout_s_version(tmp_path: Path) -> None:
+    package = tmp_path / "site" / "quicksilver"
+    package.mkdir(parents=True)
+    for folder in ("kernels", "models", "decoders", "experiments", "conf"):
+        (package / folder).symlink_to(ROOT / folder)
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "from importlib import metadata\n\n\ndef refuse(name):\n    raise metadata.PackageNotFoundError(name)\n\n\n"
+        "metadata.distribution = refuse\n")
+    program = "import json; from quicksilver.experiments.provenance import provenance; print(json.dumps(provenance()))"
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, check=True,
+                           env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
+    assert json.loads(found.stdout) == provenance()
+    assert provenance()["versions"]["quicksilver"] == tomllib.loads(
+        (ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_without_metadata_and_checkout_the_version_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", refuse)
+    monkeypatch.setattr(module, "_SOURCE", tmp_path)
+    assert module._own_version() == "unknown"

@@ -3,13 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from quicksilver.experiments import step_bench
 from quicksilver.experiments.json_lines import JsonLines
-from quicksilver.experiments.kernel_worker import CallFailed
+from quicksilver.experiments.kernel_worker import CallFailed, CutShort
 from quicksilver.experiments.step_bench import StepBench
 from quicksilver.experiments.step_points import ModelShape, StepPoint
 from quicksilver.kernels.moe_router import Routing
@@ -57,9 +57,13 @@ def test_bad_settings_are_refused(changes: dict[str, Any], reason: str) -> None:
 
 
 class Worker:
-    """Stands in for the process that measures: every row takes as long as it is told; one point fails."""
+    """Stands in for the process that measures: every row takes as long as it is told; one point fails, is late, or is
+    interrupted; profiles say how often they were asked for."""
 
     seconds, failing, asked = 0.0, -1, 0
+    error: BaseException = CallFailed("OutOfMemoryError: CUDA out of memory")
+    limits: ClassVar[list[float]] = []
+    profiled: ClassVar[list[str]] = []
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.num_ended = 0
@@ -75,10 +79,14 @@ class Worker:
 
     def ask(self, function: Any, point: StepPoint, device: str, seconds: float) -> dict[str, Any]:
         kind = type(self)
+        if function is step_bench.profiled:
+            kind.profiled.append(point.label)
+            return {"num_kernels": len(kind.profiled)}
         kind.asked += 1
+        kind.limits.append(seconds)
         Clock.now += kind.seconds
         if kind.asked - 1 == kind.failing:
-            raise CallFailed("OutOfMemoryError: CUDA out of memory")
+            raise kind.error
         return {"graph_ms": [1.0, 0.9, 1.1], "eager_ms": [2.0, 1.9, 2.1], "distinct_experts": [], **point.floors()}
 
 
@@ -94,7 +102,9 @@ class Clock:
 def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
     monkeypatch.setattr(step_bench, "Worker", Worker)
     monkeypatch.setattr(step_bench, "time", Clock)
-    Worker.seconds, Worker.failing, Worker.asked = 0.0, -1, 0
+    for name, value in {"seconds": 0.0, "failing": -1, "error": Worker.error, "asked": 0, "limits": [],
+                        "profiled": []}.items():
+        monkeypatch.setattr(Worker, name, value)
     return Worker
 
 
@@ -142,11 +152,62 @@ def test_each_model_has_its_share_of_the_time_and_what_is_left_is_said(
     assert bench(seconds=65).run(tmp_path) == 0
     names = [row["point"]["name"] for row in rows(tmp_path)]
     assert names == ["dense"] * 4 + ["mixed"] * 3
-    assert said[0] == "the time of 65 s ended 25 rows early; the same command goes on from here"
+    assert said[0] == "25 of 32 rows are missing; the same command goes on from here"
     assert "not measured: the time ran out" in (tmp_path / "steps" / "report.md").read_text()
     worker.seconds = 0.0
     bench(seconds=65).run(tmp_path)
     assert len(rows(tmp_path)) == 32
+
+
+def test_a_late_row_gets_what_is_left_and_ten_seconds(tmp_path: Path, worker: type[Worker]) -> None:
+    worker.seconds = 10.0
+    bench(seconds=65).run(tmp_path)
+    assert worker.limits == pytest.approx([42.5, 32.5, 22.5, 12.5, 35.0, 25.0, 15.0])
+
+
+def test_a_row_that_the_end_of_the_time_cut_is_missing_and_not_failed(
+        tmp_path: Path, worker: type[Worker], said: list[str]) -> None:
+    worker.failing, worker.error = 2, CutShort("no answer within 12 s")
+    assert bench().run(tmp_path) == 0
+    assert said[:2] == ["cut: dense, context 16, block of 1, separate head, reference: no answer within 12 s",
+                        "1 of 32 rows are missing; the same command goes on from here"]
+    assert len(rows(tmp_path)) == 31
+    assert bench().run(tmp_path) == 0
+    assert worker.asked == 33
+
+
+def test_an_interrupted_run_reports_what_it_has_and_says_what_is_missing(
+        tmp_path: Path, worker: type[Worker], said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.failing = 4
+    monkeypatch.setattr(worker, "error", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        bench().run(tmp_path)
+    assert said[0] == "28 of 32 rows are missing; the same command goes on from here"
+    assert said[-1] == f"report: {tmp_path / 'steps' / 'report.md'}"
+    report = (tmp_path / "steps" / "report.md").read_text()
+    assert report.count("| 1.000 |") == 4
+    assert "not measured: the time ran out" in report
+
+
+def test_on_a_gpu_profiles_come_after_all_times_once_a_row(
+        tmp_path: Path, worker: type[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(step_bench, "device_name", lambda device: "a GPU")
+    experiment = bench(device="cuda", reference_block=None, heads={"separate": SeparateHead()}, contexts=[16])
+    points = list(experiment.points())
+    ask, first = worker.ask, list[object]()
+
+    def noting(self: Worker, function: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        first.append(function)
+        return ask(self, function, *arguments, **options)
+
+    monkeypatch.setattr(worker, "ask", noting)
+    assert experiment.run(tmp_path) == 0
+    assert first == [step_bench.measured] * 8 + [step_bench.profiled] * 8
+    assert worker.profiled == [point.label for point in reversed(points)]
+    assert [row["result"].get("num_kernels") for row in rows(tmp_path)] == [None] * 8 + list(range(1, 9))
+    assert experiment.run(tmp_path) == 0
+    assert len(first) == 16
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

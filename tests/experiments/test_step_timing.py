@@ -9,7 +9,7 @@ import pytest
 import torch
 from quicksilver.experiments import step_timing
 from quicksilver.experiments.step_points import StepPoint
-from quicksilver.experiments.step_timing import GraphClock, HostClock, measured, summary
+from quicksilver.experiments.step_timing import GraphClock, HostClock, measured, profiled, summary
 
 from tests.experiments.small_steps import MIXED, name, point
 
@@ -108,10 +108,19 @@ def test_the_graph_clock_asks_a_gpu_for_everything_it_reports(stand_in: StandIn)
     row = counter.row()
     assert row["eager_ms"] == row["graph_ms"] == [1.0, 1.0, 1.0]
     assert "no_graph" not in row
+    assert counter.value == 1
+
+
+def test_no_profiler_is_loaded_where_steps_are_timed(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_timing, "profile", lambda **_: pytest.fail("a profiler slows every later launch"))
+    assert Counter(stand_in).row().keys() == {"eager_ms", "graph_ms"}
+
+
+def test_a_profile_counts_what_one_step_runs_on_the_gpu(stand_in: StandIn) -> None:
+    row = profiled(point(), "cpu")
     assert (row["num_kernels"], row["num_copies"]) == (3, 1)
     assert row["busy_ms"] == pytest.approx(0.65)
     assert row["largest"][0] == {"name": "gemm", "count": 2, "ms": 0.5}
-    assert counter.value == 1
 
 
 def test_a_replay_that_commits_something_else_has_no_time(stand_in: StandIn) -> None:
@@ -122,7 +131,7 @@ def test_a_replay_that_commits_something_else_has_no_time(stand_in: StandIn) -> 
     assert row["eager_ms"] == [1.0, 1.0, 1.0]
 
 
-def test_what_cannot_be_captured_or_profiled_keeps_its_launched_time_and_its_reason(
+def test_what_cannot_be_captured_or_profiled_keeps_its_launched_time_and_says_why(
         stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("not permitted when stream is capturing\nand more")
@@ -131,7 +140,8 @@ def test_what_cannot_be_captured_or_profiled_keeps_its_launched_time_and_its_rea
     monkeypatch.setattr(step_timing, "profile", refuse)
     row = Counter(stand_in).row()
     assert row["eager_ms"] == [1.0, 1.0, 1.0]
-    assert row["no_graph"] == row["no_profile"] == "RuntimeError: not permitted when stream is capturing"
+    assert row["no_graph"] == "RuntimeError: not permitted when stream is capturing"
+    assert profiled(point(), "cpu") == {"no_profile": row["no_graph"]}
 
 
 def test_a_capture_that_runs_out_of_memory_is_no_missing_graph(

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels.dispatch import Implementation, using
-from quicksilver.kernels.moe_sort import CHUNK, Load, reference, sort_by_expert
+from quicksilver.kernels.moe_sort import CHUNK, Load, SortCase, reference, sort_by_expert
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -76,6 +76,17 @@ def test_a_load_sends_a_token_to_different_active_experts(load: Load) -> None:
     assert load.num_distinct() == (load.num_active or 16)
     assert expert_TA.max() < (load.num_active or 16)
     assert torch.equal(expert_TA, load.draw())
+
+
+def test_a_load_is_drawn_once_however_many_sets_of_inputs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, drawn = Load.scores, []
+    monkeypatch.setattr(Load, "scores", lambda load: drawn.append(load) or scores(load))
+    case = SortCase(Load(7, 11, 3))
+    first, _ = case.inputs(torch.bfloat16, torch.device("cpu"))
+    first.zero_()
+    second, _ = case.inputs(torch.bfloat16, torch.device("cpu"))
+    assert second.any()
+    assert drawn == [case.load]
 
 
 def test_zipf_is_the_more_skewed_load() -> None:
