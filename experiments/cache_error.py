@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
 from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
+from ..kernels.dispatch import Implementation, named, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
 from .decoding import batches, canvases
 from .families import Family
@@ -147,7 +147,7 @@ def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
         "num_items": point.num_items, "right": _marks(task.grade(problems, cached)),
         "exact_right": _marks(task.grade(problems, exact)), "differs": _marks((cached != exact).any(1)),
         "steps": _pooled(compared),
-        "kernels": {name: implementation.value for name, implementation in sorted(ran, key=lambda pair: pair[0])}}
+        "kernels": named(ran)}
 
 
 def _marks(values: np.ndarray) -> str:

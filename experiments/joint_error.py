@@ -16,7 +16,7 @@ import torch
 
 from ..decoders import Decoder, Linear, Policy, Sampler
 from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
+from ..kernels.dispatch import Implementation, named, recording, using
 from ..models import SeparateHead
 from .decoding import batches, canvases
 from .families import Family
@@ -115,4 +115,4 @@ def _measure(point: JointErrorPoint, runner: Runner) -> Json:
     bound, product, joint = np.round(totals, 6).tolist()
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "bound": bound,
             "product": product, "joint": joint, "num_commits": num_commits, "num_tokens": num_tokens,
-            "kernels": {name: implementation.value for name, implementation in sorted(ran, key=lambda pair: pair[0])}}
+            "kernels": named(ran)}

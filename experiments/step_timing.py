@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ..kernels.dispatch import Implementation, recording, using
+from ..kernels.dispatch import Implementation, named, recording, using
 from .devices import peak_memory_bytes, reset_peak_memory
 from .kernel_timing import hardware
 from .ready_step import ReadyStep, weights
@@ -178,5 +178,4 @@ def measured(point: StepPoint, device_name: str, clock: StepClock | None = None)
     mean_touched = sum(touched) / len(touched) if touched else None
     return {**found, **point.floors(mean_touched), "distinct_experts": touched,
             "expected_experts": point.expected_experts(), "peak_memory_bytes": peak_memory_bytes(device),
-            "hardware": hardware(), "kernels": {name: implementation.value for name, implementation in sorted(
-                ran, key=lambda pair: pair[0])}}
+            "hardware": hardware(), "kernels": named(ran)}

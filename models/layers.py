@@ -5,6 +5,7 @@ Tensor names: B rows, F fed positions, C context, E width, H heads, K key/value 
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 
 import torch
@@ -12,13 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.attention import attention
-from ..kernels.dispatch import Implementation, decide
+from ..kernels.dispatch import Implementation, decide, note
 from ..kernels.rms_norm import add_rms_norm, rms_norm
 from ..kernels.rotate_and_store import rotate_and_store, rotated
 from ..kernels.swiglu import swiglu
 from .attention import View
 from .config import Shape
 from .kv_store import KVWrite
+
+
+class InPlace(Enum):
+    """What runs in the place of a kernel where that is not its reference, in the words of records."""
+
+    TORCH_ATTENTION = "torch's scaled_dot_product_attention"
+    ROTATED = "rotated, nothing stored"
+    ROTATED_AND_PUT = "rotated, then put"
 
 
 class RMSNorm(nn.Module):
@@ -54,8 +63,9 @@ class Feed:
 def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the visible keys, [B, F, H, D], in float32 under autocast: in bfloat16 PyTorch's
     backward takes several times as long on a CPU as all matrix products together."""
-    if decide("attention", (q_BFHD, k_BCKD, v_BCKD)) is Implementation.TRITON:
+    if decide((q_BFHD, k_BCKD, v_BCKD)) is Implementation.TRITON:
         return attention(q_BFHD, k_BCKD, v_BCKD, None, view.stop_BF, None, None)
+    note("attention", InPlace.TORCH_ATTENTION)
     grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
     q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
     if not torch.is_autocast_enabled(q_BFHD.device.type):
@@ -92,7 +102,8 @@ class Attention(nn.Module):
         """Queries of the fed positions; keys and values of all that they may see."""
         q_weight_D = None if self.q_norm is None else self.q_norm.weight
         k_weight_D = None if self.k_norm is None else self.k_norm.weight
-        if decide("rotate_and_store", (qkv_BFHD,)) is Implementation.REFERENCE:
+        if decide((qkv_BFHD,)) is Implementation.REFERENCE:
+            note("rotate_and_store", InPlace.ROTATED if feed.write is None else InPlace.ROTATED_AND_PUT)
             q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, feed.rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads)
             # The table is float32, which stays under autocast and is the wider type with 16-bit weights.
             if q_BFHD.dtype != v_BFKD.dtype and not torch.is_autocast_enabled(qkv_BFHD.device.type):
