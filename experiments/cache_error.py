@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
 from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, named, recording, using
+from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
+from .conditions import conditions
 from .decoding import batches, canvases
 from .families import Family
 from .locks import machine_shared
@@ -146,8 +147,7 @@ def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
     return {
         "num_items": point.num_items, "right": _marks(task.grade(problems, cached)),
         "exact_right": _marks(task.grade(problems, exact)), "differs": _marks((cached != exact).any(1)),
-        "steps": _pooled(compared),
-        "kernels": named(ran)}
+        "steps": _pooled(compared)} | conditions(contestant.model, ran)
 
 
 def _marks(values: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.case import Case
-from ..kernels.dispatch import INTERPRETED, Implementation, recording, using
+from ..kernels.dispatch import INTERPRETED, Implementation, named, recording, using
 from .records import Json
 
 # Relative root-mean-square errors that a correct kernel stays under. Each kernel's own tests are stricter.
@@ -29,7 +29,7 @@ def verdict(case: Case, dtype_name: str, device_name: str, peer: Callable[..., A
     on_triton = peer is not None or {implementation for _, implementation in ran} == {Implementation.TRITON}
     return {"error": error if math.isfinite(error) else None, "tolerance": TOLERANCES[dtype_name],
             "integers_differ": num_differ, "reference_dtype": reference_dtype,
-            "ran": "interpreter" if INTERPRETED else "compiled",
+            "ran": "interpreter" if INTERPRETED else "compiled", "kernels": named(ran),
             "passed": on_triton and error <= TOLERANCES[dtype_name] and num_differ == 0}
 
 

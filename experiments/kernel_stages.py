@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 import triton
 
 from ..kernels.case import Case
+from .devices import device_name
 from .json_lines import JsonLines
 from .kernel_baseline import program_name
 from .kernel_compile import compiled, compiler_environment, programs, versions
@@ -50,10 +51,9 @@ class Item:
                 "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
 
 
-def sources(device: str) -> Json:
-    """The provenance of a row."""
-    common = {name: value for name, value in provenance().items() if name != "dtype"}
-    return common | {"device": device, "kernels": "triton"}
+def sources(device: str, kernels: Mapping[str, str] | None = None) -> Json:
+    """The provenance of a row; `kernels` says what ran of each, which is nothing where nothing was run."""
+    return provenance() | {"device": device, "kernels": dict(kernels or {})}
 
 
 @cache
@@ -192,8 +192,8 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
         for done, (place, answer) in enumerate(pool.ask_all(verdict, calls), 1):
             if isinstance(answer, CallFailed):
                 answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
-                          "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
-            row = items[place].row | answer | {"provenance": sources(device_name(device))}
+                          "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
+            row = items[place].row | answer | {"provenance": sources(device_name(device), answer["kernels"])}
             file.append(row)
             rows.append(row)
             progress.update(done, items[place].kernel)
@@ -203,11 +203,6 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
 def running_environment(device: str) -> dict[str, str]:
     """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
     return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 @dataclass(frozen=True)
@@ -239,7 +234,6 @@ class TimingStage:
                         return
                     if installed is False:
                         continue
-                    row["provenance"] = sources(name)
                     try:
                         if item is None:
                             row |= worker.ask(measure_ceilings, self.device, seconds=max(left, _LEAST_SECONDS))
@@ -248,6 +242,7 @@ class TimingStage:
                                               seconds=max(left, _LEAST_SECONDS))
                     except CallFailed as error:
                         row["failed"] = str(error)
+                    row["provenance"] = sources(name, row.get("gate", {}).get("kernels"))
                     if "no_graph" in row or "failed" in row:
                         worker.end()  # a fault or a broken capture may have spoiled the GPU's context
                     file.append(row)

@@ -178,4 +178,4 @@ def measured(point: StepPoint, device_name: str, clock: StepClock | None = None)
     mean_touched = sum(touched) / len(touched) if touched else None
     return {**found, **point.floors(mean_touched), "distinct_experts": touched,
             "expected_experts": point.expected_experts(), "peak_memory_bytes": peak_memory_bytes(device),
-            "hardware": hardware(), "kernels": named(ran)}
+            "hardware": hardware(), "threads": torch.get_num_threads(), "kernels": named(ran)}

@@ -17,6 +17,7 @@ def test_a_right_kernel_passes_in_every_type() -> None:
         assert found["passed"]
         assert 0 < found["error"] <= at_most
         assert found["reference_dtype"] == "float64"
+        assert found["kernels"] == {"add_rms_norm": "triton"}
 
 
 def test_a_wrong_result_a_wrong_integer_and_a_reference_in_disguise_fail() -> None:
