@@ -11,17 +11,17 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device_name(device: torch.device | str) -> str:
-    """The GPU's name, or "cpu"."""
-    device = torch.device(device)
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def check_device(device: str) -> None:
     """ValueError where this machine has no such device."""
     allowed = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if device not in allowed:
         raise ValueError(f"device={device!r}: must be one of {', '.join(allowed)} on this machine")
+
+
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or "cpu"."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def wait_for(device: torch.device) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -51,9 +51,9 @@ class Item:
                 "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
 
 
-def sources(device: str, kernels: Mapping[str, str] | None = None) -> Json:
-    """The provenance of a row; `kernels` says what ran of each, which is nothing where nothing was run."""
-    return provenance() | {"device": device, "kernels": dict(kernels or {})}
+def sources(device: str) -> Json:
+    """The provenance of a row. What ran, the row says itself: nothing where it was compiled or counted alone."""
+    return provenance() | {"device": device}
 
 
 @cache
@@ -193,7 +193,7 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
             if isinstance(answer, CallFailed):
                 answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
                           "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
-            row = items[place].row | answer | {"provenance": sources(device_name(device), answer["kernels"])}
+            row = items[place].row | answer | {"provenance": sources(device_name(device))}
             file.append(row)
             rows.append(row)
             progress.update(done, items[place].kernel)
@@ -234,6 +234,7 @@ class TimingStage:
                         return
                     if installed is False:
                         continue
+                    row["provenance"] = sources(name)
                     try:
                         if item is None:
                             row |= worker.ask(measure_ceilings, self.device, seconds=max(left, _LEAST_SECONDS))
@@ -242,7 +243,6 @@ class TimingStage:
                                               seconds=max(left, _LEAST_SECONDS))
                     except CallFailed as error:
                         row["failed"] = str(error)
-                    row["provenance"] = sources(name, row.get("gate", {}).get("kernels"))
                     if "no_graph" in row or "failed" in row:
                         worker.end()  # a fault or a broken capture may have spoiled the GPU's context
                     file.append(row)

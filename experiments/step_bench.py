@@ -19,9 +19,8 @@ import triton
 from ..kernels.checks import check_instance, check_integer, check_real
 from ..kernels.dispatch import Implementation, using
 from ..models import Head
-from .devices import device_name
 from .json_lines import JsonLines
-from .kernel_stages import running_environment, sources
+from .kernel_stages import device_name, running_environment, sources
 from .kernel_worker import CallFailed, Worker
 from .locks import machine_alone
 from .progress import bar, console
