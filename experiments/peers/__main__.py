@@ -92,8 +92,9 @@ class Recorded:
 def _measured(comparison: Comparison[Any]) -> Json:
     with recording() as ran:
         outcome = comparison.measure()
-    return outcome.to_json() | {"device": device_name(torch.get_default_device()),
-                                "threads": torch.get_num_threads(), "kernels": named(ran)}
+    return outcome.to_json() | {
+        "device": device_name(torch.get_default_device()), "threads": torch.get_num_threads(),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."), "kernels": named(ran)}
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def main() -> int:
                 held.append(timing is not None and timing.holds)
                 if timing is not None:
                     output.print(timing.text, markup=False)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         console.print(f"error: {error}", markup=False)
         return 2
     console.print(f"records: {recorded.runner.records.folder}", markup=False)

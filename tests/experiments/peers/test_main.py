@@ -54,7 +54,7 @@ def test_every_setting_goes_on_record_with_what_was_compared_and_whose_code(
         assert list(point["code"]["files"]) == ["generate.py"]
         assert (point["of"]["models"]["num_models"], len(point["of"]["decoders"])) == (1, 12)
         assert (result["num_same"], result["num_decodes"], result["holds"]) == (12, 12, True)
-        assert (result["threads"], result["device"]) == (1, "cpu")
+        assert (result["threads"], result["device"], result["default_dtype"]) == (1, "cpu", "float32")
         assert result["kernels"]["commit"] == "reference"
         assert record["provenance"]["commit"]
         assert record["provenance"]["machine"]["cpu"]
@@ -82,6 +82,14 @@ def test_what_is_on_record_is_not_measured_again_unless_asked_or_of_other_code(
     assert exit_code(monkeypatch, *arguments) == 1
     assert len(counted) == 6
     assert len(records(tmp_path / "out" / "records")) == 4
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("a file")
+    arguments = ["--llada", str(checkout(tmp_path, "generate.py", LLADA)), "--output", str(tmp_path / "out")]
+    assert exit_code(monkeypatch, *arguments) == 2
+    assert str(tmp_path / "out") in capsys.readouterr().err
 
 
 def test_a_comparison_that_fails_is_on_record_and_the_others_go_on(
