@@ -14,6 +14,7 @@ from ..decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
 from ..kernels.token_statistics import Question, Statistic, TokenStatistics
 from ..models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
 from .locks import machine_alone
+from .records import Json
 
 CLOSE = 1e-5
 _HEAD_SCALE = 6.0
@@ -79,17 +80,39 @@ def _close_ranks(policy: Policy, proposal: TokenStatistics, taken_Q: Tensor, lef
     return num_close
 
 
-def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> tuple[float, float, float]:
-    """Median seconds of each, and the median of theirs / ours, after one round of warm-up; with the machine alone."""
-    times = []
+@dataclass(frozen=True)
+class Turns:
+    """Seconds of two runs in turns, round by round."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def own(self) -> float:
+        """Our median."""
+        return statistics.median(self.ours)
+
+    @property
+    def peer(self) -> float:
+        """Their median."""
+        return statistics.median(self.theirs)
+
+    @property
+    def ratio(self) -> float:
+        """The median over rounds of theirs / ours."""
+        return statistics.median(theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    def to_json(self) -> Json:
+        return {"ours_seconds": self.ours, "theirs_seconds": self.theirs, "ratio": self.ratio}
+
+
+def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> Turns:
+    """Time both in each round, after one of warm-up; with the machine alone."""
+    seconds: tuple[list[float], list[float]] = [], []
     with machine_alone():
         for _ in range(rounds + 1):
-            pair = []
-            for run in (ours, theirs):
+            for run, times in zip((ours, theirs), seconds, strict=True):
                 began = time.perf_counter()
                 run()
-                pair.append(time.perf_counter() - began)
-            times.append(pair)
-    times = times[1:]
-    own, peer = (statistics.median(column) for column in zip(*times, strict=True))
-    return own, peer, statistics.median(b / a for a, b in times)
+                times.append(time.perf_counter() - began)
+    return Turns(seconds[0][1:], seconds[1][1:])

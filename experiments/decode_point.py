@@ -13,6 +13,7 @@ from ..decoders import Decoder
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Head
+from .conditions import conditions
 from .decoding import Contestant, TimedBatch, batches, canvases
 from .devices import peak_memory_bytes, reset_peak_memory
 from .locks import machine_alone
@@ -56,8 +57,7 @@ def measure(point: DecodePoint, runner: Runner) -> Json:
                                            point.head)
     with machine_alone(), using(Implementation.named(point.kernels)), recording() as ran:
         result = _measured(point, contestant, reference)
-    return result | {"kernels": {name: implementation.value for name, implementation in sorted(
-        ran, key=lambda pair: pair[0])}}
+    return result | conditions(contestant.model, ran)
 
 
 def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:

@@ -44,6 +44,12 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device!r}: must be one of {', '.join(allowed)} on this machine")
 
 
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or "cpu"."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def wait_for(device: torch.device) -> None:
     """Return when the device has done all that was asked of it, so that a clock read next is true."""
     if device.type == "cuda":

@@ -18,6 +18,7 @@ from ..decoders import Decoder, Linear, Policy, Sampler
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import SeparateHead
+from .conditions import conditions
 from .decoding import batches, canvases
 from .families import Family
 from .joint import joint_errors
@@ -114,5 +115,5 @@ def _measure(point: JointErrorPoint, runner: Runner) -> Json:
     right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
     bound, product, joint = np.round(totals, 6).tolist()
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "bound": bound,
-            "product": product, "joint": joint, "num_commits": num_commits, "num_tokens": num_tokens,
-            "kernels": {name: implementation.value for name, implementation in sorted(ran, key=lambda pair: pair[0])}}
+            "product": product, "joint": joint, "num_commits": num_commits,
+            "num_tokens": num_tokens} | conditions(contestant.model, ran)

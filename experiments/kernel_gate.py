@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.case import Case
-from ..kernels.dispatch import INTERPRETED, Implementation, recording, using
+from ..kernels.dispatch import INTERPRETED, Implementation, named, recording, using
 from .records import Json
 
 # Relative root-mean-square errors that a correct kernel stays under. Each kernel's own tests are stricter.
@@ -26,11 +26,12 @@ def verdict(case: Case, dtype_name: str, device_name: str, peer: Callable[..., A
         found = outputs((peer or case.run)(*copied(inputs)))
     expected, reference_dtype = _expected(case, inputs)
     error, num_differ = compared(found, expected)
-    on_triton = peer is not None or {implementation for _, implementation in ran} == {Implementation.TRITON}
+    on_triton = {what for _, what in ran} == {Implementation.TRITON}
+    path = ("interpreter" if INTERPRETED else "compiled") if on_triton else "PyTorch" if peer is None else "a peer"
     return {"error": error if math.isfinite(error) else None, "tolerance": TOLERANCES[dtype_name],
             "integers_differ": num_differ, "reference_dtype": reference_dtype,
-            "ran": "interpreter" if INTERPRETED else "compiled",
-            "passed": on_triton and error <= TOLERANCES[dtype_name] and num_differ == 0}
+            "ran": path, "kernels": named(ran),
+            "passed": (on_triton or peer is not None) and error <= TOLERANCES[dtype_name] and num_differ == 0}
 
 
 def _expected(case: Case, inputs: tuple[Any, ...]) -> tuple[list[Tensor], str]:

@@ -15,6 +15,7 @@ import torch
 import triton
 
 from ..kernels.case import Case
+from .devices import device_name
 from .json_lines import JsonLines
 from .kernel_baseline import program_name
 from .kernel_compile import compiled, compiler_environment, programs, versions
@@ -50,9 +51,8 @@ class Item:
 
 
 def sources(device: str) -> Json:
-    """The provenance of a row."""
-    common = {name: value for name, value in provenance().items() if name != "dtype"}
-    return common | {"device": device, "kernels": "triton"}
+    """The provenance of a row. What ran, the row says itself: nothing where it was compiled or counted alone."""
+    return provenance() | {"device": device}
 
 
 @cache
@@ -191,7 +191,7 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
         for done, (place, answer) in enumerate(pool.ask_all(verdict, calls, limit), 1):
             if isinstance(answer, CallFailed):
                 answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
-                          "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
+                          "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
             row = items[place].row | answer | {"provenance": sources(device_name(device))}
             file.append(row)
             yield row
@@ -201,11 +201,6 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
 def running_environment(device: str) -> dict[str, str]:
     """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
     return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..decoders import Decoder, Request
-from ..kernels.dispatch import Implementation, using
+from ..kernels.dispatch import Implementation, recording, using
 from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
+from .conditions import conditions
 from .decoding import Contestant, batches, canvases
 from .locks import machine_alone
 from .records import Json
@@ -47,7 +48,7 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
     problems = task.test_problems(point.num_items)
     work = list(batches(contestant.requests(task, problems, point.model.seed), point.batch_size))
     completions, ratios = [], []
-    with using(Implementation.named(point.kernels)), machine_alone():
+    with using(Implementation.named(point.kernels)), recording() as ran, machine_alone():
         steps = [step for batch in work for step in _steps(contestant, batch)]
         for number, batch in enumerate(work):
             if number % 2:
@@ -65,7 +66,7 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
             "bytes": config.forward_bytes(
                 round(positions), round(point.batch_size * config.max_length - positions), round(positions),
                 num_distinct_experts=distinct),
-            "seconds_ratio": statistics.median(ratios)}
+            "seconds_ratio": statistics.median(ratios)} | conditions(contestant.model, ran)
 
 
 def _aware(contestant: Contestant) -> Contestant:

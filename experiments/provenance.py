@@ -18,6 +18,9 @@ from .cores import available_cores
 from .records import Json
 
 _SOURCE = Path(__file__).resolve().parents[1]
+# Among them how long waiting threads spin.
+_CHANGES_SPEED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_BLOCKTIME", "ATEN_CPU_CAPABILITY",
+                  "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "CUDA_LAUNCH_BLOCKING", "TRITON_INTERPRET")
 
 
 @cache
@@ -31,8 +34,7 @@ def provenance() -> Json:
         "dirty": bool(_git("status", "--porcelain", "--", *sources)) if commit else None,
         "source_hash": _source_hash(),
         "machine": machine(),
-        "gpu": _gpu(),
-        "dtype": "float32",
+        "torch": _torch(),
         "versions": {"python": platform.python_version(), "quicksilver": _own_version(), "torch": torch.__version__,
                      "triton": triton.__version__, "numpy": np.__version__},
     }
@@ -40,7 +42,19 @@ def provenance() -> Json:
 
 @cache
 def machine() -> Json:
-    return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(), "system": platform.platform()}
+    """What is there, used or not: a result says where it was measured."""
+    return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(),
+            "system": platform.platform(), "gpu": _gpu()}
+
+
+def _torch() -> Json:
+    """How PyTorch computes in this process: what it was built for, the processor's instructions that it uses, how it
+    multiplies float32, and what was set of the environment that changes its speed."""
+    build = f"cuda {torch.version.cuda}" if torch.version.cuda else f"hip {torch.version.hip}"
+    return {"build": build if torch.version.cuda or torch.version.hip else "cpu",
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "environment": {name: os.environ[name] for name in _CHANGES_SPEED if name in os.environ}}
 
 
 def _own_version() -> str:
@@ -53,7 +67,6 @@ def _own_version() -> str:
 
 
 def _gpu() -> Json | None:
-    """The GPU that is there, used or not."""
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ..kernels.dispatch import Implementation, recording, using
+from ..kernels.dispatch import Implementation, named, recording, using
 from .devices import peak_memory_bytes, reset_peak_memory
 from .gpu_clocks import ramp
 from .ready_step import ReadyStep, weights
@@ -167,8 +167,7 @@ def measured(point: StepPoint, device_name: str, clock: StepClock | None = None)
     mean_touched = sum(touched) / len(touched) if touched else None
     return {**found, **point.floors(mean_touched), "distinct_experts": touched,
             "expected_experts": point.expected_experts(), "peak_memory_bytes": peak_memory_bytes(device),
-            "hardware": facts, "kernels": {name: implementation.value for name, implementation in sorted(
-                ran, key=lambda pair: pair[0])}}
+            "hardware": facts, "threads": torch.get_num_threads(), "kernels": named(ran)}
 
 
 @torch.inference_mode()

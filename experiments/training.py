@@ -6,6 +6,7 @@ seconds are an outcome. Every random number is a function of (seed, update), so 
 same weights as one that was not.
 """
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from torch import nn
 from ..decoders import Decoder
 from ..kernels.atomic_file import clear_temporaries
 from ..kernels.checks import check_integer, check_real
+from ..kernels.dispatch import Ran, recording
 from ..models import (
     Balancing,
     DecodableTransformer,
@@ -32,6 +34,7 @@ from ..models import (
 )
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from ..models.routers import load, violation
+from .conditions import ProductTypes, seen
 from .decoding import Contestant, share_right
 from .devices import check_device
 from .locks import exclusive, machine_shared
@@ -212,6 +215,7 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
     curve_updates = {round(recipe.updates * (i + 1) / recipe.num_curve_points) for i in range(recipe.num_curve_points)}
     saved = began = time.perf_counter()
     first_update, earlier_seconds = run.update, run.seconds
+    products, ran = ProductTypes(), Ran()
     with bar(f"train {point.name} {type(recipe.objective).__name__} seed {point.seed}", recipe.updates,
              run.update) as shown:
         while run.update < recipe.updates:
@@ -219,7 +223,11 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
                 if run.update > first_update:
                     _save(run, state_path, point)
                 raise OutOfTime(f"{run.update:,} of {recipe.updates:,} updates")
-            loss = _update(run, point)
+            with contextlib.ExitStack() as watch:
+                if run.update == first_update:
+                    ran = watch.enter_context(recording())
+                    watch.enter_context(products)
+                loss = _update(run, point)
             run.losses.append(round(loss, 6))
             run.update += 1
             if not math.isfinite(loss):
@@ -241,7 +249,7 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
         "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
         "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(),
         "active_parameters": run.transformer.num_active_parameters(), "curve": run.curve, "losses": run.losses,
-        "violations": run.violations, "threads": recipe.threads}
+        "violations": run.violations} | seen(run.transformer, products, ran)
 
 
 def _update(run: _Run, point: TrainingPoint) -> float:

@@ -29,9 +29,10 @@ from ..decoders import (
     Whole,
 )
 from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, using
+from ..kernels.dispatch import Implementation, recording, using
 from ..kernels.token_statistics import Question
 from ..models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
+from .conditions import conditions
 from .decoding import Contestant, batches
 from .devices import wait_for
 from .locks import machine_alone
@@ -161,7 +162,7 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
     assert isinstance(model, DecodableTransformer)
     task = point.model.task
     requests = contestant.requests(task, task.test_problems(point.num_items), point.model.seed)
-    with using(Implementation.named(point.kernels)):
+    with using(Implementation.named(point.kernels)), recording() as ran:
         seen = [canvas for batch in batches(requests, most_rows) if len(batch) == most_rows
                 for canvas in followed(contestant, batch)]
         cells = [_cell(model, seen, width, batch_size) for width in point.widths for batch_size in point.batch_sizes]
@@ -171,7 +172,7 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
             assert isinstance(reference.model, DecodableTransformer)
             with machine_alone():
                 _time(cells, model, _timed(seen), reference.model, next(followed(reference, requests)))
-    return {"cells": cells, "num_canvases": len(seen)}
+    return {"cells": cells, "num_canvases": len(seen)} | conditions(model, ran)
 
 
 def _contestant(point: TrainingPoint, transformer: Transformer) -> Contestant:

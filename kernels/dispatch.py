@@ -45,7 +45,10 @@ class Implementation(Enum):
 
 
 _chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
-_ran: ContextVar[set[tuple[str, Implementation]] | None] = ContextVar("ran", default=None)
+Ran = set[tuple[str, Enum]]
+"""Kernels by name, and what ran: an Implementation, or, where PyTorch has several ways, the way that it took."""
+
+_ran: ContextVar[Ran | None] = ContextVar("ran", default=None)
 _compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
 
 
@@ -64,8 +67,8 @@ def using(implementation: Implementation | None) -> Iterator[None]:
 
 
 @contextmanager
-def recording() -> Iterator[set[tuple[str, Implementation]]]:
-    """Collect the names of the kernels that run, and which implementation of each."""
+def recording() -> Iterator[Ran]:
+    """Collect the names of the kernels that run, and what runs of each."""
     token = _ran.set(set())
     try:
         ran = _ran.get()
@@ -73,6 +76,21 @@ def recording() -> Iterator[set[tuple[str, Implementation]]]:
         yield ran
     finally:
         _ran.reset(token)
+
+
+def note(name: str, what: Enum) -> None:
+    """Put on record what runs of the kernel `name`, or in its place."""
+    ran = _ran.get()
+    if ran is not None:
+        ran.add((name, what))
+
+
+def named(ran: Ran) -> dict[str, str]:
+    """What ran of each kernel, in words; all of it where that was several things."""
+    words: dict[str, list[str]] = {}
+    for name, what in sorted(ran, key=lambda pair: (pair[0], pair[1].value)):
+        words.setdefault(name, []).append(what.value)
+    return {name: ", ".join(several) for name, several in words.items()}
 
 
 @contextmanager
@@ -93,14 +111,11 @@ def _compiling() -> bool:
     return _compiled.get() is not None
 
 
-def decide(name: str, arguments: Sequence[Any], *, differentiable: bool = False) -> Implementation:
-    """The implementation of the kernel `name` that runs on these arguments, a tensor first; goes on record."""
+def decide(arguments: Sequence[Any], *, differentiable: bool = False) -> Implementation:
+    """The implementation of a kernel for these arguments, a tensor first. Whoever runs it puts it on record."""
     chosen = _chosen.get() or (Implementation.TRITON if arguments[0].is_cuda else Implementation.REFERENCE)
     if chosen is Implementation.TRITON and not differentiable and _need_gradient(arguments):
         chosen = Implementation.REFERENCE
-    ran = _ran.get()
-    if ran is not None:
-        ran.add((name, chosen))
     return chosen
 
 
@@ -108,12 +123,12 @@ def _need_gradient(arguments: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
 
 
-def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differentiable: bool = False
-           ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differentiable: bool = False,
+           notes_itself: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a launcher the public function of a kernel: it takes and returns what `reference` does, whose docstring
     speaks for both. `mutates` names the arguments written in place; `differentiable` says that the launcher has a
-    backward (a torch.autograd.Function). torch.compile sees a custom operator, and the reference where a gradient is
-    required."""
+    backward (a torch.autograd.Function), `notes_itself` that the reference has several ways and notes the one it takes.
+    torch.compile sees a custom operator, and the reference where a gradient is required."""
 
     def public(launcher: Callable[P, R]) -> Callable[P, R]:
         name = launcher.__name__
@@ -121,9 +136,10 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
         @wraps(launcher)
         def decided(*args: P.args, **kwargs: P.kwargs) -> R:
             arguments = args if not kwargs else _tensors(args, kwargs)
-            if decide(name, arguments, differentiable=differentiable) is Implementation.TRITON:
-                return launcher(*args, **kwargs)
-            return reference(*args, **kwargs)
+            chosen = decide(arguments, differentiable=differentiable)
+            if chosen is Implementation.TRITON or not notes_itself:
+                note(name, chosen)
+            return launcher(*args, **kwargs) if chosen is Implementation.TRITON else reference(*args, **kwargs)
 
         operator = torch.library.custom_op(f"quicksilver::{name}", decided, mutates_args=mutates)
         operator.register_fake(launcher)

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from . import moe_experts_cpu, moe_sort
 from .case import Cost
 from .checks import integer_field
-from .dispatch import kernel, launch, stages
+from .dispatch import kernel, launch, note, stages
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def reference(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Te
     their number may not be read, every expert multiplies all."""
     if x_TE.device.type == "cpu" and not isinstance(x_TE, FakeTensor):
         return moe_experts_cpu.by_own_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
+    note("experts", moe_experts_cpu.Way.EVERY_EXPERT)
     return _by_every_expert(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
 
 
@@ -67,7 +68,7 @@ def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert
     return sum_TE.to(x_TE.dtype)
 
 
-@kernel(reference)
+@kernel(reference, notes_itself=True)
 def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     (num_rows, width), (num_experts, _, expert_width) = x_TE.shape, down_XEM.shape
     top_k = expert_TA.shape[1]

@@ -4,26 +4,43 @@ A single position takes matrices times vectors; others one product after the oth
 batched products, which copy the weights and are differentiable once (moe_experts_padded).
 """
 
+from enum import Enum
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import moe_experts_padded, moe_sort
+from .dispatch import note
 
 # Rows an expert on average from which on batched products with a gradient of their own beat one after the other.
 _MANY_ROWS = 64
+
+
+class Way(Enum):
+    """How PyTorch multiplies the experts, in the words of records."""
+
+    OF_ONE_ROW = "matrices times vectors"
+    PADDED = "batched products of padded rows"
+    IN_GROUPS = "grouped products"
+    ONE_BY_ONE = "one expert after the other"
+    EVERY_EXPERT = "every expert for every token"
 
 
 def by_own_rows(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     """What `moe_experts.reference` gives."""
     num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
     if num_rows == 1 and weight_TA.dtype == x_TE.dtype and not torch.is_autocast_enabled("cpu"):
+        note("experts", Way.OF_ONE_ROW)
         return _of_one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
     if torch.is_grad_enabled() and expert_TA.numel() >= _MANY_ROWS * num_experts:
+        note("experts", Way.PADDED)
         there = moe_experts_padded.slots(expert_TA, num_experts)
         return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, there)
     order_P, count_X = moe_sort.reference(expert_TA, num_experts)
-    multiply = _in_groups if _can_group(gate_up_XGE, down_XEM) else _one_by_one
+    way, multiply = ((Way.IN_GROUPS, _in_groups) if _can_group(gate_up_XGE, down_XEM) else
+                     (Way.ONE_BY_ONE, _one_by_one))
+    note("experts", way)
     sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
     place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
     row_PE = sorted_PE.index_select(0, place_P)

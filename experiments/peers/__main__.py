@@ -8,17 +8,20 @@ mask id banned on both sides. The table counts the decodes whose tokens are the 
 of the peer's (with it repaired, the peer gives our tokens), and the decisions closer than 1e-5. Then come the times of
 LLaDA, Fast-dLLM and transformers, in turns in one process; a ratio is the median over rounds of theirs / ours.
 
+Every setting goes on record as it comes, in the folder `records` of --output; what is on record of the same settings
+and the same code of the peer is not measured again, unless --anew.
+
 Fast-dLLM's model file wants transformers 4.46, nothing else does; --tokens-only leaves it and the times out.
 Exit code 1 if tokens differ without a shown defect, 2 if a peer cannot be run.
 """
 
 import argparse
-import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..cores import waiting_threads
 
@@ -28,31 +31,83 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ...kernels.dispatch import named, recording
+from ..devices import device_name
 from ..progress import console
+from ..records import Json
+from ..runner import Runner
 from . import dinfer, dllm, dream, fast_dllm, fast_dllm_model, llada, llada2, sdar, transformers, transformers_experts
-from .base import Finding
-from .speed import Line
+from .base import Comparison, Finding, Outcome, Timing
+from .origin import of_checkout, of_package
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What the command runs of a peer: tokens compared on our model alone, those on the peer's, and times."""
+    """What the command runs of a peer: tokens compared on our model alone, those on the peer's, and times. `files` are
+    those of its files that a checkout may hold and that are run."""
 
     home: str
-    agreement: Callable[[Path, int], Iterator[Finding]]
-    agreement_on_its_model: Callable[[Path, int], Iterator[Finding]] | None = None
-    speed: Callable[[Path], Iterator[Line]] | None = None
+    files: Sequence[str]
+    agreement: Callable[[Path, int], Iterator[Comparison[Finding]]]
+    agreement_on_its_model: Callable[[Path, int], Iterator[Comparison[Finding]]] | None = None
+    speed: Callable[[Path], Iterator[Comparison[Timing]]] | None = None
 
 
 PEERS = {
-    "llada": Peer(llada.HOME, llada.agreement, speed=llada.speed),
-    "fast-dllm": Peer(fast_dllm.HOME, fast_dllm.agreement, fast_dllm_model.agreement, fast_dllm_model.speed),
-    "dllm": Peer(dllm.HOME, dllm.agreement),
-    "dream": Peer(dream.HOME, dream.agreement),
-    "sdar": Peer(sdar.HOME, sdar.agreement),
-    "llada2": Peer(llada2.HOME, llada2.agreement),
-    "dinfer": Peer(dinfer.HOME, dinfer.agreement),
+    "llada": Peer(llada.HOME, [llada.FILE], llada.agreement, speed=llada.speed),
+    "fast-dllm": Peer(fast_dllm.HOME, [fast_dllm.FILE, fast_dllm_model.FILE], fast_dllm.agreement,
+                      fast_dllm_model.agreement, fast_dllm_model.speed),
+    "dllm": Peer(dllm.HOME, dllm.FILES, dllm.agreement),
+    "dream": Peer(dream.HOME, dream.FILES, dream.agreement),
+    "sdar": Peer(sdar.HOME, [sdar.FILE], sdar.agreement),
+    "llada2": Peer(llada2.HOME, llada2.FILES, llada2.agreement),
+    "dinfer": Peer(dinfer.HOME, [dinfer.FILE], dinfer.agreement),
 }
+
+
+@dataclass(frozen=True)
+class PeerPoint:
+    """What a record is of: a setting of a peer, what is compared in it, and the peer's code."""
+
+    peer: str
+    setting: str
+    of: Json
+    code: Json
+    threads: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The folder in which comparisons go on record."""
+
+    runner: Runner
+    threads: int
+    anew: bool
+
+    def outcome(self, comparison: Comparison[Outcome], code: Json, kind: type[Outcome]) -> Outcome | None:
+        """What is on record of a comparison, measured if nothing is. None where measuring failed, which the runner has
+        said and recorded."""
+        point = PeerPoint(comparison.peer, comparison.setting, comparison.of, code, self.threads)
+        if self.anew:
+            self.runner.records.path(point).unlink(missing_ok=True)
+        result = self.runner.record(point, lambda: _measured(comparison))["result"]
+        return None if "failed" in result else kind.of_json(result)
+
+
+def _measured(comparison: Comparison[Any]) -> Json:
+    with recording() as ran:
+        outcome = comparison.measure()
+    return outcome.to_json() | {
+        "device": device_name(torch.get_default_device()), "threads": torch.get_num_threads(),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."), "kernels": named(ran)}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Comparisons that have not begun, with the code of their peer."""
+
+    code: Json
+    comparisons: Iterator[Comparison[Any]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,32 +121,36 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tokens-only", action="store_true", help="no times, and nothing of Fast-dLLM's model file")
     options.add_argument("--models", type=int, default=20, help="random models for each setting (default: %(default)s)")
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--output", type=Path, default=Path("runs/peers"), help="folder (default: %(default)s)")
+    options.add_argument("--anew", action="store_true", help="measure what is on record, too")
     return options
 
 
-def planned(options: argparse.Namespace) -> tuple[list[Iterator[Finding]], list[Iterator[Line]]]:
-    """The comparisons and the times that the options ask for; none has begun. ValueError if one cannot be run."""
+def planned(options: argparse.Namespace) -> tuple[list[Planned], list[Planned]]:
+    """The comparisons and the times that the options ask for. ValueError if one cannot be run."""
     chosen = {name: path for name in PEERS if (path := getattr(options, name.replace("-", "_"))) is not None}
     if not chosen and not options.transformers:
         raise ValueError(f"name a peer: --transformers, or a checkout with {', '.join(f'--{name}' for name in PEERS)}")
     if "fast-dllm" in chosen and not options.tokens_only:
         fast_dllm_model.check_transformers()
-    findings: list[Iterator[Finding]] = []
-    lines: list[Iterator[Line]] = []
+    tokens: list[Planned] = []
+    times: list[Planned] = []
     for name, path in chosen.items():
         peer = PEERS[name]
         if not path.is_dir():
             raise ValueError(f"--{name} {path}: is no folder; give a checkout of {peer.home}")
-        findings.append(peer.agreement(path, options.models))
+        code = of_checkout(path, peer.home, peer.files)
+        tokens.append(Planned(code, peer.agreement(path, options.models)))
         if peer.agreement_on_its_model is not None and not options.tokens_only:
-            findings.append(peer.agreement_on_its_model(path, options.models))
+            tokens.append(Planned(code, peer.agreement_on_its_model(path, options.models)))
         if peer.speed is not None and not options.tokens_only:
-            lines.append(peer.speed(path))
+            times.append(Planned(code, peer.speed(path)))
     if options.transformers:
-        findings.append(transformers.agreement(options.models))
+        code = of_package("transformers")
+        tokens.append(Planned(code, transformers.agreement(options.models)))
         if not options.tokens_only:
-            lines += [transformers.speed(), transformers_experts.speed()]
-    return findings, lines
+            times += [Planned(code, transformers.speed()), Planned(code, transformers_experts.speed())]
+    return tokens, times
 
 
 def table(findings: Sequence[Finding]) -> Table:
@@ -110,22 +169,30 @@ def main() -> int:
     output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     options = parser().parse_args()
     torch.set_num_threads(options.threads)
+    recorded = Recorded(Runner(options.output), options.threads, options.anew)
     findings: list[Finding] = []
-    lines: list[Line] = []
+    held: list[bool] = []
     try:
-        to_compare, to_time = planned(options)
+        tokens, times = planned(options)
         with console.status("comparing tokens") as status:
-            for finding in itertools.chain.from_iterable(to_compare):
-                findings.append(finding)
-                status.update(f"compared {finding.peer}: {finding.setting}")
+            for part in tokens:
+                for comparison in part.comparisons:
+                    status.update(f"comparing {comparison.peer}: {comparison.setting}")
+                    finding = recorded.outcome(comparison, part.code, Finding)
+                    held.append(finding is not None and finding.holds)
+                    findings += [] if finding is None else [finding]
         output.print(table(findings), soft_wrap=False)
-        for line in itertools.chain.from_iterable(to_time):
-            lines.append(line)
-            output.print(line.text, markup=False)
-    except (ValueError, ImportError) as error:
+        for part in times:
+            for comparison in part.comparisons:
+                timing = recorded.outcome(comparison, part.code, Timing)
+                held.append(timing is not None and timing.holds)
+                if timing is not None:
+                    output.print(timing.text, markup=False)
+    except (ValueError, ImportError, OSError) as error:
         console.print(f"error: {error}", markup=False)
         return 2
-    return 0 if all(found.holds for found in (*findings, *lines)) else 1
+    console.print(f"records: {recorded.runner.records.folder}", markup=False)
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":

@@ -9,15 +9,17 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Generic, TypeVar
 
 import torch
 
 from ...decoders import Decoder, Request
 from ...models import AttentionPattern, Bidirectional, DecodableTransformer, Shape
 from ..agreement import close_decisions, random_transformer
+from ..records import Json, describe
 
 Engine = Callable[[DecodableTransformer, list[int]], list[int]]
 """A peer's decode: from our model and a prompt to the whole canvas."""
@@ -39,6 +41,43 @@ class Finding:
     @property
     def holds(self) -> bool:
         return self.num_same + self.num_by_defect == self.num_decodes
+
+    def to_json(self) -> Json:
+        return asdict(self) | {"holds": self.holds}
+
+    @classmethod
+    def of_json(cls, result: Json) -> "Finding":
+        return cls(**{name: result[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of a setting in turns: figures, the same in words, and whether both sides computed the same."""
+
+    text: str
+    figures: Json
+    holds: bool = True
+
+    def to_json(self) -> Json:
+        return {"text": self.text, "holds": self.holds, "figures": self.figures}
+
+    @classmethod
+    def of_json(cls, result: Json) -> "Timing":
+        return cls(result["text"], result["figures"], result["holds"])
+
+
+Outcome = TypeVar("Outcome", Finding, Timing)
+
+
+@dataclass(frozen=True)
+class Comparison(Generic[Outcome]):
+    """What is to be compared with a peer and not yet is: what names it, what it is of (JSON values), how it is
+    measured."""
+
+    peer: str
+    setting: str
+    of: Json
+    measure: Callable[[], Outcome]
 
 
 @dataclass(frozen=True)
@@ -78,8 +117,13 @@ class RandomModels:
             yield DecodableTransformer(transformer, self.mask_id, self.shift), prompt
 
 
-def compared(finding: Finding, cases: Sequence[Case], models: RandomModels) -> Finding:
-    """The finding with its counts: every case decoded with every model."""
+def compared(finding: Finding, cases: Sequence[Case], models: RandomModels) -> Comparison[Finding]:
+    """To be measured: the finding with its counts, every case decoded with every model."""
+    of = {"models": describe(models), "decoders": [describe(case.decoder) for case in cases]}
+    return Comparison(finding.peer, finding.setting, of, lambda: _counted(finding, cases, models))
+
+
+def _counted(finding: Finding, cases: Sequence[Case], models: RandomModels) -> Finding:
     num_decodes = num_same = num_by_defect = num_close = 0
     for model, prompt in models:
         request = Request.completing(prompt, models.num_new, mask_id=model.mask_id)

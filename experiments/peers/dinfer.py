@@ -5,17 +5,18 @@ that Fast-dLLM's first release lacks, through a plain view of our transformer.
 from collections.abc import Iterator
 from pathlib import Path
 
-from .base import Finding, RandomModels, Source, hollow
+from .base import Comparison, Finding, RandomModels, Source, hollow
 from .fast_dllm import LOOPS, Cached, findings
 
 HOME = "github.com/inclusionAI/dInfer"
+FILE = "python/dinfer/decoding/generate_fastdllm.py"
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     foreign = (hollow("transformers", "AutoTokenizer", "AutoModel")
                | hollow("..model.modeling_llada_fastdllm", "LLaDAModelLM")
                | hollow("..model.modeling_fused_olmoe", "FusedOlmoeForCausalLM"))
     module = Source("--dinfer", checkout, HOME).load(
-        "python/dinfer/decoding/generate_fastdllm.py", *(function for function, _ in LOOPS.values()),
+        FILE, *(function for function, _ in LOOPS.values()),
         stand_ins=foreign)
     yield from findings("dInfer", module, Cached, RandomModels(num_models))

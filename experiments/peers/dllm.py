@@ -39,7 +39,8 @@ from ...decoders import (
 )
 from ...models import BlockCausal
 from ..agreement import close_decisions
-from .base import Case, Finding, RandomModels, Source, compared
+from ..records import describe
+from .base import Case, Comparison, Finding, RandomModels, Source, compared
 from .dllm_sampling import NUM_NEW, Sampling, load
 from .dream import ORDERS
 
@@ -47,6 +48,7 @@ HOME = "github.com/ZHZisZZ/dllm"
 SCHEDULERS, MDLM, BD3LM, DREAM, FAST_DLLM = (f"dllm/{file}.py" for file in (
     "core/schedulers/alpha", "core/samplers/mdlm", "core/samplers/bd3lm", "pipelines/dream/sampler",
     "pipelines/fastdllm/llada/sampler"))
+FILES = (SCHEDULERS, MDLM, BD3LM, DREAM, FAST_DLLM)
 END_ID = 3
 ROUNDED = "the quota is Rounded, which none of the decoders' schedules is"
 FROM_PROMPT = "their blocks count from the prompt's end: the model's must, too"
@@ -54,6 +56,7 @@ PADDING = ("their BD3LM hides every token equal to the padding id, also generate
            "vocabulary theirs is ours")
 TOLD_STEPS = ("under a threshold or factor their loop still ends (dual), or reads past its quotas, after the steps it "
               "was told; told as many as masks, theirs is ours")
+INFILLING = "infilling, blocks of 32, 16, 8"
 CACHES: dict[str | None, Cache] = {None: Recompute(), "prefix": Prefix(), "dual": Dual()}
 
 
@@ -79,12 +82,16 @@ class Rounded(Schedule):
         return num_masked if num_steps < self.steps else 0
 
 
-def linear(time: Tensor) -> Tensor:
-    return 1 - time
+@dataclass(frozen=True)
+class LinearAlpha:
+    def __call__(self, time: Tensor) -> Tensor:
+        return 1 - time
 
 
-def cosine(time: Tensor) -> Tensor:
-    return 1 - ((1 - time) * (torch.pi / 2)).cos()
+@dataclass(frozen=True)
+class CosineAlpha:
+    def __call__(self, time: Tensor) -> Tensor:
+        return 1 - ((1 - time) * (torch.pi / 2)).cos()
 
 
 @dataclass(frozen=True)
@@ -127,15 +134,15 @@ class Samplers:
                    load(source, MDLM, "MDLMSampler", "MDLMSamplerConfig"), load(source, BD3LM, "BD3LMSampler"),
                    load(source, DREAM, "DreamSampler"), load(source, FAST_DLLM, "FastdLLMLLaDASampler"))
 
-    def mdlm_findings(self, models: RandomModels) -> Iterator[Finding]:
+    def mdlm_findings(self, models: RandomModels) -> Iterator[Comparison[Finding]]:
         mdlm = Sampling(self.mdlm.MDLMSampler)
         quotas = [(block, steps) for block in (24, 12, 6) for steps in (block + 3, block, block // 3, 1)]
         yield compared(Finding("dllm MDLM", "linear, steps that divide 24, 12, 6 masks or are no fewer"), [
             Case(decoder(block, Linear(steps)), mdlm.engine(options(block, steps))) for block, steps in quotas], models)
-        for alpha, scheduler in ((linear, self.schedulers.LinearAlphaScheduler()),
-                                 (cosine, self.schedulers.CosineAlphaScheduler())):
+        for name, alpha, scheduler in (("linear", LinearAlpha(), self.schedulers.LinearAlphaScheduler()),
+                                       ("cosine", CosineAlpha(), self.schedulers.CosineAlphaScheduler())):
             sampling = replace(mdlm, built_with={"scheduler": scheduler})
-            yield compared(Finding("dllm MDLM", f"{alpha.__name__}, 17, 7, 5 steps for 24, 12 masks", note=ROUNDED), [
+            yield compared(Finding("dllm MDLM", f"{name}, 17, 7, 5 steps for 24, 12 masks", note=ROUNDED), [
                 Case(decoder(block, Rounded(steps, alpha)), sampling.engine(options(block, steps)))
                 for block in (24, 12) for steps in (17, 7, 5)], models)
         yield compared(Finding("dllm MDLM", "guidance 0.5, 1"), [
@@ -145,7 +152,7 @@ class Samplers:
         yield compared(Finding("dllm MDLM", "logits shifted by one"), [
             Case(decoder(block, Linear(steps)), mdlm.engine(options(block, steps, {"right_shift_logits": True})))
             for block, steps in ((24, 8), (12, 12))], replace(models, shift=1))
-        yield self._infilling(models)
+        yield Comparison("dllm MDLM", INFILLING, {"models": describe(models)}, lambda: self._infilling(models))
 
     def _infilling(self, models: RandomModels) -> Finding:
         """Blanks anywhere; blocks count from the row's first token, each with the same steps."""
@@ -162,9 +169,9 @@ class Samplers:
                 num_decodes += 1
                 num_close += close_decisions(ours, model, request)
                 num_same += ours.decode(model, [request])[0].tokens == theirs_BL[0].tolist()
-        return Finding("dllm MDLM", "infilling, blocks of 32, 16, 8", num_decodes, num_same, num_close=num_close)
+        return Finding("dllm MDLM", INFILLING, num_decodes, num_same, num_close=num_close)
 
-    def bd3lm_findings(self, models: RandomModels) -> Iterator[Finding]:
+    def bd3lm_findings(self, models: RandomModels) -> Iterator[Comparison[Finding]]:
         bd3lm = Sampling(self.bd3lm.BD3LMSampler, end_id=None)
         for block in (4, 8):
             causal = replace(models, pattern=BlockCausal(block))
@@ -174,7 +181,7 @@ class Samplers:
                 for steps in (block + 1, block, block // 2, 1)], causal)
         cosine_bd3lm = replace(bd3lm, built_with={"scheduler": self.schedulers.CosineAlphaScheduler()})
         yield compared(Finding("dllm BD3LM", "cosine, blocks of 8, 6, 5, 3 steps", note=ROUNDED), [
-            Case(replace(stored, schedule=Rounded(steps, cosine)), cosine_bd3lm.engine(options(8, steps)))
+            Case(replace(stored, schedule=Rounded(steps, CosineAlpha())), cosine_bd3lm.engine(options(8, steps)))
             for steps in (6, 5, 3)], causal)
         yield compared(Finding("dllm BD3LM", "guidance 0.5, 1, blocks of 8"), [
             Case(replace(decoder(8, Linear(4)), guidance=ClassifierFree(scale)),
@@ -192,7 +199,7 @@ class Samplers:
             Case(replace(stored, schedule=Linear(steps)), replace(bd3lm, pad_id=END_ID).engine(options(8, steps)),
                  bd3lm.engine(options(8, steps))) for steps in (8, 4)], causal)
 
-    def dream_findings(self, models: RandomModels) -> Iterator[Finding]:
+    def dream_findings(self, models: RandomModels) -> Iterator[Comparison[Finding]]:
         dream = Sampling(self.dream.DreamSampler)
         for alg, policy in ORDERS.items():
             told = {"alg": alg, "temperature": 0.0, "top_k": None}
@@ -200,7 +207,7 @@ class Samplers:
                 Case(decoder(24, Linear(steps), policy), dream.engine({"steps": steps, **told}))
                 for steps in (27, 24, 8, 1)], replace(models, shift=1))
 
-    def fast_dllm_findings(self, models: RandomModels) -> Iterator[Finding]:
+    def fast_dllm_findings(self, models: RandomModels) -> Iterator[Comparison[Finding]]:
         fast, blocks = Sampling(self.fast_dllm.FastdLLMLLaDASampler), (24, 12, 6)
         for name, cache in CACHES.items():
             cached = {"use_cache": name}
@@ -224,7 +231,7 @@ class Samplers:
                      fast.engine(options(block, block, told))) for block in blocks], models)
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     """Findings by sampler. ValueError if the checkout does not carry them."""
     samplers, models = Samplers.of(checkout), RandomModels(num_models, num_new=NUM_NEW)
     yield from samplers.mdlm_findings(models)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...decoders import Decoder, Dream, Greedy, LowEntropy, Policy, Recompute, TopMargin, TopProbability, Whole
 from ...models import DecodableTransformer
-from .base import Case, Engine, Finding, RandomModels, Source, compared
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared
 from .views import logits_of
 
 HOME = "github.com/ZHZisZZ/dllm or github.com/NVlabs/Fast-dLLM, which carry the loop"
@@ -57,7 +57,7 @@ def engine(dream: ModuleType, alg: str, steps: int, num_new: int) -> Engine:
     return theirs
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     """One finding an order. ValueError if the checkout does not carry the loop."""
     source = Source("--dream", checkout, HOME)
     file = next((file for file in FILES if (checkout / file).is_file()), FILES[0])

@@ -31,10 +31,11 @@ from ...decoders import (
     Unbounded,
 )
 from ...models import DecodableTransformer
-from .base import Case, Engine, Finding, RandomModels, Source, compared, hollow
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared, hollow
 from .views import logits_of
 
 HOME = "github.com/NVlabs/Fast-dLLM"
+FILE = "llada/generate.py"
 LOOPS: dict[str, tuple[str, Cache]] = {"no cache": ("generate", Recompute()),
                                        "prefix": ("generate_with_prefix_cache", Prefix()),
                                        "dual": ("generate_with_dual_cache", Dual())}
@@ -86,7 +87,7 @@ class Cached:
 def loaded(checkout: Path) -> ModuleType:
     """Their generate.py; neither transformers nor their model file is imported."""
     return Source("--fast-dllm", checkout, HOME).load(
-        "llada/generate.py", *(function for function, _ in LOOPS.values()),
+        FILE, *(function for function, _ in LOOPS.values()),
         stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel") | hollow("model.modeling_llada", "LLaDAModelLM"))
 
 
@@ -163,7 +164,7 @@ class Loop:
         return decode
 
 
-def findings(peer: str, module: ModuleType, view: View, models: RandomModels) -> Iterator[Finding]:
+def findings(peer: str, module: ModuleType, view: View, models: RandomModels) -> Iterator[Comparison[Finding]]:
     """The rows of a module that has the three loops."""
     length = models.num_new
     for name in LOOPS:
@@ -177,5 +178,5 @@ def findings(peer: str, module: ModuleType, view: View, models: RandomModels) ->
                                    note=FACTOR_DEFECT), loop.factors(length), models)
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     yield from findings("Fast-dLLM", loaded(checkout), Cached, RandomModels(num_models))

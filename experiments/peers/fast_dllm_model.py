@@ -4,7 +4,7 @@ tokens, and both times. The file wants transformers 4.46.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ...decoders import Blocks, Decoder, Greedy, Linear, TopProbability
 from ...models import DecodableTransformer
-from .base import Finding, RandomModels, Source
+from .base import Comparison, Finding, RandomModels, Source, Timing
 from .fast_dllm import HOME, LOOPS, KeysValues, Loop, findings, loaded
-from .speed import Line, Rival, Setting, in_bfloat16, race
+from .speed import Rival, Setting, in_bfloat16, race
 from .views import BANNED
 
 TRANSFORMERS = "4.46"
+FILE = "llada/model/modeling_llada.py"
 _AIMS = {"dual": 1.25, "prefix": None, "no cache": None}
 
 
@@ -59,7 +60,7 @@ def check_transformers() -> None:
 def model_file(checkout: Path) -> ModuleType:
     """Their model file as a module. ValueError if it or the transformers that it wants is missing."""
     check_transformers()
-    return Source("--fast-dllm", checkout, HOME).load("llada/model/modeling_llada.py", "LLaDAModelLM", "LLaDAConfig")
+    return Source("--fast-dllm", checkout, HOME).load(FILE, "LLaDAModelLM", "LLaDAConfig")
 
 
 def with_weights_of(model: DecodableTransformer, file: ModuleType) -> Any:
@@ -99,7 +100,7 @@ def _renamed(model: DecodableTransformer) -> dict[str, Tensor]:
     return weights
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     file = model_file(checkout)
     copied = lru_cache(maxsize=1)(lambda model: with_weights_of(model, file))
     yield from findings("Fast-dLLM, its model", loaded(checkout),
@@ -107,18 +108,20 @@ def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
                         RandomModels(num_models, position_tables=False))
 
 
-def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Line]:
+def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison[Timing]]:
     """Each loop beside ours, with float32 weights, then the dual one with bfloat16."""
     loops, file, setting = loaded(checkout), model_file(checkout), setting or Setting()
     model, prompt = setting.model(), setting.prompt()
     contests = [(model, name) for name in ("dual", "prefix", "no cache")] + [(in_bfloat16(model), "dual")]
-    for model, name in contests:
+
+    def rival(name: str, model: DecodableTransformer) -> Rival:
         theirs = Banned(with_weights_of(model, file), model.mask_id)
-        loop = Loop(loops, name, lambda _, theirs=theirs: theirs)
-        engine = loop.engine(setting.block, setting.steps, setting.num_new, {})
+        engine = Loop(loops, name, lambda _: theirs).engine(setting.block, setting.steps, setting.num_new, {})
         engine(model, prompt)
-        rival = Rival(f"Fast-dLLM, {name}", lambda engine=engine, model=model: engine(model, prompt), theirs.num_fed,
-                      theirs.num_fed)
+        num_fed = theirs.num_fed
+        return Rival(f"Fast-dLLM, {name}", lambda: engine(model, prompt), num_fed, num_fed)
+
+    for model, name in contests:
         decoder = Decoder(Blocks(setting.block), Linear(setting.steps_per_block), Greedy(), TopProbability(),
                           LOOPS[name][1])
-        yield from race(setting, decoder, model, rival, _AIMS[name])
+        yield race(f"Fast-dLLM, {name}", setting, decoder, model, partial(rival, name), _AIMS[name])

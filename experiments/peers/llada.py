@@ -13,17 +13,18 @@ import torch
 
 from ...decoders import Blocks, ClassifierFree, Decoder, Greedy, Linear, Recompute, TopProbability, Unguided
 from ...models import DecodableTransformer
-from .base import Case, Engine, Finding, RandomModels, Source, compared, hollow
-from .speed import Line, Rival, Setting, in_bfloat16, race
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, Timing, compared, hollow
+from .speed import Rival, Setting, in_bfloat16, race
 from .views import Whole
 
 HOME = "github.com/ML-GSAI/LLaDA"
+FILE = "generate.py"
 _SCALES = (0.5, 1.0, 2.0)
 
 
 def _loaded(checkout: Path) -> ModuleType:
     return Source("--llada", checkout, HOME).load(
-        "generate.py", "generate", stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel"))
+        FILE, "generate", stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel"))
 
 
 def decoder(steps: int, block: int, length: int, scale: float | None = None) -> Decoder:
@@ -52,7 +53,7 @@ def _fails_without_a_mask(llada: ModuleType) -> bool:
     return False
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     llada, models = _loaded(checkout), RandomModels(num_models)
     length = models.num_new
     settings = [(steps, block) for block in (24, 12, 6) for steps in (24, 12, 8, 4) if steps * block % length == 0]
@@ -66,13 +67,16 @@ def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
                            note=note if _fails_without_a_mask(llada) else ""), cases, models)
 
 
-def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Line]:
+def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison[Timing]]:
     """Their loop and ours on the same model object, with float32 weights, then bfloat16."""
     llada, setting = _loaded(checkout), setting or Setting()
     schedule = (setting.steps, setting.block, setting.num_new)
     model, prompt = setting.model(), setting.prompt()
     num_fed = setting.steps * model.max_length
+
+    def rival(model: DecodableTransformer) -> Rival:
+        return Rival("LLaDA's loop, no cache on either side", lambda: _engine(llada, *schedule)(model, prompt), num_fed,
+                     num_fed)
+
     for weights in (model, in_bfloat16(model)):
-        rival = Rival("LLaDA's loop, no cache on either side",
-                      lambda weights=weights: _engine(llada, *schedule)(weights, prompt), num_fed, num_fed)
-        yield from race(setting, decoder(*schedule), weights, rival, target=1.0)
+        yield race("LLaDA", setting, decoder(*schedule), weights, rival, target=1.0)

@@ -30,7 +30,8 @@ from ...decoders import (
     TokenEditing,
 )
 from ...models import BlockCausal, DecodableTransformer
-from .base import Case, Engine, Finding, RandomModels, Source, compared
+from ..records import describe
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared
 from .dllm_sampling import Called, Sampling, load
 from .sdar import most_probable
 
@@ -39,6 +40,7 @@ D_FACTORY = "models/llada2_moe/modeling_llada2_moe.py"
 SAMPLER, SAMPLER_1 = "dllm/pipelines/llada2/sampler.py", "dllm/pipelines/llada21/sampler.py"
 MODEL, MODEL_1 = "dllm/pipelines/llada2/models/modeling_llada2_moe.py", (
     "dllm/pipelines/llada21/models/modeling_llada21_moe.py")
+FILES = (D_FACTORY, SAMPLER, SAMPLER_1, MODEL, MODEL_1)
 METHODS = frozenset({"generate", "_get_num_transfer_tokens", "_sample_with_temperature_topk_topp", "_top_k_logits",
                      "_top_p_logits"})
 END_ID, NO_ID = 3, -1
@@ -164,7 +166,16 @@ class Ended:
     note: str = ""
 
     def found(self, name: str, generator: type, settings: Mapping[int, Sequence[Setting | Editing]], num_models: int
-              ) -> Finding:
+              ) -> Comparison[Finding]:
+        of = {"num_models": num_models, "settings": describe(settings), **describe(self)}
+        return Comparison(name, self.row, of, lambda: self._counted(name, generator, settings, num_models))
+
+    @property
+    def row(self) -> str:
+        return f"generate, {self.setting}"
+
+    def _counted(self, name: str, generator: type, settings: Mapping[int, Sequence[Setting | Editing]],
+                 num_models: int) -> Finding:
         counts = Counter[str]()
         for block, of_block in settings.items():
             models = _models(num_models, block, 8)
@@ -181,11 +192,11 @@ class Ended:
                     counts["decodes"] += 1
                     counts["same"] += ours == theirs
                     counts["by defect"] += bool(self.note) and theirs != ours == repaired
-        return Finding(name, f"generate, {self.setting}", counts["decodes"], counts["same"], counts["by defect"],
+        return Finding(name, self.row, counts["decodes"], counts["same"], counts["by defect"],
                        note=self.note)
 
 
-def _d_factory(source: Source, num_models: int) -> Iterator[Finding]:
+def _d_factory(source: Source, num_models: int) -> Iterator[Comparison[Finding]]:
     generate, name = generator(source, D_FACTORY), "LLaDA2 of dFactory"
     for block, settings in QUOTAS.items():
         for prompt_length in (8, 6):
@@ -198,7 +209,7 @@ def _d_factory(source: Source, num_models: int) -> Iterator[Finding]:
 
 
 def _dllm(name: str, settings: Mapping[int, Sequence[Setting | Editing]], sampling: Sampling, generate: type,
-          num_models: int) -> Iterator[Finding]:
+          num_models: int) -> Iterator[Comparison[Finding]]:
     for block, of_block in settings.items():
         for prompt_length in (8, 6):
             yield compared(Finding(name, f"sampler and generate, blocks of {block}, prompt of {prompt_length}"), [
@@ -217,7 +228,7 @@ def _dllm(name: str, settings: Mapping[int, Sequence[Setting | Editing]], sampli
         _models(num_models, 8, 8))
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     """Findings for what the checkout carries. ValueError if it is neither dllm's nor dFactory's."""
     source = Source("--llada2", checkout, HOME)
     if not (checkout / "dllm").is_dir():

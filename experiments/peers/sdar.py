@@ -32,7 +32,8 @@ from ...decoders import (
     TopProbability,
 )
 from ...models import BlockCausal, DecodableTransformer
-from .base import Case, Finding, RandomModels, Source, compared
+from ..records import describe
+from .base import Case, Comparison, Finding, RandomModels, Source, compared
 from .views import logits_of
 
 HOME = "github.com/JetAstra/SDAR"
@@ -123,11 +124,12 @@ class Setting:
                 for cache in (BlockCausalCache(), BlockCausalCacheApart())]
 
 
-def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
+def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
     """Findings by strategy. ValueError if the checkout does not carry the function."""
     sdar = Source("--sdar", checkout, HOME).load(FILE, FUNCTION)
 
-    def found(name: str, settings: list[Setting], prompt_length: int = 8, defect: str = "") -> Finding:
+    def found(name: str, settings: list[Setting], prompt_length: int = 8, defect: str = ""
+              ) -> Comparison[Finding]:
         (block,) = {setting.block for setting in settings}
         models = RandomModels(num_models, prompt_length, 32 - prompt_length, pattern=BlockCausal(block))
         cases = [case for setting in settings for case in setting.cases(sdar, models.num_new, repaired=bool(defect))]
@@ -148,16 +150,17 @@ def agreement(checkout: Path, num_models: int = 20) -> Iterator[Finding]:
     yield found("dynamic, blocks of 8, 4, 2 steps, tau 0.5, 0.25",
                 [Setting("low_confidence_dynamic", 8, steps, tau) for steps in (4, 2) for tau in (0.5, 0.25)], 8,
                 UNBOUNDED_QUOTA)
-    yield _entropy_bounded(sdar, num_models)
+    models = RandomModels(num_models, pattern=BlockCausal(4))
+    yield Comparison("SDAR", "entropy_bounded", {"models": describe(models)}, lambda: _entropy_bounded(sdar, models))
 
 
-def _entropy_bounded(sdar: ModuleType, num_models: int) -> Finding:
+def _entropy_bounded(sdar: ModuleType, models: RandomModels) -> Finding:
     """How often the strategy fails on a name that it never sets."""
-    models, num_failed = RandomModels(num_models, pattern=BlockCausal(4)), 0
+    num_failed = 0
     for model, prompt in models:
         try:
             Setting("entropy_bounded", 4, 4).theirs(sdar, models.num_new, model, prompt, bounded=False)
         except UnboundLocalError as error:
             num_failed += "transfer_index" in str(error)
-    return Finding("SDAR", "entropy_bounded", num_models, 0, num_failed,
+    return Finding("SDAR", "entropy_bounded", models.num_models, 0, num_failed,
                    note="UnboundLocalError at the first step: the branch never creates transfer_index")

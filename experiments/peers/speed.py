@@ -6,7 +6,7 @@ share of our decode that is neither the model's forward nor the token statistics
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,14 +16,8 @@ from ...decoders import Accounting, Decoder, Request
 from ...kernels.token_statistics import Question, TokenStatistics
 from ...models import AttentionPattern, Bidirectional, DecodableTransformer, KVStore, Plan, Shape
 from ..agreement import in_turns, random_transformer
-
-
-@dataclass(frozen=True)
-class Line:
-    """A measured line, and whether the tokens that it speaks of were the same."""
-
-    text: str
-    holds: bool = True
+from ..records import describe
+from .base import Comparison, Timing
 
 
 @dataclass(frozen=True)
@@ -76,22 +70,39 @@ class Rival:
     num_queried: int
 
 
-def race(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival: Rival, target: float | None
-         ) -> Iterator[Line]:
-    """Our decoder and the rival in turns, then why. Tokens of 16-bit weights may differ, since engines round at
-    different places; those of float32 may not."""
+def dtype_of(model: DecodableTransformer) -> str:
+    return str(model.transformer.head.weight.dtype).removeprefix("torch.")
+
+
+def race(name: str, setting: Setting, decoder: Decoder, model: DecodableTransformer,
+         rival: Callable[[DecodableTransformer], Rival], target: float | None = None) -> Comparison[Timing]:
+    """To be measured: our decoder and a peer's on the model in turns, then why."""
+    of = {"setting": describe(setting), "decoder": describe(decoder), "dtype": dtype_of(model)}
+    return Comparison(name, f"times, {dtype_of(model)}, {setting.name}", of,
+                      lambda: raced(setting, decoder, model, rival(model), target))
+
+
+def raced(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival: Rival, target: float | None
+          ) -> Timing:
+    """Tokens of 16-bit weights may differ, since engines round at different places; those of float32 may not."""
     request = Request.completing(setting.prompt(), setting.num_new, mask_id=model.mask_id)
-    ours, theirs, ratio = in_turns(lambda: decoder.decode(model, [request]), rival.decode, setting.rounds)
-    dtype = str(model.transformer.head.weight.dtype).removeprefix("torch.")
+    turns = in_turns(lambda: decoder.decode(model, [request]), rival.decode, setting.rounds)
+    dtype = dtype_of(model)
     same = decoder.decode(model, [request])[0].tokens == rival.decode()
-    aim = "" if target is None else f" (aim: {target:g})"
-    yield Line(f"{rival.name}, {dtype}, {setting.name}: ours {setting.num_new / ours:.1f} tokens/s, theirs "
-               f"{setting.num_new / theirs:.1f}, ratio {ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}",
-               same or dtype != "float32")
+    ours, theirs = setting.num_new / turns.own, setting.num_new / turns.peer
     counts, (share, step_ms) = accounted(decoder, model, request), outside(decoder, model, request)
-    yield Line(f"    positions computed: ours {counts['positions_computed']}, theirs {rival.num_fed}; with logits: "
-               f"ours {counts['positions_queried']}, theirs {rival.num_queried}; {step_ms:.2f} ms a step of ours, "
-               f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)")
+    aim = "" if target is None else f" (aim: {target:g})"
+    text = (f"{rival.name}, {dtype}, {setting.name}: ours {ours:.1f} tokens/s, theirs {theirs:.1f}, ratio "
+            f"{turns.ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}\n"
+            f"    positions computed: ours {counts['positions_computed']}, theirs {rival.num_fed}; with logits: "
+            f"ours {counts['positions_queried']}, theirs {rival.num_queried}; {step_ms:.2f} ms a step of ours, "
+            f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)")
+    figures = turns.to_json() | {
+        "dtype": dtype, "tokens_same": same, "ours_tokens_per_second": ours, "theirs_tokens_per_second": theirs,
+        "ours_positions_computed": counts["positions_computed"], "theirs_positions_computed": rival.num_fed,
+        "ours_positions_queried": counts["positions_queried"], "theirs_positions_queried": rival.num_queried,
+        "ours_step_ms": step_ms, "ours_share_outside": share}
+    return Timing(text, figures, same or dtype != "float32")
 
 
 def accounted(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, int]:

@@ -4,6 +4,7 @@ our autoregressive decoder: same tokens, and both times.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from torch import Tensor
 from ...decoders import Append, Blocks, Decoder, Greedy, Leftmost, Linear, Request
 from ...models import Causal, DecodableTransformer, Shape, Transformer
 from ..agreement import close_decisions, in_turns, random_transformer
-from .base import Finding
-from .speed import Line
+from ..records import describe
+from .base import Comparison, Finding, Timing
+from .speed import dtype_of
 
 SHAPES = {
     "0.85M": (Shape(position_table=False), 64),
     "20M": (Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6, ffn_width=1024, position_table=False), 8192),
 }
+NUM_NEW = 64
 AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 
 
@@ -63,7 +66,8 @@ class LlamaPair:
     num_new: int
 
     @classmethod
-    def random(cls, shape: Shape, vocab_size: int, seed: int, num_prompt: int = 16, num_new: int = 64) -> "LlamaPair":
+    def random(cls, shape: Shape, vocab_size: int, seed: int, num_prompt: int = 16, num_new: int = NUM_NEW
+               ) -> "LlamaPair":
         transformer = random_transformer(shape, vocab_size, num_prompt + num_new, Causal(), seed)
         prompt = torch.randint(0, vocab_size - 1, (num_prompt,)).tolist()
         return cls(transformer, llama_with_weights_of(transformer), prompt, num_new)
@@ -94,24 +98,43 @@ class LlamaPair:
                      self.num_new)
 
 
-def agreement(num_models: int = 20) -> Iterator[Finding]:
+def agreement(num_models: int = 20) -> Iterator[Comparison[Finding]]:
     for name, (shape, vocab_size) in SHAPES.items():
-        pairs = [LlamaPair.random(shape, vocab_size, seed) for seed in range(num_models if name == "0.85M" else 2)]
-        yield Finding("transformers", f"greedy, {name}, {pairs[0].num_new} tokens", num_decodes=len(pairs),
-                      num_same=sum(pair.ours() == pair.theirs() for pair in pairs),
-                      num_close=sum(close_decisions(AUTOREGRESSIVE, pair.model, pair.request) for pair in pairs))
+        num_pairs = num_models if name == "0.85M" else 2
+        of = {"shape": describe(shape), "vocab_size": vocab_size, "num_models": num_pairs,
+              "decoder": describe(AUTOREGRESSIVE)}
+        setting = f"greedy, {name}, {NUM_NEW} tokens"
+        yield Comparison("transformers", setting, of, partial(_counted, setting, shape, vocab_size, num_pairs))
 
 
-def speed(rounds: int = 9) -> Iterator[Line]:
+def _counted(setting: str, shape: Shape, vocab_size: int, num_pairs: int) -> Finding:
+    pairs = [LlamaPair.random(shape, vocab_size, seed) for seed in range(num_pairs)]
+    return Finding("transformers", setting, num_decodes=num_pairs,
+                   num_same=sum(pair.ours() == pair.theirs() for pair in pairs),
+                   num_close=sum(close_decisions(AUTOREGRESSIVE, pair.model, pair.request) for pair in pairs))
+
+
+def speed(rounds: int = 9) -> Iterator[Comparison[Timing]]:
     for name, (shape, vocab_size) in SHAPES.items():
-        pair = LlamaPair.random(shape, vocab_size, seed=0)
-        own, peer, ratio = in_turns(pair.ours, pair.theirs, rounds)
-        yield Line(f"transformers, greedy, {name}, {pair.num_new} tokens, batch 1: ours "
-                   f"{1e3 * own / pair.num_new:.3f} ms a token, theirs {1e3 * peer / pair.num_new:.3f}, ratio "
-                   f"{ratio:.2f}")
-        own, floor, ratio = in_turns(pair.ours, pair.linear_floor, rounds)
-        yield Line(f"    F.linear over the same weights at one row: {1e3 * floor / pair.num_new:.3f} ms a token, ours "
-                   f"/ F.linear {1 / ratio:.2f}")
+        of = {"shape": describe(shape), "vocab_size": vocab_size, "rounds": rounds,
+              "decoder": describe(AUTOREGRESSIVE)}
+        yield Comparison("transformers", f"times, greedy, {name}, {NUM_NEW} tokens, batch 1", of,
+                         partial(_timed, name, shape, vocab_size, rounds))
+
+
+def _timed(name: str, shape: Shape, vocab_size: int, rounds: int) -> Timing:
+    pair = LlamaPair.random(shape, vocab_size, seed=0)
+    turns = in_turns(pair.ours, pair.theirs, rounds)
+    beside_floor = in_turns(pair.ours, pair.linear_floor, rounds)
+    own, peer, floor = (1e3 * seconds / pair.num_new for seconds in (turns.own, turns.peer, beside_floor.peer))
+    text = (f"transformers, greedy, {name}, {pair.num_new} tokens, batch 1: ours {own:.3f} ms a token, theirs "
+            f"{peer:.3f}, ratio {turns.ratio:.2f}\n"
+            f"    F.linear over the same weights at one row: {floor:.3f} ms a token, ours / F.linear "
+            f"{1 / beside_floor.ratio:.2f}")
+    figures = turns.to_json() | {
+        "dtype": dtype_of(pair.model), "num_new": pair.num_new, "ours_tokens_per_second": 1e3 / own,
+        "theirs_tokens_per_second": 1e3 / peer, "beside_linear": beside_floor.to_json()}
+    return Timing(text, figures)
 
 
 @torch.inference_mode()

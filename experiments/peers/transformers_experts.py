@@ -5,7 +5,8 @@ A step of few positions is bound by reading the weights of the experts that they
 positions again and again, whose experts then lie in a cache where they fit there; `cold` about others each time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from ...kernels.moe_router import Routing
 from ...models import ExpertShape, Mixture
 from ..agreement import in_turns
-from .speed import Line
+from ..progress import console
+from ..records import describe
+from .base import Comparison, Timing
 
 WIDTH = 512
 SHAPE = ExpertShape(num_experts=64, expert_width=256, routing=Routing(8))
@@ -43,34 +46,45 @@ def pair(shape: ExpertShape = SHAPE, width: int = WIDTH, seed: int = 0, way: str
     return ours, theirs
 
 
-@torch.inference_mode()
-def speed(rounds: int = 15) -> Iterator[Line]:
+def speed(rounds: int = 15) -> Iterator[Comparison[Timing]]:
     """At batch 1, steps of several widths; a ratio is the median over rounds of theirs / ours."""
     installed = version("transformers")
     if int(installed.partition(".")[0]) < 5:
-        yield Line(f"experts of transformers: not timed, since {installed} keeps them one by one; 5 or newer holds "
-                   "them together")
+        console.print(f"experts of transformers: not timed, since {installed} keeps them one by one; 5 or newer holds "
+                      "them together", markup=False)
         return
     for way in _WAYS:
-        ours, theirs = pair(way=way)
+        layers = cache(partial(pair, way=way))
         for num_positions in _POSITIONS:
             for name, count in (("warm", 1), ("cold", _NUM_COLD)):
-                inputs = [torch.randn(1, num_positions, WIDTH) for _ in range(count)]
-                yield _line(ours, theirs, way, f"{num_positions} position{'s' * (num_positions > 1)}, {name}", inputs,
-                            rounds)
+                step = f"{num_positions} position{'s' * (num_positions > 1)}, {name}"
+                of = {"shape": describe(SHAPE), "width": WIDTH, "way": way, "num_positions": num_positions,
+                      "num_inputs": count, "calls_a_round": _NUM_COLD, "rounds": rounds}
+                yield Comparison("transformers, experts", f"times, {way}, {step}", of,
+                                 partial(_timed, layers, way, step, num_positions, count, rounds))
 
 
-def _line(ours: Mixture, theirs: Any, way: str, step: str, inputs: Sequence[torch.Tensor], rounds: int) -> Line:
+@torch.inference_mode()
+def _timed(layers: Callable[[], tuple[Mixture, Any]], way: str, step: str, num_positions: int, num_inputs: int,
+           rounds: int) -> Timing:
+    ours, theirs = layers()
+    torch.manual_seed(num_positions)
+    inputs = [torch.randn(1, num_positions, WIDTH) for _ in range(num_inputs)]
+
     def each(layer: Any) -> None:
         for x in [*inputs] * (_NUM_COLD // len(inputs)):
             layer(x)
 
     largest = max(float((ours(x) - theirs(x)).abs().max() / theirs(x).abs().max()) for x in inputs)
-    own, peer, ratio = in_turns(lambda: each(ours), lambda: each(theirs), rounds)
+    turns = in_turns(lambda: each(ours), lambda: each(theirs), rounds)
+    own, peer = 1e3 * turns.own / _NUM_COLD, 1e3 * turns.peer / _NUM_COLD
     touched = sum(len(ours.router(x).expert_BFA.unique()) for x in inputs) / len(inputs)
-    read = touched * 3 * WIDTH * SHAPE.expert_width * 4 * _NUM_COLD / own / 1e9
+    read = touched * 3 * WIDTH * SHAPE.expert_width * ours.down_XEM.element_size() / own / 1e6
     aim = f" (aim: {_AIM[way]:g})" if way in _AIM else ""
-    return Line(f"experts of transformers ({way}), width {WIDTH}, {SHAPE.num_experts} of {SHAPE.expert_width}, "
-                f"top-{SHAPE.routing.top_k}, {step}: ours {1e3 * own / _NUM_COLD:.3f} ms, theirs "
-                f"{1e3 * peer / _NUM_COLD:.3f}, ratio {ratio:.2f}{aim}; {touched:.1f} experts, {read:.1f} GB/s of "
-                f"weights; largest difference {largest:.0e}", largest < 1e-5)
+    text = (f"experts of transformers ({way}), width {WIDTH}, {SHAPE.num_experts} of {SHAPE.expert_width}, "
+            f"top-{SHAPE.routing.top_k}, {step}: ours {own:.3f} ms, theirs {peer:.3f}, ratio {turns.ratio:.2f}{aim}; "
+            f"{touched:.1f} experts, {read:.1f} GB/s of weights; largest difference {largest:.0e}")
+    figures = turns.to_json() | {
+        "dtype": str(ours.down_XEM.dtype).removeprefix("torch."), "ours_ms": own, "theirs_ms": peer,
+        "experts_touched": touched, "gigabytes_per_second": read, "largest_difference": largest}
+    return Timing(text, figures, largest < 1e-5)

@@ -58,6 +58,8 @@ def test_all_is_measured_recorded_and_reported(tmp_path: Path) -> None:
     assert len(found) == 2 * (2 + 2 * 3 * 2)  # seeds, the dense pair, routers, states, pair
     for record in found:
         point, cells = record["point"], record["result"]["cells"]
+        assert ("experts" in record["result"]["kernels"]) == (point["router"] != DENSE)
+        assert record["result"]["dtypes"]["products"] == ["float32"]
         assert [(cell["width"], cell["batch_size"]) for cell in cells] == [
             (width, size) for width in point["widths"] for size in (1, 2)]
         for cell in cells:
@@ -84,6 +86,7 @@ def test_all_is_measured_recorded_and_reported(tmp_path: Path) -> None:
         result = record["result"]
         assert len(result["right"]) == 6
         assert result["seconds_ratio"] > 0
+        assert "grouped products" in result["kernels"]["experts"]
         if record["point"]["mitigation"] == "shared by 3":
             assert result["distinct"] <= 3
         if record["point"]["mitigation"] in ("own choice", "shared by 3", "sure"):

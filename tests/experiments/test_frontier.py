@@ -42,6 +42,9 @@ def test_it_measures_every_point_and_writes_one_self_contained_report(tmp_path: 
         is_reference = record["point"]["family"] == "autoregressive"
         assert (result["accounting"]["kv_store_bytes"] > 0) == is_reference
         assert record["provenance"]["versions"]["torch"]
+        assert result["dtypes"] == {"weights": ["float32"], "products": ["float32"]}
+        assert (result["device"], result["threads"]) == ("cpu", 1)
+        assert result["kernels"]["commit"] == "reference"
     (report,) = tmp_path.glob("sudoku4-*/report.html")
     html = report.read_text()
     assert html.count("data:image/png;base64,") == 3
@@ -151,11 +154,12 @@ def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, front
     small = {"tasks": {"sudoku4": setup}, "batch_sizes": [2], "num_items": [2], "thresholds": []}
     for kernels in ("reference", "triton"):
         assert frontier(kernels=kernels, **small).run(tmp_path) == 0
-    measured = [record for record in records(tmp_path).values() if "kernels" in record["result"]]
+    measured = [record for record in records(tmp_path).values() if record["point"]["kind"] == "DecodePoint"]
     answers: dict[str, dict] = {"reference": {}, "triton": {}}
     for record in measured:
         point = record["point"]
-        assert set(record["result"]["kernels"].values()) == {point["kernels"]}
+        assert (set(record["result"]["kernels"].values()) == {"triton"}) == (point["kernels"] == "triton")
+        assert ("reference" in record["result"]["kernels"].values()) == (point["kernels"] == "reference")
         answers[point["kernels"]][point["family"], point["order"], point["steps"]] = record["result"]["answers_sha256"]
     assert len(answers["triton"]) == 4
     assert answers["triton"] == answers["reference"]

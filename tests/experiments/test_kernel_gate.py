@@ -1,6 +1,8 @@
 """The gate lets a right kernel through and nothing else."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from quicksilver.experiments.kernel_gate import compared, verdict
@@ -17,6 +19,7 @@ def test_a_right_kernel_passes_in_every_type() -> None:
         assert found["passed"]
         assert 0 < found["error"] <= at_most
         assert found["reference_dtype"] == "float64"
+        assert found["kernels"] == {"add_rms_norm": "triton"}
 
 
 def test_a_wrong_result_a_wrong_integer_and_a_reference_in_disguise_fail() -> None:
@@ -30,6 +33,15 @@ def test_a_wrong_result_a_wrong_integer_and_a_reference_in_disguise_fail() -> No
     nan = verdict(WrongCase(math.nan, 0), "float32", "cpu")
     assert not nan["passed"]
     assert nan["error"] is None
+
+
+def test_what_ran_is_said_of_a_peer_and_of_a_reference_in_disguise_too() -> None:
+    case = AddRMSNormCase(3, 130)
+    peer = verdict(case, "float32", "cpu", case.reference)
+    assert (peer["ran"], peer["kernels"], peer["passed"]) == ("a peer", {}, True)
+    disguised: Any = SimpleNamespace(inputs=case.inputs, run=case.reference, reference=case.reference)
+    found = verdict(disguised, "float32", "cpu")
+    assert (found["ran"], found["kernels"], found["passed"]) == ("PyTorch", {}, False)
 
 
 def test_infinities_must_stand_where_the_reference_has_them() -> None:

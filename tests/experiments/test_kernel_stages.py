@@ -37,6 +37,7 @@ def test_ours_come_first_then_peers_by_worth_and_a_crash_costs_one_row(tmp_path:
     for row in rows:
         assert row["provenance"]["commit"]
         assert row["provenance"]["device"] == "cpu"
+        assert "kernels" not in row["provenance"]
         assert row["provenance"]["versions"].keys() >= {"torch", "triton", "python"}
     assert all(len(row["source_hash"]) == 16 for row in rows[1:])
 
@@ -89,5 +90,7 @@ def test_each_item_has_its_floor_its_peers_and_whether_they_are_installed(
     row = floors(items, JsonLines(tmp_path / "cases.jsonl"))[0]
     assert row["num_bytes"] == (4 * 2 + 1) * 8 * 4
     assert row["floor_us"] == pytest.approx(1e6 * row["num_bytes"] / 4.3e12)
+    assert row["provenance"]["device"] == "none"
+    assert not {"kernels", "dtype", "gpu"} & row["provenance"].keys()
     assert row["peers"] == {"torch eager": True, "Liger": False, "fla-core": False, "torch.compile": True}
     assert JsonLines(tmp_path / "cases.jsonl").rows()[0]["floor_us"] == row["floor_us"]

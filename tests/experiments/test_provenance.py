@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from quicksilver.experiments import provenance as module
 from quicksilver.experiments.cores import available_cores
 from quicksilver.experiments.provenance import provenance
@@ -23,6 +24,9 @@ def test_provenance_names_commit_machine_and_versions() -> None:
     assert found["machine"]["cores"] == available_cores() >= 1
     assert found["machine"]["cpu"]
     assert found["versions"].keys() >= {"python", "torch", "numpy", "triton", "quicksilver"}
+    assert found["torch"]["build"] == (f"cuda {torch.version.cuda}" if torch.version.cuda else "cpu")
+    assert found["torch"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert (found["machine"]["gpu"] is not None) == torch.cuda.is_available()
 
 
 def test_a_package_that_was_linked_and_never_installed_has_its_checkout_s_version(tmp_path: Path) -> None:
@@ -48,3 +52,17 @@ def test_without_metadata_and_checkout_the_version_is_unknown(tmp_path: Path, mo
     monkeypatch.setattr(metadata, "version", refuse)
     monkeypatch.setattr(module, "_SOURCE", tmp_path)
     assert module._own_version() == "unknown"
+
+
+def test_no_type_or_kernel_is_stated_of_a_process_that_measured_nothing() -> None:
+    assert not provenance().keys() & {"dtype", "kernels", "gpu", "device"}
+
+
+def test_what_was_set_of_the_processor_and_of_waiting_threads_is_seen() -> None:
+    code = "import json; from quicksilver.experiments.provenance import provenance; print(json.dumps(provenance()))"
+    settings = {"GOMP_SPINCOUNT": "7", "ATEN_CPU_CAPABILITY": "default"}
+    finished = subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True,
+                              text=True, check=True)
+    found = json.loads(finished.stdout)["torch"]
+    assert found["cpu_capability"] == "DEFAULT"
+    assert found["environment"].items() >= settings.items()

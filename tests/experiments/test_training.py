@@ -51,6 +51,16 @@ def test_a_checkpoint_is_reused_when_its_recipe_is_unchanged(
     assert record == again
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_record_names_threads_kernels_and_the_types_that_ran(
+        tmp_path: Path, training_point: Point, precision: str) -> None:
+    result = trained(training_point(updates=1, num_curve_points=1, precision=precision), tmp_path)[1]["result"]
+    assert result["dtypes"]["weights"] == ["float32"]
+    assert precision in result["dtypes"]["products"]
+    assert (result["device"], result["threads"]) == ("cpu", 1)
+    assert result["kernels"]["masked_cross_entropy"] == "reference"
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from quicksilver.kernels import dispatch
-from quicksilver.kernels.dispatch import Implementation, launch, recording, using
+from quicksilver.kernels.dispatch import Implementation, decide, launch, named, recording, using
 from quicksilver.kernels.rms_norm import add_rms_norm, reference, rms_norm
 from quicksilver.kernels.swiglu import swiglu
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,6 +24,21 @@ def test_the_device_decides_unless_something_is_chosen() -> None:
         with using(None):
             swiglu(X)
     assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.REFERENCE)}
+
+
+def test_what_ran_is_named_for_each_kernel_and_wholly_where_it_was_several() -> None:
+    with recording() as ran:
+        rms_norm(X, WEIGHT, 1e-5)
+        swiglu(X)
+        with using(Implementation.TRITON):
+            swiglu(X)
+    assert named(ran) == {"rms_norm": "reference", "swiglu": "reference, triton"}
+
+
+def test_what_was_decided_but_did_not_run_is_not_on_record() -> None:
+    with using(Implementation.TRITON), recording() as ran:
+        assert decide((X,)) is Implementation.TRITON
+    assert not ran
 
 
 def test_a_choice_ends_with_its_block_even_after_an_error() -> None:

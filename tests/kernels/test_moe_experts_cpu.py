@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.kernels import moe_experts_cpu, moe_experts_padded
-from quicksilver.kernels.moe_experts import _by_every_expert, reference
+from quicksilver.kernels.dispatch import named, recording
+from quicksilver.kernels.moe_experts import _by_every_expert, experts, reference
+from quicksilver.kernels.moe_experts_cpu import Way
 from quicksilver.kernels.moe_sort import Load
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from .test_moe_experts import Inputs, by_tokens, random_inputs
 
 WAYS = [(moe_experts_cpu, "_of_one_row"), (moe_experts_padded, "padded_experts"), (moe_experts_cpu, "_in_groups"),
         (moe_experts_cpu, "_one_by_one")]
+NOTED = {"_of_one_row": Way.OF_ONE_ROW, "padded_experts": Way.PADDED, "_in_groups": Way.IN_GROUPS,
+         "_one_by_one": Way.ONE_BY_ONE}
 # The way that each of these is meant to take: one row; many; few; rows that are no whole 16 bytes; many of few experts.
 CASES: list[tuple[Load, int, int, str]] = [
     (Load(1, 8, 3), 40, 24, "_of_one_row"), (Load(300, 4, 2), 40, 24, "padded_experts"),
@@ -62,6 +66,24 @@ def test_each_way_is_the_sum_over_tokens_and_has_its_gradient(load: Load, width:
     for ours, theirs in zip(gradients(reference, torch.float32), gradients(_by_every_expert, torch.float64),
                             strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize(("load", "width", "expert_width", "way"), CASES, ids=str)
+def test_the_record_names_the_way_that_was_taken(load: Load, width: int, expert_width: int, way: str,
+                                                 taken: list[str]) -> None:
+    inputs = inputs_of(load, width, expert_width)
+    with recording() as ran:
+        experts(*inputs)
+    assert taken == [way]
+    assert ran == {("experts", NOTED[way])}
+
+
+def test_every_way_of_several_is_on_record() -> None:
+    with recording() as ran:
+        for load in (Load(1, 8, 3), Load(30, 8, 2)):
+            experts(*inputs_of(load, 40, 24))
+        reference(*(value.to("meta") for value in inputs_of(Load(30, 8, 2), 40, 24)))
+    assert named(ran) == {"experts": "every expert for every token, grouped products, matrices times vectors"}
 
 
 @torch.inference_mode()

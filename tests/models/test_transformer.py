@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.kernels.dispatch import Implementation, recording, using
+from quicksilver.kernels.dispatch import Implementation, named, recording, using
 from quicksilver.kernels.rotate_and_store import rotated
 from quicksilver.models import (
     AttentionPattern,
@@ -18,6 +18,7 @@ from quicksilver.models import (
 )
 from quicksilver.models.attention import View
 from quicksilver.models.kv_store import KVStore
+from quicksilver.models.layers import InPlace
 from torch import Tensor
 
 from tests.conftest import VOCAB_SIZE, random_transformer
@@ -151,7 +152,24 @@ def test_training_runs_the_reference_whatever_is_chosen() -> None:
     model = random_transformer(Causal())
     with using(Implementation.TRITON), recording() as ran:
         model.sequence_hidden(torch.randint(0, VOCAB_SIZE, (2, 5))).sum().backward()
-    assert {implementation for _, implementation in ran} == {Implementation.REFERENCE}
+    assert ran == {*((name, Implementation.REFERENCE) for name in ("rms_norm", "add_rms_norm", "swiglu")),
+                   ("attention", InPlace.TORCH_ATTENTION), ("rotate_and_store", InPlace.ROTATED)}
+
+
+@torch.inference_mode()
+def test_of_kernels_that_a_reference_path_does_not_run_the_record_names_what_ran() -> None:
+    model = random_transformer(Causal())
+    shape = model.config.shape
+    store = KVStore.empty(num_layers=shape.num_layers, num_rows=2, length=4, num_kv_heads=shape.num_kv_heads,
+                          head_width=shape.head_width, like=model.head.weight)
+    positions_BF = torch.arange(4).expand(2, -1)
+    view = View(Causal(), positions_BF, torch.arange(4)[None])
+    with recording() as ran:
+        model.hidden(torch.randint(0, VOCAB_SIZE, (2, 4)), positions_BF, view, store.write(positions_BF, 4))
+    found = named(ran)
+    assert found["attention"] == "torch's scaled_dot_product_attention"
+    assert found["rotate_and_store"] == "rotated, then put"
+    assert {found[name] for name in ("rms_norm", "add_rms_norm", "swiglu")} == {"reference"}
 
 
 @pytest.mark.parametrize(("position_table", "is_blind"), [(False, True), (True, False)])

@@ -1,7 +1,10 @@
 """Public loops in miniature, written from the papers with the signatures of the peers' own: what a checkout would hold.
 OFFSET is added to every committed token, so that any other than 0 must be found out."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from quicksilver.experiments.peers.base import Comparison, Outcome
 
 _RULE = """
 import torch
@@ -111,3 +114,8 @@ def checkout(folder: Path, file: str, text: str, offset: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text.replace("OFFSET", str(offset)))
     return folder
+
+
+def measured(comparisons: Iterable[Comparison[Outcome]]) -> Iterator[Outcome]:
+    """What the comparisons find."""
+    return (comparison.measure() for comparison in comparisons)

@@ -29,7 +29,7 @@ def wrong(model: DecodableTransformer, prompt: list[int]) -> list[int]:
     (Case(DECODER, ours, wrong), (2, 2, 0), True)])
 def test_a_difference_is_excused_by_the_repaired_peer_alone(case: Case, counts: tuple[int, int, int], holds: bool
                                                            ) -> None:
-    found = compared(Finding("peer", "setting", note="note"), [case], RandomModels(2))
+    found = compared(Finding("peer", "setting", note="note"), [case], RandomModels(2)).measure()
     assert (found.num_decodes, found.num_same, found.num_by_defect) == counts
     assert found.holds == holds
     assert (found.peer, found.setting, found.note) == ("peer", "setting", "note")

@@ -20,7 +20,7 @@ assert not isinstance(NUMBER, FusedOlmoeForCausalLM)
 def test_the_loops_run_without_the_models_that_the_file_imports(tmp_path: Path) -> None:
     checkout(tmp_path, FILE, _FOREIGN + LOOPS)
     checkout(tmp_path, FILE.replace("generate_fastdllm", "siblings"), "NUMBER = 7")
-    finding = next(agreement(tmp_path, num_models=1))
+    finding = next(agreement(tmp_path, num_models=1)).measure()
     assert finding.peer == "dInfer"
     assert finding.num_same == finding.num_decodes == 12
 

@@ -15,11 +15,11 @@ from quicksilver.experiments.peers.dllm import (
     MDLM,
     SCHEDULERS,
     BlocksFromPrompt,
+    CosineAlpha,
+    LinearAlpha,
     Rounded,
     Samplers,
     agreement,
-    cosine,
-    linear,
 )
 from quicksilver.models import BlockCausal
 
@@ -97,7 +97,7 @@ def _samplers(folder: Path, offset: int) -> Samplers:
 @pytest.mark.parametrize(("findings", "num_decodes"), [("mdlm_findings", 12), ("bd3lm_findings", 4),
                                                        ("dream_findings", 4), ("fast_dllm_findings", 6)])
 def test_agreement_is_counted_by_sampler(tmp_path: Path, findings: str, num_decodes: int, offset: int) -> None:
-    finding = next(getattr(_samplers(tmp_path, offset), findings)(RandomModels(1)))
+    finding = next(getattr(_samplers(tmp_path, offset), findings)(RandomModels(1))).measure()
     assert (finding.num_decodes, finding.num_same) == (num_decodes, 0 if offset else num_decodes)
     assert finding.holds == (not offset)
 
@@ -125,13 +125,13 @@ def test_cosine_quotas_are_the_rounded_expectation(num_masked: int, steps: int) 
         share, next_share = (math.sin(math.pi / 2 * (1 - at / steps)) for at in (step, step + 1))
         expected.append(round(left * (1 - next_share / share)))
         left -= expected[-1]
-    assert _quotas(Rounded(steps, cosine), num_masked) == expected
+    assert _quotas(Rounded(steps, CosineAlpha()), num_masked) == expected
 
 
 @pytest.mark.parametrize(("num_masked", "steps", "quotas"), [(12, 4, [3] * 4), (7, 7, [1] * 7), (6, 1, [6])])
 def test_linear_quotas_are_equal_where_the_steps_divide_the_masks(num_masked: int, steps: int, quotas: list[int]
                                                                   ) -> None:
-    assert _quotas(Rounded(steps, linear), num_masked) == quotas
+    assert _quotas(Rounded(steps, LinearAlpha()), num_masked) == quotas
 
 
 def test_blocks_from_the_prompt_begin_where_it_ends() -> None:

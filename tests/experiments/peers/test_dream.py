@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from quicksilver.experiments.peers.dream import agreement
 
+from tests.experiments.peers.stand_ins import measured
+
 _STAND_IN = """
 import math
 import torch
@@ -37,7 +39,7 @@ class DreamGenerationMixin:
 @pytest.mark.parametrize(("offset", "same"), [(0, 5), (1, 0)])
 def test_agreement_is_counted_by_order(tmp_path: Path, offset: int, same: int) -> None:
     (tmp_path / "generation_utils.py").write_text(_STAND_IN.replace("OFFSET", str(offset)))
-    findings = list(agreement(tmp_path, num_models=1))
+    findings = list(measured(agreement(tmp_path, num_models=1)))
     assert [finding.num_same for finding in findings] == [same] * 3
     assert {finding.num_decodes for finding in findings} == {5}
     assert {finding.holds for finding in findings} == {not offset}

@@ -11,13 +11,13 @@ from quicksilver.experiments.peers.base import Case, Finding, RandomModels, comp
 from quicksilver.experiments.peers.fast_dllm import LOOPS as CACHES
 from quicksilver.experiments.peers.fast_dllm import Cached, Loop, agreement, loaded
 
-from tests.experiments.peers.stand_ins import LOOPS, checkout
+from tests.experiments.peers.stand_ins import LOOPS, checkout, measured
 
 FILE = "llada/generate.py"
 
 
 def test_the_three_loops_agree_and_the_factor_fault_is_counted_apart(tmp_path: Path) -> None:
-    findings = list(agreement(checkout(tmp_path, FILE, LOOPS), num_models=1))
+    findings = list(measured(agreement(checkout(tmp_path, FILE, LOOPS), num_models=1)))
     assert [found.setting.split(",")[0] for found in findings] == [*["no cache"] * 3, *["prefix"] * 3, *["dual"] * 3]
     assert all(found.holds for found in findings)
     for found in findings:
@@ -36,12 +36,12 @@ def test_a_block_that_the_first_forward_finished_breaks_their_factor_rule_alone(
             loop.engine(6, 24, 24, {"factor": 100.0})(model, prompt)
         case = Case(Decoder(Blocks(6), Unbounded(), Greedy(), Factor(100.0), CACHES[name][1]),
                     *loop.with_and_without_fault(6, 24, 100.0))
-        found = compared(Finding("", ""), [case], RandomModels(1))
+        found = compared(Finding("", ""), [case], RandomModels(1)).measure()
         assert (found.num_by_defect, found.num_decodes) == (1, 1)
 
 
 def test_a_deviation_is_caught_in_every_loop(tmp_path: Path) -> None:
-    findings = list(agreement(checkout(tmp_path, FILE, LOOPS, offset=1), num_models=1))
+    findings = list(measured(agreement(checkout(tmp_path, FILE, LOOPS, offset=1), num_models=1)))
     assert not any(found.holds for found in findings if "factor" not in found.setting)
 
 

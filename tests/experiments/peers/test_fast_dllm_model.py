@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import fast_dllm_model, speed
 from quicksilver.experiments.peers.base import RandomModels
 from quicksilver.experiments.peers.fast_dllm_model import Banned, agreement, check_transformers, with_weights_of
 from quicksilver.experiments.peers.views import BANNED, Whole
 from quicksilver.models import Shape
 
-from tests.experiments.peers.stand_ins import LOOPS, checkout
+from tests.experiments.peers.stand_ins import LOOPS, checkout, measured
 
 FILE = "llada/model/modeling_llada.py"
 _STAND_IN = """
@@ -108,22 +109,22 @@ def test_our_weights_give_our_logits_under_their_names(whole: Path) -> None:
 
 
 def test_the_loops_agree_on_their_model_too(whole: Path) -> None:
-    findings = list(agreement(whole, num_models=1))
+    findings = list(measured(agreement(whole, num_models=1)))
     assert {found.peer for found in findings} == {"Fast-dLLM, its model"}
     assert len(findings) == 9
     assert all(found.holds for found in findings)
 
 
 def test_every_loop_is_raced_and_the_dual_one_in_bfloat16_too(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: (1.0, 2.0, 2.0))
+    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: Turns([1.0], [2.0]))
     setting = speed.Setting(Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=2, ffn_width=16,
                                   position_table=False), 13, prompt_length=3, num_new=8, block=4, steps=4, rounds=1)
-    lines = list(fast_dllm_model.speed(whole, setting))
-    assert [line.text.split(", ")[1:3] for line in lines[::2]] == [
+    timings = list(measured(fast_dllm_model.speed(whole, setting)))
+    assert [timing.text.split(", ")[1:3] for timing in timings] == [
         ["dual", "float32"], ["prefix", "float32"], ["no cache", "float32"], ["dual", "bfloat16"]]
-    assert all(line.holds for line in lines)
+    assert all(timing.holds for timing in timings)
     # 2 blocks: the whole of 11 positions, then 4 of the block; ours asks for the block's alone
-    assert "positions computed: ours 30, theirs 30; with logits: ours 12, theirs 30" in lines[1].text
+    assert "positions computed: ours 30, theirs 30; with logits: ours 12, theirs 30" in timings[0].text
 
 
 @pytest.mark.parametrize(("found", "holds"), [("4.46.3", True), ("4.49.0", False), ("5.0.0", False)])

@@ -17,6 +17,7 @@ from quicksilver.experiments.peers.llada2 import (
 from quicksilver.models import Bidirectional
 
 from tests.conftest import MASK_ID, random_model
+from tests.experiments.peers.stand_ins import measured
 
 _DECODE = """
 import torch
@@ -89,7 +90,7 @@ def _findings(folder: Path, files: dict[str, str], offset: int = 0) -> list[Find
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text.replace("OFFSET", str(offset)))
-    return list(agreement(folder, num_models=1))
+    return list(measured(agreement(folder, num_models=1)))
 
 
 _MODEL_FILE = _MODEL.replace("DECODE", _DECODE.strip().replace("\n", "\n        "))

@@ -14,6 +14,7 @@ from quicksilver.models import BlockCausal
 from torch import Tensor
 
 from tests.conftest import random_model
+from tests.experiments.peers.stand_ins import measured
 
 _STAND_IN = """
 import torch
@@ -67,7 +68,7 @@ def block_diffusion_generate(model, prompt, mask_id, gen_length, block_length, d
 
 def _findings(folder: Path, *, offset: int = 0, wide: bool = False) -> Iterator[Finding]:
     (folder / "generate.py").write_text(_STAND_IN.replace("OFFSET", str(offset)).replace("WIDE", str(wide)))
-    return agreement(folder, num_models=1)
+    return measured(agreement(folder, num_models=1))
 
 
 def test_agreement_is_counted_by_strategy(tmp_path: Path) -> None:

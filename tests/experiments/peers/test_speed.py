@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from quicksilver.decoders import Blocks, Decoder, Dual, Greedy, Linear, Recompute, Request, TopProbability
+from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import speed
-from quicksilver.experiments.peers.speed import Rival, Setting, Stopwatch, accounted, in_bfloat16, outside, race
+from quicksilver.experiments.peers.speed import Rival, Setting, Stopwatch, accounted, in_bfloat16, outside, race, raced
 from quicksilver.models import Plan, Shape
 from torch import Tensor
 
@@ -26,21 +27,27 @@ def test_the_default_setting_is_the_stated_one() -> None:
 
 
 def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: (0.5, 1.0, 2.0))
+    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: Turns([0.5], [1.0]))
     model = SETTING.model()
     tokens = DECODER.decode(model, [REQUEST])[0].tokens
-    first, why = race(SETTING, DECODER, model, Rival("peer", lambda: tokens, 44, 33), target=1.25)
-    assert first.holds
-    assert first.text == ("peer, float32, 8 tokens after 3, blocks of 4, 4 steps: ours 16.0 tokens/s, theirs 8.0, "
-                          "ratio 2.00 (aim: 1.25); tokens identical")
-    assert "positions computed: ours 44, theirs 44; with logits: ours 12, theirs 33; " in why.text
+    race_with_itself = race("peer", SETTING, DECODER, model, lambda _: Rival("peer", lambda: tokens, 44, 33), 1.25)
+    assert (race_with_itself.peer, race_with_itself.of["dtype"]) == ("peer", "float32")
+    timing = race_with_itself.measure()
+    first, why = timing.text.splitlines()
+    assert timing.holds
+    assert first == ("peer, float32, 8 tokens after 3, blocks of 4, 4 steps: ours 16.0 tokens/s, theirs 8.0, "
+                     "ratio 2.00 (aim: 1.25); tokens identical")
+    assert "positions computed: ours 44, theirs 44; with logits: ours 12, theirs 33; " in why
+    assert timing.figures.items() >= {
+        "ours_seconds": [0.5], "theirs_seconds": [1.0], "ratio": 2.0, "ours_tokens_per_second": 16.0,
+        "theirs_tokens_per_second": 8.0, "tokens_same": True, "theirs_positions_queried": 33}.items()
     other = Rival("peer", lambda: [0] * 11, 44, 33)
-    first, _ = race(SETTING, DECODER, model, other, target=None)
-    assert not first.holds
-    assert first.text.endswith("ratio 2.00; tokens differ")
-    first, _ = race(SETTING, DECODER, in_bfloat16(model), other, target=None)
-    assert first.holds
-    assert "peer, bfloat16, " in first.text
+    timing = raced(SETTING, DECODER, model, other, target=None)
+    assert not timing.holds
+    assert timing.text.splitlines()[0].endswith("ratio 2.00; tokens differ")
+    timing = raced(SETTING, DECODER, in_bfloat16(model), other, target=None)
+    assert timing.holds
+    assert "peer, bfloat16, " in timing.text
 
 
 def test_bfloat16_rounds_every_weight_and_no_table() -> None:

@@ -1,8 +1,11 @@
 """Our weights in transformers' Llama give our greedy tokens."""
 
 import pytest
+from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import transformers
 from quicksilver.models import Shape
+
+from tests.experiments.peers.stand_ins import measured
 
 
 @pytest.mark.slow
@@ -10,10 +13,11 @@ def test_a_llama_with_our_weights_decodes_the_same(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("transformers")
     shape = Shape(width=32, num_layers=2, num_heads=4, num_kv_heads=2, ffn_width=48, position_table=False)
     monkeypatch.setattr(transformers, "SHAPES", {"0.85M": (shape, 32)})
-    (found,) = transformers.agreement(num_models=2)
+    (found,) = measured(transformers.agreement(num_models=2))
     assert found.holds
     assert (found.num_decodes, found.num_same) == (2, 2)
-    monkeypatch.setattr(transformers, "in_turns", lambda ours, theirs, rounds: (0.064, 0.128, 2.0))
-    decoded, floor = transformers.speed()
-    assert "ours 1.000 ms a token, theirs 2.000, ratio 2.00" in decoded.text
-    assert "ours / F.linear 0.50" in floor.text
+    monkeypatch.setattr(transformers, "in_turns", lambda ours, theirs, rounds: Turns([0.064], [0.128]))
+    (timing,) = measured(transformers.speed())
+    assert "ours 1.000 ms a token, theirs 2.000, ratio 2.00" in timing.text
+    assert "ours / F.linear 0.50" in timing.text
+    assert timing.figures["ours_tokens_per_second"] == pytest.approx(1000)
