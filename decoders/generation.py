@@ -72,6 +72,7 @@ class GenerationStream:
 
     def _take(self) -> Iterator[TraceStep]:
         for step in self._decoder.stream(self._decoding):
+            self._decoding.check_finite()
             self._taken.append(TraceStep.of(step))
             self._taken[-1].apply(self._canvas, self._decoding.model.mask_id)
             yield self._taken[-1]

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import TypeGuard
 
+LARGEST_FACTOR = 1e30
+"""What a float32 may be multiplied by: times scores, logits and states of any use it stays finite, and 0 stays 0."""
+
 _LARGEST = 2**63 - 1
 
 
