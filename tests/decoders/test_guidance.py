@@ -1,6 +1,7 @@
 """Guidance on hidden states against guidance on logits, and what it costs."""
 
 import re
+
 import pytest
 import torch
 from quicksilver.decoders import (
