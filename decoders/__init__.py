@@ -16,7 +16,7 @@ from .caches import (
 from .canvas import Canvas, Request
 from .decoder import Decoder
 from .decoding import Completion, Decoding, Step, Visit
-from .generation import Generation, GenerationStream, Prompt, Tokenizer, Update, generate, stream_generate
+from .generation import Generation, GenerationStream, Prompt, Update, generate, stream_generate
 from .guidance import ClassifierFree, Guidance, Unguided
 from .policies import (
     ByConfidence,
@@ -65,6 +65,7 @@ from .schedules import (
     Times,
     Unbounded,
 )
+from .texts import Tokenizer
 from .trace import Change, Trace, TraceStep
 from .windows import Blocks, GridBlocks, Whole, Window, Windows
 

@@ -39,6 +39,12 @@ class Request:
         return cls([*prompt, *[mask_id] * num_new], start=len(prompt), seed=seed)
 
 
+def check_length(length: int, model: LanguageModel) -> None:
+    """Refuse a canvas that is longer than the model's."""
+    if length > model.max_length:
+        raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
+
+
 @dataclass(frozen=True)
 class Canvas:
     """State of B rows, each tensor [B, S] with S = L + 1 (the spare column); written in place.
@@ -60,8 +66,7 @@ class Canvas:
         if not requests:
             raise ValueError("requests=[]: at least one request is needed")
         length = max(len(request.tokens) for request in requests)
-        if length > model.max_length:
-            raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
+        check_length(length, model)
         rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
         for row, request in zip(rows, requests, strict=True):
             row[: len(request.tokens)] = torch.tensor(request.tokens)

@@ -35,6 +35,8 @@ from .windows import Span, Window, WindowGrid, Windows
 
 # The share of a window's positions from which on it does not pay to sort out those that need no answer.
 _WORTHWHILE = 0.75
+# The state of a window in which logits were not finite.
+_NONFINITE = -2
 
 
 def _spread(found: TokenStatistics, order_BA: Tensor, eligible_BQ: Tensor) -> TokenStatistics:
@@ -134,7 +136,8 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, decoding: Decoding) -> Iterator[Step]:
-        """Run the decode, yielding every step."""
+        """Run the decode, yielding every step. FloatingPointError once logits are not finite: at the latest where the
+        loop first looks whether the window is finished."""
         index = 0
         while decoding.rows:
             visit = self.enter(decoding, index)
@@ -147,6 +150,8 @@ class Decoder:
                 step += 1
                 num_steps += 1
                 num_ended = int(state) if num_steps >= certain else -1
+                if num_ended == _NONFINITE:
+                    decoding.check_finite()
             index += 1
             if num_ended or min(decoding.grid.counts) <= index:
                 ended = self._reached_end(decoding.live, visit.window).tolist()
@@ -154,7 +159,7 @@ class Decoder:
 
     def enter(self, decoding: Decoding, index: int) -> Visit:
         """Begin window number `index`: store what lies before it, where the cache wants that."""
-        visit = self.visit(decoding, index)
+        visit = decoding.visit = self.visit(decoding, index)
         plan = self.cache.entry_plan(visit.window)
         if plan is not None:
             decoding.model.hidden(decoding.live.tokens_BS, plan, decoding.store)
@@ -167,7 +172,8 @@ class Decoder:
         masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
         shape = torch.Size((*window.query_BQ.shape, model.vocab_size))
         previous = Previous.unknown(shape, model.device) if "divergence" in self.policy.statistics else None
-        return Visit(window, masked_B, masked_B > 0, self.policy.begin(window.query_BQ),
+        nonfinite_BQ = torch.zeros_like(window.query_BQ, dtype=torch.bool)
+        return Visit(window, masked_B, masked_B > 0, nonfinite_BQ, self.policy.begin(window.query_BQ),
                      self.sampler.begin(shape, model.device), previous, decoding.masked_in(index),
                      decoding.masked_after(index))
 
@@ -175,25 +181,29 @@ class Decoder:
              ) -> tuple[TokenStatistics, Edit, Tensor]:
         """Step number `index`, on the device `step` (int64 scalar), on tensors of fixed shape and without a host read,
         so that a CUDA graph can capture it: the proposal, the edit (already applied), and a scalar that is -1 while a
-        row of the window is not finished, else the number of rows that reached the end token."""
+        row of the window is not finished, else the number of rows that reached the end token; -2 from the first step on
+        whose logits are not finite."""
         window, canvas = visit.window, decoding.live
         eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
         proposal = self._propose(decoding, visit, index, step, eligible_BQ)
         masked_B = eligible_BQ.sum(1)
+        revisable_BQ = canvas.revisable(window.query_BQ) & visit.active_B[:, None] if self.policy.revises else None
+        if proposal.nonfinite_BQ is not None:
+            decided_BQ = eligible_BQ if revisable_BQ is None else eligible_BQ | revisable_BQ
+            visit.nonfinite_BQ.logical_or_(proposal.nonfinite_BQ & decided_BQ)
         progress = Progress(visit.masked_at_start_B, masked_B, step, canvas.seed_B, window.size, window.size_B)
         edit = self.policy.select(Situation(
             proposal, eligible_BQ, window.query_BQ, self.schedule.quota(progress), canvas, step,
             self.schedule.times(progress) if self.policy.needs_times else None,
-            canvas.revisable(window.query_BQ) & visit.active_B[:, None] if self.policy.revises else None,
-            visit.policy_state))
+            revisable_BQ, visit.policy_state))
         decoding.log.append(Logged(visit.active_B.clone() if self.policy.revises else masked_B, edit))
         masked_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
         if edit.remask_BQ is not None:
             masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.mask_id)
         unfinished = self._unfinished(visit, edit, masked_B)
-        if not self.end_ids:
-            return proposal, edit, -unfinished.long()
-        return proposal, edit, torch.where(unfinished, -1, self._reached_end(canvas, window).sum())
+        state = torch.where(unfinished, -1, self._reached_end(canvas, window).sum()) if self.end_ids else (
+            -unfinished.long())
+        return proposal, edit, state.masked_fill_(visit.nonfinite_BQ.any(), _NONFINITE)
 
     def _propose(self, decoding: Decoding, visit: Visit, index: int, step: Tensor, eligible_BQ: Tensor
                  ) -> TokenStatistics:
@@ -246,7 +256,8 @@ class Decoder:
 
     def completions(self, decoding: Decoding) -> list[Completion]:
         """The requests in their order, decoded as far as steps were taken; fills in what the accounting counts in
-        tokens and in row steps."""
+        tokens and in row steps. FloatingPointError as from `stream`."""
+        decoding.check_finite()
         decoding.gather()
         whole, accounting = decoding.whole, decoding.accounting
         decoding.count_steps()

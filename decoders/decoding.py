@@ -49,7 +49,8 @@ class Logged(NamedTuple):
 @dataclass
 class Decoding:
     """The state of one decode: the batch that is still being decoded, and the canvas of all requests. `masked_from`
-    holds, for each request and window, the masks that it began with from that window on."""
+    holds, for each request and window, the masks that it began with from that window on; `visit` is the current
+    window's."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -60,6 +61,7 @@ class Decoding:
     store: KVStore | None
     rows: list[int]
     masked_from: list[list[int]]
+    visit: "Visit | None" = None
     log: list[Logged] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
 
@@ -87,6 +89,15 @@ class Decoding:
         (self.accounting.idle_row_steps, self.accounting.barren_row_steps, self.accounting.tokens_committed,
          self.accounting.tokens_remasked) = counts.tolist()
 
+    def check_finite(self) -> None:
+        """FloatingPointError where logits that the current window was decided by were not finite."""
+        if self.visit is None or not self.visit.nonfinite_BQ.any():
+            return
+        index, place = self.visit.nonfinite_BQ.nonzero()[0].tolist()
+        position = int(self.visit.window.query_BQ[index, place])
+        raise FloatingPointError(f"non-finite logits at position {position} of request {self.rows[index]}: one is NaN "
+                                 "or infinite, or every token is banned")
+
     def gather(self) -> None:
         """Copy the rows that are still being decoded back to the canvas of all requests."""
         if self.live is not self.whole and self.rows:
@@ -109,11 +120,13 @@ class Decoding:
 @dataclass(frozen=True)
 class Visit:
     """The state of a decode in one window, written in place: masks at its start, int64 [B]; rows that are not finished,
-    bool [B]; what the policy and the sampler remember, and the distributions of the step before."""
+    bool [B]; where logits were not finite at a position to be decided, bool [B, Q]; what the policy and the sampler
+    remember, and the distributions of the step before."""
 
     window: Window
     masked_at_start_B: Tensor
     active_B: Tensor
+    nonfinite_BQ: Tensor
     policy_state: Tensor | None
     sampler_memory: Tensor | None
     previous: Previous | None

@@ -1,36 +1,28 @@
 """From prompts to tokens, text, trace and accounting: what most users call. It drives `Decoder.stream` and adds nothing
 to it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Protocol
+from typing import Any
 
-from ..kernels.checks import check_integer
+from ..kernels.checks import check_integer, check_integers, shown
 from ..models.adapter import LanguageModel
 from .accounting import Accounting
-from .canvas import Request
+from .canvas import Request, check_length
 from .decoder import Decoder
 from .decoding import Completion, Decoding
+from .texts import Tokenizer, chat_tokens, continuation, with_blanks
 from .trace import Trace, TraceStep
 
-Prompt = str | Sequence[int] | Request
-"""Text (with a tokenizer), token ids, or a request, which may hold the mask id anywhere."""
-
-_BLANK = "_"
-
-
-class Tokenizer(Protocol):
-    """What is asked of a tokenizer; one of transformers will do."""
-
-    def encode(self, text: str, /) -> list[int]: ...
-    def decode(self, ids: list[int], /) -> str: ...
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]] | Request
+"""Text (with a tokenizer), token ids in a list, an array or a tensor, chat messages (dicts with role and content, with
+a tokenizer that has a chat template), or a request, which may hold the mask id anywhere."""
 
 
 @dataclass(frozen=True)
 class Update:
     """What a step changed; with a tokenizer also every row's completion so far, in which each position that is not
-    decided yet is a "_"."""
+    decided yet, or holds half a character, is a "_"."""
 
     step: TraceStep
     texts: list[str] | None
@@ -48,79 +40,92 @@ class Generation:
 
 
 class GenerationStream:
-    """A run in progress. Iterating takes its steps, each giving an Update; `finish` takes those that are left."""
+    """A run in progress. Iterating takes its steps, each giving an Update; `finish` takes those that are left. A step
+    that an exception broke off ends the run: then both raise RuntimeError, caused by it."""
 
     def __init__(self, decoder: Decoder, decoding: Decoding, tokenizer: Tokenizer | None) -> None:
         self._decoder, self._decoding, self._tokenizer = decoder, decoding, tokenizer
         self._given = tuple(tuple(request.tokens) for request in decoding.requests)
         self._canvas = [list(row) for row in self._given]
         self._taken: list[TraceStep] = []
+        self._broken_by: BaseException | None = None
         self._steps = self._take()
 
     def __iter__(self) -> Iterator[Update]:
-        for step in self._steps:
+        for step in self._left():
             yield Update(step, self._texts_so_far())
 
     def finish(self) -> Generation:
         """Take the steps that are left, and say what came out."""
-        for _ in self._steps:
+        for _ in self._left():
             pass
         completions = self._decoder.completions(self._decoding)
         return Generation(completions, self._texts(completions),
                           Trace(self._decoding.model.mask_id, self._given, tuple(self._taken)),
                           self._decoding.accounting)
 
+    def _left(self) -> Iterator[TraceStep]:
+        if self._broken_by is not None:
+            raise RuntimeError(f"the run was broken off in step {len(self._taken)} by {self._broken_by!r}; start it "
+                               "again") from self._broken_by
+        return self._steps
+
     def _take(self) -> Iterator[TraceStep]:
-        for step in self._decoder.stream(self._decoding):
-            self._taken.append(TraceStep.of(step))
-            self._taken[-1].apply(self._canvas, self._decoding.model.mask_id)
-            yield self._taken[-1]
+        try:
+            for step in self._decoder.stream(self._decoding):
+                self._decoding.check_finite()
+                self._taken.append(TraceStep.of(step))
+                self._taken[-1].apply(self._canvas, self._decoding.model.mask_id)
+                yield self._taken[-1]
+        except BaseException as error:
+            self._broken_by = error
+            raise
 
     def _texts_so_far(self) -> list[str] | None:
-        if self._tokenizer is None:
+        tokenizer, mask_id = self._tokenizer, self._decoding.model.mask_id
+        if tokenizer is None:
             return None
-        texts, mask_id = [], self._decoding.model.mask_id
-        for request, row in zip(self._decoding.requests, self._canvas, strict=True):
-            runs = groupby(row[request.start :], lambda token: token == mask_id)
-            texts.append("".join(_BLANK * len(list(run)) if masked else self._tokenizer.decode(list(run))
-                                 for masked, run in runs))
-        return texts
+        return [with_blanks(tokenizer, row[: request.start], row[request.start :], mask_id)
+                for request, row in zip(self._decoding.requests, self._canvas, strict=True)]
 
     def _texts(self, completions: Sequence[Completion]) -> list[str] | None:
-        if self._tokenizer is None:
+        tokenizer, end_ids = self._tokenizer, self._decoder.end_ids
+        if tokenizer is None:
             return None
-        end_ids = self._decoder.end_ids
         rows = (completion.completion for completion in completions)
-        return [self._tokenizer.decode(row[:-1] if row[-1] in end_ids else row) for row in rows]
+        return [continuation(tokenizer, request.tokens[: request.start], row[:-1] if row[-1] in end_ids else row)
+                for request, row in zip(self._decoding.requests, rows, strict=True)]
 
 
-def generate(model: LanguageModel, decoder: Decoder, prompts: Sequence[Prompt], *, num_new: int = 0,
-             tokenizer: Tokenizer | None = None, seeds: Sequence[int] | None = None) -> Generation:
+def generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,
+             tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> Generation:
     """Decode prompts as one batch.
 
     num_new is how many tokens each prompt is continued by; 0 fills the mask ids that stand in the prompts themselves.
     The seeds, one a prompt, key all that is drawn (default: 0, 1, 2, ...). Requests bring their own length and seed.
 
-    ValueError names what does not fit the model, the decoder or one another."""
+    ValueError names what does not fit the model, the decoder or one another, FloatingPointError a model whose logits
+    are not finite."""
     return stream_generate(model, decoder, prompts, num_new=num_new, tokenizer=tokenizer, seeds=seeds).finish()
 
 
-def stream_generate(model: LanguageModel, decoder: Decoder, prompts: Sequence[Prompt], *, num_new: int = 0,
-                    tokenizer: Tokenizer | None = None, seeds: Sequence[int] | None = None) -> GenerationStream:
+def stream_generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,
+                    tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> GenerationStream:
     """The same run, to be watched: iterate over it for an Update a step, then call its `finish()`."""
-    check_integer("num_new", num_new, at_least=0)
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts={prompts!r}: must be a list of prompts, even of one")
-    if seeds is not None and len(seeds) != len(prompts):
-        raise ValueError(f"seeds={list(seeds)}: must be as many as the {len(prompts)} prompts")
-    requests = [_request(prompt, num_new, model.mask_id, tokenizer, number if seeds is None else seeds[number])
-                for number, prompt in enumerate(prompts)]
+    num_new = check_integer("num_new", num_new, at_least=0)
+    rows = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(rows, str | bytes | Mapping | Request) or not isinstance(rows, Iterable):
+        raise ValueError(f"prompts={shown(prompts)}: must be a list of prompts, even of one")
+    prompts = list(rows)
+    numbers = range(len(prompts)) if seeds is None else check_integers("seeds", seeds)
+    if len(numbers) != len(prompts):
+        raise ValueError(f"seeds={shown(numbers)}: must be as many as the {len(prompts)} prompts")
+    requests = [prompt if isinstance(prompt, Request) else _request(model, _tokens(prompt, tokenizer), num_new, seed)
+                for prompt, seed in zip(prompts, numbers, strict=True)]
     return GenerationStream(decoder, decoder.begin(model, requests), tokenizer)
 
 
-def _request(prompt: Prompt, num_new: int, mask_id: int, tokenizer: Tokenizer | None, seed: int) -> Request:
-    if isinstance(prompt, Request):
-        return prompt
+def _tokens(prompt: object, tokenizer: Tokenizer | None) -> list[int]:
     if isinstance(prompt, str):
         if tokenizer is None:
             raise ValueError(f"prompt {prompt!r} with tokenizer=None: text needs a tokenizer")
@@ -128,12 +133,21 @@ def _request(prompt: Prompt, num_new: int, mask_id: int, tokenizer: Tokenizer | 
         if not isinstance(tokens, list):
             raise ValueError(f"tokenizer={tokenizer!r}: encode must return a list of token ids, not a "
                              f"{type(tokens).__name__}")
-    elif isinstance(prompt, Sequence):
-        tokens = list(prompt)
-    else:
-        raise ValueError(f"prompt {prompt!r}: must be a string, a list of token ids or a Request")
+        return tokens
+    if isinstance(prompt, Sequence) and prompt and all(isinstance(message, Mapping) for message in prompt):
+        return chat_tokens(tokenizer, prompt)
+    try:
+        return check_integers("prompt", prompt)
+    except ValueError as error:
+        raise ValueError(f"prompt {shown(prompt)}: must be a string, a list of token ids, a list of chat messages or a "
+                         f"Request ({error})") from None
+
+
+def _request(model: LanguageModel, tokens: list[int], num_new: int, seed: int) -> Request:
     if num_new:
-        return Request.completing(tokens, num_new, mask_id=mask_id, seed=seed)
-    if mask_id not in tokens:
-        raise ValueError(f"prompt {prompt!r} with num_new=0: must hold the mask id {mask_id} where a token is wanted")
+        check_length(len(tokens) + num_new, model)
+        return Request.completing(tokens, num_new, mask_id=model.mask_id, seed=seed)
+    if model.mask_id not in tokens:
+        raise ValueError(f"prompt {shown(tokens)} with num_new=0: must hold the mask id {model.mask_id} where a token "
+                         "is wanted")
     return Request(tokens, seed=seed)

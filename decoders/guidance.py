@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import real_field
+from ..kernels.checks import LARGEST_FACTOR, real_field
 from ..models.adapter import LanguageModel, Plan
 from ..models.kv_store import KVStore
 from .accounting import Accounting
@@ -46,7 +46,7 @@ class ClassifierFree:
     takes_store: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        real_field(self, "scale", above=0)
+        real_field(self, "scale", above=0, at_most=LARGEST_FACTOR)
 
     def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
                ) -> Tensor:

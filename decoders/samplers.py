@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import integer_field, real_field
+from ..kernels.checks import LARGEST_FACTOR, integer_field, real_field
 from ..kernels.logit_memories import Credit
 from ..kernels.token_statistics import Draw, Question, Statistic
 
@@ -104,7 +104,7 @@ class Credited:
     def __post_init__(self) -> None:
         if isinstance(self.base, Credited):
             raise ValueError(f"base={self.base}: credit is given once; the base must draw from the logits alone")
-        real_field(self, "alpha", at_least=0)
+        real_field(self, "alpha", at_least=0, at_most=LARGEST_FACTOR)
         real_field(self, "beta", at_least=0, at_most=1)
         real_field(self, "gamma", at_least=0)
 

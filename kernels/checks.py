@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import TypeGuard
 
+LARGEST_FACTOR = 1e30
+"""What a float32 may be multiplied by: times scores, logits and states of any use it stays finite, and 0 stays 0."""
+
 _LARGEST = 2**63 - 1
 
 
@@ -20,7 +23,7 @@ def check_integer(name: str, value: object, at_least: int = 1, at_most: int | No
     if _is_integer(value) and at_least <= value <= largest:
         return int(value)
     upper = " that fits 64 bits" if at_most is None else f" and at most {at_most}"
-    raise ValueError(f"{name}={_shown(value)}: must be an integer of at least {at_least}{upper}")
+    raise ValueError(f"{name}={shown(value)}: must be an integer of at least {at_least}{upper}")
 
 
 def check_integers(name: str, values: object, at_least: int = 0, at_most: int | None = None) -> list[int]:
@@ -28,7 +31,7 @@ def check_integers(name: str, values: object, at_least: int = 0, at_most: int | 
     as a list of ints. ValueError names the first that is none, or is out of range."""
     plain = values.tolist() if hasattr(values, "tolist") else values  # pyright: ignore[reportAttributeAccessIssue]
     if not isinstance(plain, Iterable) or isinstance(plain, str | bytes | Mapping):
-        raise ValueError(f"{name}={_shown(values)}: must be a list of integers")
+        raise ValueError(f"{name}={shown(values)}: must be a list of integers")
     largest = _LARGEST if at_most is None else at_most
     integers = list(plain)
     for place, value in enumerate(integers):
@@ -46,7 +49,7 @@ def check_real(name: str, value: object, *, above: float = -math.inf, at_least: 
         return int(value) if isinstance(value, Integral) else float(value)
     lower = f"above {above:g}" if above > -math.inf else f"at least {at_least:g}" if at_least > -math.inf else ""
     upper = f"at most {at_most:g}" if at_most < math.inf else ""
-    raise ValueError(f"{name}={_shown(value)}: must be a number {' and '.join(filter(None, (lower, upper)))}".rstrip())
+    raise ValueError(f"{name}={shown(value)}: must be a number {' and '.join(filter(None, (lower, upper)))}".rstrip())
 
 
 def integer_field(instance: object, name: str, at_least: int = 1, at_most: int | None = None) -> None:
@@ -64,7 +67,7 @@ def real_field(instance: object, name: str, *, above: float = -math.inf, at_leas
 def check_instance(name: str, value: object, kind: type) -> None:
     """Refuse `value` unless it is a `kind`."""
     if not isinstance(value, kind):
-        raise ValueError(f"{name}={_shown(value)}: must be a {kind.__name__}")
+        raise ValueError(f"{name}={shown(value)}: must be a {kind.__name__}")
 
 
 def _is_integer(value: object) -> TypeGuard[Integral]:
@@ -78,7 +81,7 @@ def _is_finite(value: Real) -> bool:
         return False
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """The value, cut where it is long: a list of a million numbers says no more than its beginning."""
     try:
         text = repr(value)

@@ -7,12 +7,13 @@ runs in its interpreter (TRITON_INTERPRET=1, set before Triton is imported).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from enum import Enum
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -173,7 +174,8 @@ def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
     if first.is_meta or isinstance(first, FakeTensor) or 0 in grid:
         return
-    with torch.cuda.device_of(first):
+    # The interpreter's numpy warns of infinities where a GPU computes on.
+    with torch.cuda.device_of(first), np.errstate(all="ignore") if INTERPRETED else nullcontext():
         program[grid](*arguments, **options)
 
 

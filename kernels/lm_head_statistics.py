@@ -39,8 +39,8 @@ def reference(
     step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
     log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
-    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and
-    entropy those that are asked for."""
+    """The token, int64 [B, Q], of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and entropy
+    those that are asked for, and the flag nonfinite."""
     logits_BQV = F.linear(hidden_BQE, head_VE)
     if banned_id is not None:
         logits_BQV[..., banned_id] = -torch.inf
@@ -154,4 +154,4 @@ class LMHeadCase:
 
     def cost(self, dtype: torch.dtype) -> Cost:
         num_bytes = (self.vocab_size + self.rows) * self.width * dtype.itemsize
-        return Cost(num_bytes + 4 * self.rows * (2 + len(self.wanted)), 2 * self.rows * self.width * self.vocab_size)
+        return Cost(num_bytes + self.rows * (9 + 4 * len(self.wanted)), 2 * self.rows * self.width * self.vocab_size)

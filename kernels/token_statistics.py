@@ -7,11 +7,13 @@
     logit_gap        = (z_(1) - z_(2)) / s
     entropy          = -sum_v p_v log p_v                  of softmax(z / s), in nats
     divergence       = KL(p || p of the step before)       of softmax(z / s), in nats
+    nonfinite        = max_v z_v is NaN, inf or -inf       (a NaN counts as largest)
 
-top_k and top_p first find a cut-off logit of the tempered distribution, top_k first (the token that crosses top_p
-stays, as in Hugging Face's convention); tokens below it are not drawn. Ties take the lowest index. A row that allows
-nothing (all -inf) gives token 0, log-probability -inf, margin, logit gap and entropy 0; one that allows a single token
-has an infinite gap.
+Temperatures count as 1e-30 below that and as 1e30 above: no logit over them leaves float32, the first is greedy and the
+second uniform over the allowed tokens. top_k and top_p first find a cut-off logit of the tempered distribution, top_k
+first (the token that crosses top_p stays, as in Hugging Face's convention); tokens below it are not drawn. Ties take
+the lowest index. A row that allows nothing (all -inf) gives token 0, log-probability -inf, margin, logit gap and
+entropy 0; one that allows a single token has an infinite gap.
 
 Triton cuts each row into tiles (`vocabulary_tiles`) and gives every tile to a program, which keeps it in registers.
 """
@@ -70,7 +72,9 @@ class Question:
 @dataclass(frozen=True)
 class TokenStatistics:
     """Per queried position, [B, Q]: the token (int64) and the statistics asked for (float32; nats), else None.
-    expert_rarity is no matter of the vocabulary: a model with experts may add it (`models.ExpertAware`)."""
+    expert_rarity is no matter of the vocabulary: a model with experts may add it (`models.ExpertAware`). nonfinite
+    (bool) marks logits of which nothing can be said: one is NaN or inf, or all are -inf; None says that nobody
+    looked."""
 
     token_BQ: Tensor
     log_prob_BQ: Tensor | None = None
@@ -80,11 +84,12 @@ class TokenStatistics:
     entropy_BQ: Tensor | None = None
     divergence_BQ: Tensor | None = None
     expert_rarity_BQ: Tensor | None = None
+    nonfinite_BQ: Tensor | None = None
 
 
 def token_statistics(logits_BQV: Tensor, question: Question) -> TokenStatistics:
     """Answer the question about logits [B, Q, V] of any float dtype, in float32 (float64 stays). Banned tokens hold
-    -inf, the others are finite."""
+    -inf; where others are not finite, or none is allowed, the answer says so and nothing else."""
     if question.credit is not None:
         logits_BQV = question.credit.fused(logits_BQV)
     found = answer(statistics_of_logits(logits_BQV, cut_off(logits_BQV, question.draw), *terms(question)), question)
@@ -92,7 +97,13 @@ def token_statistics(logits_BQV: Tensor, question: Question) -> TokenStatistics:
         return found
     if question.previous is None:
         raise ValueError("divergence is wanted with previous=None: give the distributions of the step before")
-    return replace(found, divergence_BQ=question.previous.divergence(logits_BQV, question.statistics_temperature))
+    return replace(found, divergence_BQ=question.previous.divergence(
+        logits_BQV, bounded(question.statistics_temperature)))
+
+
+def bounded(temperature: float) -> float:
+    """The temperature as it counts: from 1e-30 to 1e30."""
+    return min(max(temperature, 1e-30), 1e30)
 
 
 Terms = tuple[Tensor | None, Tensor | None, Tensor | None, float, Tensor | None, float, bool, bool, bool, bool]
@@ -104,17 +115,17 @@ def terms(question: Question) -> Terms:
     if "canvas_log_prob" in wanted and question.canvas_token_BQ is None:
         raise ValueError("canvas_log_prob is wanted of canvas_token_BQ=None: give the canvas's tokens")
     canvas_BQ = question.canvas_token_BQ if "canvas_log_prob" in wanted else None
-    asked = (canvas_BQ, 1 / question.statistics_temperature, "log_prob" in wanted, "margin" in wanted,
+    asked = (canvas_BQ, 1 / bounded(question.statistics_temperature), "log_prob" in wanted, "margin" in wanted,
              "logit_gap" in wanted, "entropy" in wanted)
     if draw is None:
         return None, None, None, 1.0, *asked
-    return draw.seed_B, draw.position_BQ, draw.step, 1 / draw.temperature, *asked
+    return draw.seed_B, draw.position_BQ, draw.step, 1 / bounded(draw.temperature), *asked
 
 
 def answer(found: list[Tensor], question: Question) -> TokenStatistics:
-    """The operators' token and wanted statistics, which come in the order of `TokenStatistics`, by name."""
+    """The operators' token, wanted statistics and flag, which come in the order of `TokenStatistics`, by name."""
     token_BQ, *values = found
-    names = [name for name in _OF_THE_VOCABULARY if name in question.wanted]
+    names = [name for name in _OF_THE_VOCABULARY if name in question.wanted] + ["nonfinite"]
     return TokenStatistics(token_BQ, **{f"{name}_BQ": value for name, value in zip(names, values, strict=True)})
 
 
@@ -127,7 +138,7 @@ def cut_off(logits_BQV: Tensor, draw: Draw | None) -> Tensor | None:
     if draw.top_p is None or draw.top_p >= 1:
         return sorted_BQV[..., num_kept - 1]
     # In float64: a float32 sum of a large vocabulary drifts past 1, and would cut the tail.
-    probs_BQV = (sorted_BQV[..., :num_kept] / draw.temperature).double().softmax(-1)
+    probs_BQV = (sorted_BQV[..., :num_kept] / bounded(draw.temperature)).double().softmax(-1)
     num_kept_BQ = (probs_BQV.cumsum(-1) - probs_BQV < draw.top_p).sum(-1).clamp(min=1)
     return sorted_BQV.gather(-1, num_kept_BQ[..., None] - 1).squeeze(-1)
 
@@ -137,8 +148,8 @@ def reference(
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
     margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
-    """The token, int64 [B, Q], and of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and
-    entropy those that are asked for."""
+    """The token, int64 [B, Q], of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and entropy
+    those that are asked for, and the flag nonfinite."""
     if logits_BQV.dtype != torch.float64:
         logits_BQV = logits_BQV.float()
     if seed_B is None or position_BQ is None or step is None:
@@ -148,11 +159,13 @@ def reference(
         if cut_BQ is not None:
             key_BQV = key_BQV.masked_fill(logits_BQV < cut_BQ[..., None], -torch.inf)
         token_BQ = key_BQV.argmax(-1)
-    found = [token_BQ]
+    # Of NaN and inf argmax takes one, so that the logit of the token tells of all.
+    best_BQ = logits_BQV.gather(-1, token_BQ[..., None]).squeeze(-1)
+    found, nonfinite_BQ = [token_BQ], ~best_BQ.isfinite()
     if not (log_prob or margin or logit_gap or entropy or canvas_BQ is not None):
-        return found
+        return [*found, nonfinite_BQ]
     log_probs_BQV = (logits_BQV * inverse_statistics_temperature).log_softmax(-1)
-    nothing_BQ = logits_BQV.gather(-1, token_BQ[..., None]).squeeze(-1) == -torch.inf
+    nothing_BQ = best_BQ == -torch.inf
     for asked, chosen_BQ in ((log_prob, token_BQ), (canvas_BQ is not None, canvas_BQ)):
         if asked and chosen_BQ is not None:
             value_BQ = log_probs_BQV.gather(-1, chosen_BQ[..., None]).squeeze(-1)
@@ -165,7 +178,7 @@ def reference(
         found.append(((first_BQ - second_BQ) * inverse_statistics_temperature).masked_fill(nothing_BQ, 0))
     if entropy:
         found.append(torch.special.entr(log_probs_BQV.exp()).sum(-1).masked_fill(nothing_BQ, 0))
-    return found
+    return [*found, nonfinite_BQ]
 
 
 _TILE = 8192
@@ -239,4 +252,4 @@ class TokenStatisticsCase:
         return tuple(reference(logits_BQV, None, *terms(question)))
 
     def cost(self, dtype: torch.dtype) -> Cost:
-        return Cost(self.rows * (self.vocab_size * dtype.itemsize + 8 + 4 * len(self.wanted)))
+        return Cost(self.rows * (self.vocab_size * dtype.itemsize + 9 + 4 * len(self.wanted)))

@@ -44,11 +44,12 @@ def merged(partials: tuple[Tensor, Tensor], shape: torch.Size, vocab_size: int, 
     token = torch.empty(shape, dtype=torch.int64, device=device)
     asked = (log_prob, has_canvas, margin, logit_gap, entropy)
     values = [torch.empty(shape, dtype=torch.float32, device=device) if wanted else None for wanted in asked]
+    nonfinite = torch.empty(shape, dtype=torch.bool, device=device)
     few = num_tiles <= 32
-    launch(_merge_kernel, (num_rows,), *partials, token, *values, inverse_statistics_temperature, vocab_size, num_rows,
-           num_tiles, TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn,
+    launch(_merge_kernel, (num_rows,), *partials, token, *values, nonfinite, inverse_statistics_temperature, vocab_size,
+           num_rows, num_tiles, TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn,
            num_warps=1 if few else 8)
-    return [token, *(value for value in values if value is not None)]
+    return [token, *(value for value in values if value is not None), nonfinite]
 
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
@@ -57,7 +58,7 @@ _NO_INDEX = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def log2_ratio(z, top, scale):
-    """(z - top) log2(e) / s, never NaN: 2^-200 is 0 in float32, and so is -200 times it."""
+    """(z - top) log2(e) / s, NaN for infinite logits alone: 2^-200 is 0 in float32, and so is -200 times it."""
     return tl.maximum((z - tl.maximum(top, _LOWEST)) * scale, -200.0)
 
 
@@ -66,6 +67,8 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
               plane, inside, NORMALISE: tl.constexpr, MARGIN: tl.constexpr, ENTROPY: tl.constexpr):
     """Write the partials of a tile of logits z [N, M] (float32, -inf outside), `column` int32 [N]; everything else
     belongs to the M rows: `partial` is a row's place in a plane of partials, `inside` whether it exists."""
+    # A maximum may pass over a NaN; an infinity in its place shows in the row's.
+    z = tl.where(z == z, z, float("inf"))
     top = tl.max(z, 0)
     index = tl.min(tl.where(z == top[None, :], column[:, None], _NO_INDEX), 0)
     tl.store(floats + partial, top, mask=inside)
@@ -95,8 +98,8 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_tiles"])
-def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, logit_gap, entropy, inverse_temperature,
-                  vocab_size, num_rows, num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
+def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, logit_gap, entropy, nonfinite,
+                  inverse_temperature, vocab_size, num_rows, num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr):
     row = tl.program_id(0)
     tile = tl.arange(0, TILES)
     exists = tile < num_tiles
@@ -113,6 +116,7 @@ def _merge_kernel(floats, ids, token, log_prob, canvas_log_prob, margin, logit_g
         chosen = tl.min(tl.where(keys == tl.max(keys, 0), drawn, _NO_INDEX), 0)
         at_drawn = tl.load(floats + 5 * plane + partial, mask=exists, other=float("-inf"))
         at_chosen = tl.max(tl.where(drawn == chosen, at_drawn, float("-inf")), 0)
+    tl.store(nonfinite + row, tl.abs(top) == float("inf"))
     # Where NaN left nothing to choose, a token that exists all the same.
     tl.store(token + row, tl.minimum(chosen, vocab_size - 1).to(tl.int64))
     nothing = top == float("-inf")

@@ -48,7 +48,8 @@ def _from_store(moment: Moment, feed_BF: Tensor) -> Plan:
 def _around(moment: Moment, before: int, after: int) -> Tensor:
     """The window's positions with so many before it and after it, as far as the row goes, and those from which a
     shifted model reads the window's first ones: int64 [B, F]."""
-    window, length, before = moment.window, moment.canvas.length, max(before, moment.shift)
+    window, length = moment.window, moment.canvas.length
+    before, after = min(max(before, moment.shift), length), min(after, length)
     if not window.padded:
         position_F = torch.arange(max(window.begin - before, 0), min(window.reach + after, length),
                                   device=window.query_BQ.device)

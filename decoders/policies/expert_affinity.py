@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels.checks import real_field
+from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import best
@@ -19,7 +19,7 @@ class ExpertAffinity(Policy):
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "expert_rarity"})
 
     def __post_init__(self) -> None:
-        real_field(self, "weight", at_least=0)
+        real_field(self, "weight", at_least=0, at_most=LARGEST_FACTOR)
 
     def select(self, situation: Situation) -> Edit:
         proposal = situation.proposal

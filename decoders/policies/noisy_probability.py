@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ...kernels.checks import real_field
 from ...kernels.counter_rng import uniform
-from ...kernels.token_statistics import Statistic
+from ...kernels.token_statistics import Statistic, bounded
 from .base import Edit, Policy, Situation
 from .ranking import best
 
@@ -24,4 +24,4 @@ class NoisyProbability(Policy):
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.log_prob_BQ is not None
         u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-        return best(situation, situation.proposal.log_prob_BQ.exp() / self.temperature - (-u_BQ.log()).log())
+        return best(situation, situation.proposal.log_prob_BQ.exp() / bounded(self.temperature) - (-u_BQ.log()).log())

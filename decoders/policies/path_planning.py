@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from ...kernels.checks import real_field
+from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import surest
@@ -27,7 +27,7 @@ class PathPlanning(Policy):
     revises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        real_field(self, "eta", at_least=0)
+        real_field(self, "eta", at_least=0, at_most=LARGEST_FACTOR)
 
     def select(self, situation: Situation) -> Edit:
         proposal, eligible_BQ, revisable_BQ = situation.proposal, situation.eligible_BQ, situation.revisable_BQ

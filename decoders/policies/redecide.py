@@ -4,7 +4,7 @@ autoregression", arXiv 2410.14157; Zheng et al., arXiv 2302.05737)."""
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels.checks import real_field
+from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
@@ -24,7 +24,7 @@ class Redecide(Policy):
     revises: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        real_field(self, "noise", at_least=0)
+        real_field(self, "noise", at_least=0, at_most=LARGEST_FACTOR)
 
     def select(self, situation: Situation) -> Edit:
         score_BQ, revisable_BQ, times = situation.proposal.log_prob_BQ, situation.revisable_BQ, situation.times

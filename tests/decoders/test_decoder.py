@@ -1,6 +1,7 @@
 """The loop: batches, infilling, stopping, streaming, what is counted and what is refused."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -16,6 +17,7 @@ from quicksilver.decoders import (
     Categorical,
     ClassifierFree,
     Completion,
+    Credited,
     Decoder,
     Delayed,
     Dual,
@@ -42,9 +44,19 @@ from quicksilver.decoders import (
 )
 from quicksilver.experiments.agreement import CLOSE, close_decisions
 from quicksilver.experiments.records import describe, key_of
-from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer
+from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    DecodableTransformer,
+    LogitsFunction,
+)
+from quicksilver.models.heads import FusedHead, Head, SeparateHead
+from torch import Tensor
 
-from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model
+from tests.conftest import MASK_ID, VOCAB_SIZE, TableModel, ragged_requests, random_model, random_transformer
 from tests.decoders.recording import run
 
 AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
@@ -253,6 +265,81 @@ def test_numbers_of_other_libraries_become_pythons() -> None:
                 Request(torch.tensor([1, 2, *[MASK_ID] * 8]), 2, 7)]  # pyright: ignore[reportArgumentType]
     assert repr(requests) == repr([Request([1, 2, *[MASK_ID] * 8], 2, 7)] * 2)
     assert theirs.decode(TableModel(Bidirectional()), requests) == ours.decode(TableModel(Bidirectional()), requests)
+
+
+NAN, INF = float("nan"), float("inf")
+SPOILT = {"NaN everywhere": lambda logits: logits * NAN,
+          "NaN for a token": lambda logits: logits.index_fill(-1, torch.tensor([3]), NAN),
+          "infinite": lambda logits: logits.index_fill(-1, torch.tensor([0]), INF),
+          "nothing allowed": lambda logits: logits - INF}
+PARTS = [Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute()),
+         Decoder(Blocks(4), Unbounded(), Categorical(0.7), Threshold(0.6), Recompute()),
+         Decoder(Whole(), Linear(3), Categorical(1.0, top_k=3, top_p=0.9), RandomOrder(), Recompute(), end_id=5),
+         Decoder(Whole(), Free(Linear(3)), Greedy(), PathPlanning(), Recompute()),
+         Decoder(Whole(), Linear(3), Credited(), TopProbability(), Recompute()),
+         Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute(), guidance=ClassifierFree(1.0))]
+
+
+def function_model(spoil: Callable[[Tensor, Tensor], Tensor]) -> LogitsFunction:
+    """Logits that depend on the position alone, spoilt by the tokens that are seen."""
+    logits_LV = torch.randn(24, VOCAB_SIZE)
+    def function(tokens_BL: Tensor) -> Tensor:
+        return spoil(logits_LV[: tokens_BL.shape[1]].repeat(len(tokens_BL), 1, 1), tokens_BL)
+
+    return LogitsFunction(function, MASK_ID, VOCAB_SIZE, 24)
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("decoder", PARTS, ids=lambda decoder: f"{decoder.sampler}-{decoder.policy}-{decoder.guidance}")
+def test_logits_that_are_not_finite_are_an_error(decoder: Decoder, spoilt: str, implementation: Implementation) -> None:
+    model = function_model(lambda logits_BLV, _: SPOILT[spoilt](logits_BLV))
+    requests = [Request.completing([1, 2], 4, mask_id=MASK_ID), Request.completing([1], 4, mask_id=MASK_ID)]
+    with using(implementation), pytest.raises(FloatingPointError, match="non-finite logits at position 2 of request 0"):
+        decoder.decode(model, requests)
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("head", [SeparateHead(), FusedHead()], ids=str)
+def test_a_model_with_broken_weights_is_an_error_with_either_head(head: Head, implementation: Implementation) -> None:
+    model = DecodableTransformer(random_transformer(Bidirectional(), num_layers=1), MASK_ID, head=head)
+    model.transformer.norm.weight.data[3] = NAN
+    with using(implementation), pytest.raises(FloatingPointError, match="non-finite logits"):
+        PARTS[0].decode(model, [Request.completing([1], 2, mask_id=MASK_ID)])
+
+
+def test_logits_that_were_not_finite_in_one_early_step_are_not_forgotten() -> None:
+    """The loop looks at the end of a window of four steps, and where a consumer stops earlier, its result does."""
+    decoder = Decoder(Whole(), Linear(4), Greedy(), TopProbability(), Recompute())
+    model = function_model(lambda logits_BLV, tokens_BL: torch.where(
+        ((tokens_BL == MASK_ID).sum(1) == 6)[:, None, None], NAN, logits_BLV))
+    decoding = decoder.begin(model, [Request.completing([1, 2], 8, mask_id=MASK_ID)])
+    assert len([*itertools.islice(decoder.stream(decoding), 1)]) == 1
+    assert decoder.completions(decoding)[0].tokens.count(MASK_ID) == 6
+    decoding, num_steps = decoder.begin(model, [Request.completing([1, 2], 8, mask_id=MASK_ID)]), 0
+    with pytest.raises(FloatingPointError, match="non-finite logits"):  # noqa: PT012
+        for _ in decoder.stream(decoding):
+            num_steps += 1
+    assert num_steps == 4
+    decoding = decoder.begin(model, [Request.completing([1, 2], 8, mask_id=MASK_ID)])
+    stream = decoder.stream(decoding)
+    next(stream), next(stream)
+    with pytest.raises(FloatingPointError, match="non-finite logits"):
+        decoder.completions(decoding)
+
+
+def test_only_positions_that_are_to_be_decided_must_have_finite_logits() -> None:
+    """Those of given tokens are not asked for, or not looked at; banned tokens may have none anywhere."""
+    def spoil(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
+        logits_BLV = logits_BLV.index_fill(-1, torch.tensor([2, 4]), -INF)
+        return torch.where((tokens_BL == MASK_ID)[..., None], logits_BLV, NAN)
+
+    request = Request([MASK_ID, 3, MASK_ID, MASK_ID, 5, 6, MASK_ID, 7])
+    for decoder in PARTS[:3]:
+        tokens = decoder.decode(function_model(spoil), [request])[0].tokens
+        assert not {MASK_ID, 2, 4} & {tokens[place] for place in (0, 2, 3, 6)}
+    with pytest.raises(FloatingPointError, match="non-finite logits"):  # it may take back what it decided
+        PARTS[3].decode(function_model(spoil), [request])
 
 
 def test_a_given_end_token_ends_nothing() -> None:

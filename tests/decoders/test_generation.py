@@ -1,8 +1,13 @@
 """What users call against the loop that it drives."""
 
+import tracemalloc
+from collections import UserDict
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from quicksilver.decoders import (
     Append,
     Blocks,
@@ -14,12 +19,14 @@ from quicksilver.decoders import (
     RandomOrder,
     Recompute,
     Request,
+    Tokenizer,
     TopProbability,
     Whole,
     generate,
     stream_generate,
 )
-from quicksilver.models import Bidirectional, Causal
+from quicksilver.models import Bidirectional, Causal, LogitsFunction
+from torch import Tensor
 
 from tests.conftest import MASK_ID, TableModel
 
@@ -110,6 +117,127 @@ def test_seeds_belong_to_prompts() -> None:
     assert twice.completions[0] != twice.completions[1]
 
 
+@pytest.mark.parametrize("prompts", [np.array([[1, 2, 3], [4, 5, 6]], dtype=np.int32),
+                                     torch.tensor([[1, 2, 3], [4, 5, 6]]),
+                                     [torch.tensor([1, 2, 3]), (4, np.int64(5), 6)], iter([range(1, 4), [4, 5, 6]])],
+                         ids=lambda prompts: type(prompts).__name__)
+def test_prompts_and_seeds_may_come_from_any_library(prompts: Any) -> None:
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(10, size=2)
+    found = generate(MODEL, DRAWN, prompts, num_new=np.int64(6), seeds=seeds)
+    wanted = generate(MODEL, DRAWN, [[1, 2, 3], [4, 5, 6]], num_new=6, seeds=seeds.tolist())
+    assert found == wanted
+    assert type(found.completions[0].tokens[0]) is int
+
+
+def test_what_a_prompt_and_an_answer_do_not_fit_in_is_not_built() -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="max_length is 24"):
+        generate(MODEL, CONFIDENT, [[1, 2]], num_new=10**7)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+class Talking(Letters):
+    """Its template: a role's first letter, then what it said; last the letter of who answers."""
+
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
+        assert add_generation_prompt
+        return self.encode("".join(message["role"][0] + message["content"] for message in messages) + "a")
+
+
+class Wrapped(Talking):
+    def apply_chat_template(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> Any:
+        """As transformers from version 5 on."""
+        return UserDict(input_ids=super().apply_chat_template(messages, add_generation_prompt))
+
+
+class Untold(Talking):
+    chat_template = None
+
+
+@pytest.mark.parametrize("tokenizer", [Talking(), Wrapped()], ids=lambda tokenizer: type(tokenizer).__name__)
+def test_chat_messages_go_through_the_tokenizers_template(tokenizer: Tokenizer) -> None:
+    chat = [{"role": "bot", "content": "cd"}, {"role": "fee", "content": "g"}]
+    found = generate(MODEL, CONFIDENT, [chat, "bcdfga"], num_new=6, tokenizer=tokenizer)
+    assert found.completions[0] == found.completions[1]
+    assert found.trace.given[0][:6] == (1, 2, 3, 5, 6, 0)
+
+
+def test_chat_messages_need_a_template() -> None:
+    for tokenizer in (Letters(), Untold()):
+        with pytest.raises(ValueError, match=r"chat messages \[.*\] with tokenizer=.*: need a tokenizer with"):
+            generate(MODEL, CONFIDENT, [[{"role": "b", "content": "c"}]], num_new=6, tokenizer=tokenizer)
+
+
+@dataclass(frozen=True)
+class Interrupted(TableModel):
+    """A model whose forward number `at` is broken off, as by Ctrl-C."""
+
+    at: int = 1
+    forwards: list[int] = field(default_factory=list)
+
+    def hidden(self, *arguments: Any) -> Tensor:
+        self.forwards.append(len(self.forwards))
+        if len(self.forwards) == self.at + 1:
+            raise KeyboardInterrupt
+        return super().hidden(*arguments)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_run_that_was_broken_off_in_a_step_is_not_taken_for_a_finished_one(at: int) -> None:
+    stream = stream_generate(Interrupted(Bidirectional(), at=at), CONFIDENT, PROMPTS, num_new=6)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=rf"broken off in step {at} by KeyboardInterrupt\(\)") as raised:
+            stream.finish()
+        assert isinstance(raised.value.__cause__, KeyboardInterrupt)
+    with pytest.raises(RuntimeError, match="broken off"):
+        list(stream)
+
+
+def test_a_run_whose_logits_are_not_finite_is_broken_off_at_once() -> None:
+    model = LogitsFunction(lambda tokens_BL: torch.full((*tokens_BL.shape, 11), torch.nan), MASK_ID, 11, 24)
+    stream = stream_generate(model, CONFIDENT, PROMPTS[:1], num_new=6)
+    with pytest.raises(FloatingPointError, match="non-finite logits at position 3 of request 0"):
+        next(iter(stream))
+    with pytest.raises(RuntimeError, match="broken off in step 0 by FloatingPointError"):
+        stream.finish()
+
+
+def test_a_run_that_its_consumer_broke_off_goes_on() -> None:
+    """By an exception of the consumer's, by closing the iterator, or by an update's text that cannot be decoded."""
+    whole = generate(MODEL, DRAWN, PROMPTS, num_new=6)
+    stream = stream_generate(MODEL, DRAWN, PROMPTS, num_new=6)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        for _ in stream:
+            raise KeyboardInterrupt
+    assert stream.finish() == whole
+
+    stream = stream_generate(MODEL, DRAWN, PROMPTS, num_new=6)
+    updates: Any = iter(stream)
+    next(updates)
+    updates.close()
+    assert len(list(stream)) == 1
+    assert stream.finish() == whole
+
+    class Forgetful(Letters):
+        def decode(self, ids: list[int]) -> str:
+            if MASK_ID not in ids and broken:
+                raise LookupError(broken.pop())
+            return super().decode(ids)
+
+    broken = ["once"]
+    stream = stream_generate(MODEL, DRAWN, PROMPTS, num_new=6, tokenizer=Forgetful())
+    with pytest.raises(LookupError):
+        list(stream)
+    assert stream.finish().completions == whole.completions
+
+
 class Tensors(Letters):
     def encode(self, text: str) -> Any:
         return tuple(super().encode(text))
@@ -120,11 +248,31 @@ class Tensors(Letters):
     ({"prompts": [], "num_new": 2}, "at least one request"),
     ({"prompts": ["bcd"], "num_new": 2}, "prompt 'bcd' with tokenizer=None"),
     ({"prompts": ["bcd"], "num_new": 2, "tokenizer": Tensors()}, "must return a list of token ids, not a tuple"),
-    ({"prompts": [1, 2, 3], "num_new": 2}, "prompt 1: must be a string, a list of token ids or a Request"),
+    ({"prompts": [1, 2, 3], "num_new": 2}, "prompt 1: must be a string, a list of token ids, a list of chat messages"),
+    ({"prompts": [[[1, 2]]], "num_new": 2}, r"prompt \[\[1, 2\]\]: must be .* \(prompt\[0\]=\[1, 2\]: must be"),
+    ({"prompts": [["a", "b"]], "num_new": 2}, r"prompt \['a', 'b'\]: must be"),
+    ({"prompts": [[1.0, 2.0]], "num_new": 2}, r"prompt \[1.0, 2.0\]: must be"),
+    ({"prompts": [[True]], "num_new": 2}, r"prompt \[True\]: must be"),
+    ({"prompts": [b"ab"], "num_new": 2}, "prompt b'ab': must be"),
+    ({"prompts": [None], "num_new": 2}, "prompt None: must be"),
+    ({"prompts": [torch.tensor([[1, 2]])], "num_new": 2}, r"prompt tensor\(\[\[1, 2\]\]\): must be"),
+    ({"prompts": [{"input_ids": [1, 2]}], "num_new": 2}, r"prompt \{'input_ids': \[1, 2\]\}: must be"),
+    ({"prompts": [[1, 2**64]], "num_new": 2}, r"prompt\[1\]=18446744073709551616: must be an integer"),
+    ({"prompts": {"a": 1}, "num_new": 2}, r"prompts=\{'a': 1\}: must be a list of prompts"),
+    ({"prompts": 5, "num_new": 2}, "prompts=5: must be a list of prompts"),
+    ({"prompts": np.array(5), "num_new": 2}, r"prompts=array\(5\): must be a list of prompts"),
+    ({"prompts": Request([1, MASK_ID]), "num_new": 2}, "prompts=Request.*: must be a list of prompts"),
+    ({"prompts": [[{"role": "user", "content": "hi"}]], "num_new": 2}, "tokenizer=None: need a tokenizer with a chat"),
+    ({"prompts": [[{"text": "hi"}]], "num_new": 2}, r"chat message \{'text': 'hi'\}: must have a role and content"),
+    ({"prompts": [[1, 2]], "num_new": 10**9}, "a canvas of 1000000002 tokens: the model's max_length is 24"),
+    ({"prompts": [[1, 2]], "num_new": 2.0}, "num_new=2.0: must be an integer"),
+    ({"prompts": [[1, 2]], "num_new": 2, "seeds": 3}, "seeds=3: must be a list of integers"),
+    ({"prompts": [[1, 2]], "num_new": 2, "seeds": [0.5]}, r"seeds\[0\]=0.5: must be an integer"),
+    ({"prompts": [[1, 2]], "num_new": 2, "seeds": [2**63]}, r"seeds\[0\]=9223372036854775808: .* fits 64 bits"),
     ({"prompts": [[1, 2]]}, f"with num_new=0: must hold the mask id {MASK_ID}"),
     ({"prompts": [[1, 2]], "num_new": -1}, "num_new=-1"),
     ({"prompts": [[1, 2]], "num_new": 2, "seeds": [1, 2]}, r"seeds=\[1, 2\]: must be as many as the 1 prompts"),
-    ({"prompts": [[1, 2]], "num_new": 2, "seeds": [-1]}, "seed=-1"),
+    ({"prompts": [[1, 2]], "num_new": 2, "seeds": [-1]}, r"seeds\[0\]=-1: must be an integer of at least 0"),
     ({"prompts": [[1, 99]], "num_new": 2}, "token id 99"),
     ({"prompts": [[1, 2]], "num_new": 40}, "a canvas of 42 tokens"),
 ], ids=lambda value: value if isinstance(value, str) else "")

@@ -105,7 +105,9 @@ def test_credit_starts_at_nothing_and_needs_all_logits() -> None:
 
 
 @pytest.mark.parametrize(("field", "allowed"), [
-    ({"alpha": -0.1}, "alpha=-0.1: must be a number at least 0"), ({"gamma": None}, "gamma=None: must be a number"),
+    ({"alpha": -0.1}, "alpha=-0.1: must be a number at least 0"),
+    ({"alpha": 1e300}, r"alpha=1e\+300: must be a number at least 0 and at most 1e\+30"),
+    ({"gamma": None}, "gamma=None: must be a number"),
     ({"beta": 1.1}, "beta=1.1: must be a number at least 0 and at most 1"),
     ({"base": Credited()}, "base=Credited.*: credit is given once; the base must draw from the logits alone")])
 def test_bad_credit_is_refused(field: dict[str, Any], allowed: str) -> None:

@@ -133,10 +133,9 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
                      canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
                      decoding.masked_from)
-    window = replace(step.visit.window, **{name: move(value) for name, value in vars(step.visit.window).items()
-                                           if isinstance(value, Tensor)})
-    visit = replace(step.visit, window=window, active_B=move(step.visit.active_B),
-                    masked_at_start_B=move(step.visit.masked_at_start_B))
+    window, visit = (replace(value, **{name: move(tensor) for name, tensor in vars(value).items()
+                                       if isinstance(tensor, Tensor)}) for value in (step.visit.window, step.visit))
+    visit = replace(visit, window=window)
     return ReadyStep(step.decoder, there, visit, move(step.step), canvas)
 
 

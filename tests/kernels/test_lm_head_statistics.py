@@ -19,7 +19,9 @@ def check(hidden: Tensor, head: Tensor, banned: int | None) -> None:
     """Hold the Triton path against float64 logits of the same inputs."""
     canvas = torch.arange(hidden.shape[0] * hidden.shape[1]).view(hidden.shape[:2]) % len(head)
     canvas[canvas == banned] = (banned or 0) + 1 if (banned or 0) + 1 < len(head) else 0
-    (token, *values), _ = run(statistics_of_hidden, hidden, head, banned, *terms(Question(ALL, None, 1.0, canvas)))
+    (token, *values, nonfinite), _ = run(statistics_of_hidden, hidden, head, banned,
+                                         *terms(Question(ALL, None, 1.0, canvas)))
+    assert not nonfinite.any()
     logits = hidden.double() @ head.double().T
     size = hidden.double().abs() @ head.double().abs().T  # what the rounding of a sum is relative to
     if banned is not None:
@@ -75,9 +77,33 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
     assert alone.logit_gap_BQ[0].tolist() == [torch.inf] * 4
 
 
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("drawn", [False, True])
+def test_logits_that_are_not_finite_are_flagged(implementation: Implementation, drawn: bool) -> None:
+    """From hidden states or from weights; what the banned token has does not count, but all may not be banned."""
+    draw = Draw(0.8, torch.tensor([1]), torch.arange(3)[None], torch.tensor(4)) if drawn else None
+
+    def flags(hidden: Tensor, head: Tensor, banned: int) -> list[bool]:
+        with using(implementation):
+            found = lm_head_statistics(hidden, head, banned, Question(frozenset(), draw))
+        assert found.nonfinite_BQ is not None
+        return found.nonfinite_BQ[0].tolist()
+
+    hidden, head = torch.rand(1, 3, 4), torch.randn(130, 4)
+    spoilt = hidden.clone()
+    spoilt[0, 1, 2] = torch.nan
+    assert flags(spoilt, head, 9) == [False, True, False]
+    for value in (torch.nan, torch.inf):
+        broken = head.clone()
+        broken[129, 3] = value
+        assert flags(hidden, broken, 129) == [False] * 3
+        assert flags(hidden, broken, 9) == [True] * 3
+    assert flags(hidden, head[:1], 0) == [True] * 3
+
+
 def test_no_position_gives_no_answer() -> None:
-    (token, log_prob), _ = run(statistics_of_hidden, torch.randn(2, 0, 8), torch.randn(9, 8), None,
-                               *terms(Question(frozenset({"log_prob"}))))
+    (token, log_prob, _), _ = run(statistics_of_hidden, torch.randn(2, 0, 8), torch.randn(9, 8), None,
+                                  *terms(Question(frozenset({"log_prob"}))))
     assert token.shape == log_prob.shape == (2, 0)
 
 
@@ -86,7 +112,7 @@ def test_fused_and_separate_draw_the_same_tokens_under_one_seed(dtype: torch.dty
     hidden, head = torch.randn(3, 5, 32).to(dtype), torch.randn(200, 32).to(dtype)
     position_BQ = torch.arange(15).view(3, 5)
     question = Question(frozenset({"log_prob"}), Draw(0.8, torch.tensor([1, 2, 2**50]), position_BQ, torch.tensor(4)))
-    (token, _), _ = run(statistics_of_hidden, hidden, head, 7, *terms(question))
+    (token, *_), _ = run(statistics_of_hidden, hidden, head, 7, *terms(question))
     logits = hidden.float() @ head.float().T
     logits[..., 7] = -torch.inf
     assert torch.equal(token, token_statistics(logits, question).token_BQ)

@@ -1,5 +1,6 @@
 """Token statistics, on both paths, against definitions written out in float64."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,89 @@ def test_a_row_that_allows_nothing_gives_no_nan(ask: Any) -> None:
     assert found.canvas_log_prob_BQ[0, 1:].tolist() == [-torch.inf, -torch.inf]
     assert [found.log_prob_BQ[0, 2], found.margin_BQ[0, 2], found.entropy_BQ[0, 2]] == [0, 1, 0]
     assert found.logit_gap_BQ[0, 2] == torch.inf  # no second token
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@PATHS
+@pytest.mark.parametrize(("dtype", "drawn", "wanted"), [
+    (torch.float32, {}, ALL), (torch.bfloat16, {}, frozenset()), (torch.float32, {"temperature": 1.0}, frozenset()),
+    (torch.float16, {"temperature": 1.0, "top_k": 2, "top_p": 0.5}, ALL)], ids=str)
+def test_logits_that_are_not_finite_are_flagged(ask: Any, dtype: torch.dtype, drawn: dict[str, Any],
+                                                wanted: frozenset[Statistic]) -> None:
+    """In whichever tile of a row; that a token is banned is no reason."""
+    kinds, places = ([NAN], [INF], [NAN, INF], [-INF], []), (2, 8192)
+    logits = torch.randn(1, len(kinds) * len(places) + 1, 8200)
+    for row, (values, place) in enumerate(itertools.product(kinds, places)):
+        logits[0, row, place : place + len(values)] = torch.tensor(values)
+    logits[0, -1] = -INF
+    draw = drawing(1, logits.shape[1], **drawn) if drawn else None
+    canvas = torch.zeros(logits.shape[:2], dtype=torch.int64)
+    found = ask(logits.to(dtype), Question(wanted, draw, canvas_token_BQ=canvas))
+    assert found.nonfinite_BQ is not None
+    assert found.nonfinite_BQ[0].tolist() == 6 * [True] + 4 * [False] + [True]
+    assert ((found.token_BQ >= 0) & (found.token_BQ < 8200)).all()
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_credit_and_divergence_leave_the_flag(implementation: Implementation) -> None:
+    logits = torch.tensor([[[0.0, NAN, 1.0], [0.0, INF, 1.0], [0.0, -INF, 1.0]]])
+    credit = Credit(torch.zeros(logits.shape), torch.ones(1, 3, dtype=torch.bool), 0.7, 0.8, 0.2)
+    previous = Previous.unknown(logits.shape, torch.device("cpu"))
+    with using(implementation):
+        found = token_statistics(logits, Question(frozenset({"divergence"}), None, 1.0, None, previous, credit))
+    assert found.nonfinite_BQ is not None
+    assert found.nonfinite_BQ.tolist() == [[True, True, False]]
+
+
+LEAST, MOST = 5e-324, 1.7e308
+CUTS = ({}, {"top_k": 3}, {"top_p": 0.9})
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize(("temperature", "cut"), [(LEAST, {}), (1e-300, CUTS[1]), (1e-38, {}), (1e-37, {}),
+                                                  (1e-38, CUTS[2])], ids=str)
+def test_the_coldest_draws_are_greedy(implementation: Implementation, temperature: float, cut: dict[str, Any]) -> None:
+    logits = 40 * torch.randn(1, 12, 300)
+    logits[..., 7] = -INF
+    with using(implementation):
+        found = token_statistics(logits, Question(frozenset(), drawing(1, 12, temperature, **cut)))
+    assert torch.equal(found.token_BQ, logits.argmax(-1))
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize(("temperature", "cut"), [(1e38, {}), (1e39, {}), (1e300, {"top_k": 500}), (MOST, {}),
+                                                  (1e300, {"top_p": 0.999})], ids=str)
+def test_the_hottest_draws_are_from_all_that_is_allowed(implementation: Implementation, temperature: float,
+                                                        cut: dict[str, Any]) -> None:
+    """Whatever their logits: as those of logits that are all alike."""
+    logits = 40 * torch.randn(1, 20, 6)
+    logits[..., [0, 5]] = -INF
+    question = Question(frozenset(), drawing(1, 20, temperature, **cut))
+    with using(implementation):
+        found = token_statistics(logits, question)
+    alike = token_statistics(torch.where(logits == -INF, -INF, 0), Question(frozenset(), drawing(1, 20)))
+    assert torch.equal(found.token_BQ, alike.token_BQ)
+    assert set(found.token_BQ.flatten().tolist()) == {1, 2, 3, 4}
+
+
+@PATHS
+@pytest.mark.parametrize("temperature", [LEAST, 1e-38, 1e300, MOST])
+def test_statistics_of_any_temperature_are_numbers(ask: Any, temperature: float) -> None:
+    logits = torch.tensor([[[1.0, 3.0, 2.0, -INF]]])
+    found = ask(logits, Question(ALL, None, temperature, torch.tensor([[1]])))
+    probability, margin, entropy = (1, 1, 0) if temperature < 1 else (1 / 3, 0, np.log(3))
+    np.testing.assert_allclose(found.log_prob_BQ.exp(), probability, rtol=1e-6)
+    np.testing.assert_allclose(found.canvas_log_prob_BQ.exp(), probability, rtol=1e-6)
+    np.testing.assert_allclose(found.margin_BQ, margin, atol=1e-6)
+    np.testing.assert_allclose(found.entropy_BQ, entropy, atol=1e-6)
+    assert found.logit_gap_BQ.isfinite().all()
+    previous = Previous.unknown(logits.shape, torch.device("cpu"))
+    for _ in range(2):
+        found = token_statistics(logits, Question(frozenset({"divergence"}), None, temperature, previous=previous))
+    assert found.divergence_BQ is not None
+    assert found.divergence_BQ.item() == 0
 
 
 @PATHS

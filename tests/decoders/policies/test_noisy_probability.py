@@ -27,6 +27,18 @@ def law(num_drawn: int) -> dict[tuple[int, ...], float]:
     return found
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-39, 1e-38, 1e-30])
+def test_at_the_coldest_the_surest_positions_are_drawn(situate: Situate, temperature: float) -> None:
+    at = situate(eligible=[True] * 4, at_most=2, log_prob=[math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])
+    assert NoisyProbability(temperature).select(at).commit_BQ[0].tolist() == [False, True, False, True]
+
+
+def test_at_the_hottest_positions_are_drawn_evenly(situate: Situate) -> None:
+    drawn = [int(NoisyProbability(1.7e308).select(situate(eligible=[True] * 4, at_most=1, seed=seed, log_prob=[
+        math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])).commit_BQ[0].int().argmax()) for seed in range(400)]
+    assert all(70 < drawn.count(place) < 130 for place in range(4))
+
+
 @pytest.mark.parametrize("num_drawn", [1, 2])
 def test_positions_are_drawn_without_replacement(situate: Situate, num_drawn: int) -> None:
     counts: dict[tuple[int, ...], int] = {}

@@ -104,7 +104,7 @@ def test_each_row_has_a_time_of_its_own() -> None:
         for after in (0.8, 0.4, 0.0)))
 
 
-@pytest.mark.parametrize("eta", [-0.1, None, "abc"])
+@pytest.mark.parametrize("eta", [-0.1, None, "abc", 1e31])
 def test_a_bad_weight_is_refused(eta: float) -> None:
     with pytest.raises(ValueError, match="eta=.*: must be a number at least 0"):
         PathPlanning(eta)

@@ -82,7 +82,7 @@ def test_each_row_has_a_time_of_its_own() -> None:
         for seed, after in enumerate((0.75, 0.5, 0.0))))
 
 
-@pytest.mark.parametrize("noise", [-0.1, None, "abc"])
+@pytest.mark.parametrize("noise", [-0.1, None, "abc", 1e31])
 def test_bad_noise_is_refused(noise: float) -> None:
     with pytest.raises(ValueError, match="noise=.*: must be a number at least 0"):
         Redecide(noise)
