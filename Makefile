@@ -11,7 +11,7 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep decoders experts kernels gpu gpu-train test test-slow check clean
+.PHONY: help sweep decoders experts kernels gpu gpu-train test strict test-slow check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,10 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 
 test: .venv/test  ## the tests, on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+# A GPU rehearsed: what was put there refuses to meet what was not (tests/strict_device.py).
+strict: .venv/test  ## every test of the kernels and a decode of every preset, as if there were a GPU (ARGS="-k attention")
+	STRICT_DEVICE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/kernels tests/test_strict_device.py $(ARGS)
 
 test-slow: .venv/test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

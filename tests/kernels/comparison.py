@@ -8,6 +8,7 @@ another order: the result must be the same bits.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ from quicksilver.kernels.dispatch import INTERPRETED, Implementation, recording,
 from torch import Tensor
 from triton.runtime import interpreter
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from .. import strict_device
+
+DEVICE = strict_device.DEVICE if strict_device.ENABLED else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Relative root-mean-square errors against float64.
 PRODUCT = {torch.float32: 5e-6, torch.float16: 1e-3, torch.bfloat16: 5e-3}
@@ -94,9 +97,10 @@ def _programs_reversed() -> Iterator[None]:
 
 
 def run(function: Callable[..., Any], *arguments: Any) -> tuple[list[Tensor], list[Any]]:
-    """The outputs of a public function on the Triton path, and the arguments as it left them (copies, on DEVICE).
+    """The outputs of a public function on the Triton path, and the arguments as it left copies of them, on the host.
 
-    The function must dispatch at least once, and only to Triton."""
+    The function must dispatch at least once, and only to Triton. Its arguments are put on DEVICE, as are the tensors
+    of those that are dataclasses (a Question)."""
     outputs, left = _run_once(function, arguments)
     if INTERPRETED:
         with _programs_reversed():
@@ -110,17 +114,32 @@ def run(function: Callable[..., Any], *arguments: Any) -> tuple[list[Tensor], li
 
 def _run_once(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
     with guarded() as guards:
-        copies = [guards.copy(on_device(value)) if isinstance(value, Tensor) else value for value in arguments]
+        copies = [each_tensor(value, lambda tensor: guards.copy(on_device(tensor))) for value in arguments]
         with using(Implementation.TRITON), recording() as ran:
             result = function(*copies)
     assert ran, "no kernel was asked for"
     assert {implementation for _, implementation in ran} == {Implementation.TRITON}, ran
-    return list(result) if isinstance(result, tuple | list) else [result], copies
+    outputs = list(result) if isinstance(result, tuple | list) else [result]
+    return [output.cpu() for output in outputs], [each_tensor(value, Tensor.cpu) for value in copies]
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value, or a dataclass with each of its tensors, changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: each_tensor(getattr(value, field.name), change) for field in fields(value)})
+
+
+def put(implementation: Implementation, *values: Any) -> list[Any]:
+    """The values, or copies with their tensors on DEVICE, where Triton is to read them."""
+    return [each_tensor(value, on_device) if implementation is Implementation.TRITON else value for value in values]
 
 
 def on_device(tensor: Tensor) -> Tensor:
     """The tensor on DEVICE with its strides and offset kept."""
-    if tensor.device == DEVICE:
+    if tensor.device.type == DEVICE.type:
         return tensor
     storage = tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0).to(DEVICE)
     return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -11,6 +11,8 @@ from quicksilver.kernels.rms_norm import add_rms_norm, reference, rms_norm
 from quicksilver.kernels.swiglu import swiglu
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from .comparison import on_device
+
 ROOT = Path(__file__).resolve().parents[2]
 X, WEIGHT = torch.randn(3, 8), torch.rand(8)
 
@@ -20,7 +22,7 @@ def test_the_device_decides_unless_something_is_chosen() -> None:
         rms_norm(X, WEIGHT, 1e-5)
     assert ran == {("rms_norm", Implementation.REFERENCE)}
     with using(Implementation.TRITON), recording() as ran:
-        rms_norm(X, WEIGHT, 1e-5)
+        rms_norm(on_device(X), on_device(WEIGHT), 1e-5)
         with using(None):
             swiglu(X)
     assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.REFERENCE)}
@@ -50,11 +52,11 @@ def test_a_choice_ends_with_its_block_even_after_an_error() -> None:
 
 
 def test_a_gradient_takes_the_reference_of_a_kernel_without_backward() -> None:
-    weight = WEIGHT.clone().requires_grad_()
+    x, weight = on_device(X), on_device(WEIGHT).clone().requires_grad_()
     with using(Implementation.TRITON), recording() as ran:
-        rms_norm(X, weight, 1e-5).sum().backward()
+        rms_norm(x, weight, 1e-5).sum().backward()
         with torch.no_grad():
-            add_rms_norm(X, X, weight, 1e-5)
+            add_rms_norm(x, x, weight, 1e-5)
     assert ran == {("rms_norm", Implementation.REFERENCE), ("add_rms_norm", Implementation.TRITON)}
     assert weight.grad is not None
 
@@ -89,7 +91,7 @@ def test_torch_compile_sees_one_operator_and_no_break() -> None:
     with torch.no_grad():
         torch.testing.assert_close(compiled(X, WEIGHT), 2 * reference(X, WEIGHT, 1e-5))
         with using(Implementation.TRITON), recording() as ran:
-            torch.testing.assert_close(compiled(X, WEIGHT), 2 * reference(X, WEIGHT, 1e-5))
+            torch.testing.assert_close(compiled(on_device(X), on_device(WEIGHT)).cpu(), 2 * reference(X, WEIGHT, 1e-5))
     assert ran == {("rms_norm", Implementation.TRITON)}
 
 

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from quicksilver.kernels.dispatch import INTERPRETED, launch
 
+from .comparison import on_device
+
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="this is about the interpreter")
 
 
@@ -24,14 +26,14 @@ def _round_kernel(x, y, SIZE: tl.constexpr):
 
 def test_a_bfloat16_product_is_that_of_its_values() -> None:
     a, b = torch.randn(2, 32, 32).bfloat16()
-    c = torch.empty(32, 32)
-    launch(_product_kernel, (1,), a, b, c, SIZE=32)
-    torch.testing.assert_close(c, a.float() @ b.float(), rtol=1e-6, atol=1e-5)
+    c = on_device(torch.empty(32, 32))
+    launch(_product_kernel, (1,), on_device(a), on_device(b), c, SIZE=32)
+    torch.testing.assert_close(c.cpu(), a.float() @ b.float(), rtol=1e-6, atol=1e-5)
 
 
 def test_float32_rounds_to_the_nearest_bfloat16_and_ties_to_even() -> None:
     ties = torch.arange(0x3F800000, 0x3F800000 + 64 * 0x8000, 0x8000, dtype=torch.int32).view(torch.float32)
     x = torch.cat((ties, torch.randn(60), torch.tensor([0.0, -torch.inf, torch.inf, torch.nan])))
-    y = torch.empty(128, dtype=torch.bfloat16)
-    launch(_round_kernel, (1,), x, y, SIZE=128)
-    torch.testing.assert_close(y, x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+    y = on_device(torch.empty(128, dtype=torch.bfloat16))
+    launch(_round_kernel, (1,), on_device(x), y, SIZE=128)
+    torch.testing.assert_close(y.cpu(), x.bfloat16(), rtol=0, atol=0, equal_nan=True)

@@ -10,7 +10,7 @@ from quicksilver.kernels.logit_memories import Credit, Previous
 from quicksilver.kernels.token_statistics import Draw, Question, Statistic, terms, token_statistics
 from torch import Tensor
 
-from .comparison import DTYPES, run, strided_variants
+from .comparison import DTYPES, put, run, strided_variants
 
 ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy"})
 
@@ -67,9 +67,10 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
         torch.tensor(pair) for pair in ([5.5, 3.25], [5.5, 3.25], [4.0, 4.0], -1.0))
     head[9, 3] = 1.0
     question = Question(frozenset({"logit_gap"}), None, temperature)
+    hidden, head = put(implementation, torch.eye(4)[None], head)
     with using(implementation):
-        found = lm_head_statistics(torch.eye(4)[None], head, 9, question)
-        alone = lm_head_statistics(torch.eye(4)[None], head[8:10], 1, question)
+        found = lm_head_statistics(hidden, head, 9, question)
+        alone = lm_head_statistics(hidden, head[8:10], 1, question)
     assert found.logit_gap_BQ is not None
     assert alone.logit_gap_BQ is not None
     assert found.logit_gap_BQ[0].tolist() == [2.25 / temperature, 2.25 / temperature, 0.0, 0.0]

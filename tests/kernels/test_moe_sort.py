@@ -9,7 +9,7 @@ from quicksilver.kernels.moe_sort import CHUNK, Load, SortCase, reference, sort_
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .comparison import on_device, run, strided_variants
+from .comparison import run, strided_variants
 
 
 def check_sort(expert_TA: Tensor, num_experts: int) -> None:
@@ -65,7 +65,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
 def test_any_size(num_assignments: int, num_experts: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     expert_TA = torch.randint(0, num_experts, (num_assignments, 1), dtype=torch.int32, generator=generator)
-    check_sort(on_device(expert_TA), num_experts)
+    check_sort(expert_TA, num_experts)
 
 
 @pytest.mark.parametrize("load", [Load(200, 16, 4), Load(200, 16, 4, zipf_exponent=1.0), Load(200, 16, 4, num_active=4),

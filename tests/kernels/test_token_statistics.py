@@ -20,7 +20,7 @@ from quicksilver.kernels.token_statistics import (
 )
 from torch import Tensor
 
-from .comparison import DTYPES, run, strided_variants
+from .comparison import DTYPES, each_tensor, on_device, put, run, strided_variants
 
 ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy"})
 
@@ -30,11 +30,11 @@ def triton(logits: Tensor, question: Question) -> TokenStatistics:
     names = ["token_BQ", *(name for name, value in vars(token_statistics(logits, question)).items()
                            if value is not None and name != "token_BQ")]
 
-    def answered(logits_BQV: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    def answered(logits_BQV: Tensor, question: Question) -> tuple[Tensor, ...]:
         found = token_statistics(logits_BQV, question)
         return tuple(getattr(found, name) for name in names)
 
-    outputs, _ = run(answered, logits)
+    outputs, _ = run(answered, logits, question)
     return TokenStatistics(**dict(zip(names, outputs, strict=True)))
 
 
@@ -303,7 +303,7 @@ def test_a_nucleus_of_everything_cuts_nothing() -> None:
 
 def test_a_row_of_nan_still_names_a_token_of_the_vocabulary() -> None:
     with using(Implementation.TRITON):
-        found = token_statistics(torch.full((1, 2, 300), torch.nan), Question(frozenset({"log_prob"})))
+        found = token_statistics(on_device(torch.full((1, 2, 300), torch.nan)), Question(frozenset({"log_prob"})))
     assert ((found.token_BQ >= 0) & (found.token_BQ < 300)).all()
 
 
@@ -322,8 +322,9 @@ def test_divergence_is_that_from_the_step_before_by_the_temperature_of_the_stati
     draw = drawing(1, 2)
     question = Question(frozenset({"log_prob", "divergence"}), draw, temperature, previous=previous)
     assert question.needs_logits
+    asked, *moved = put(implementation, question, *steps)
     with using(implementation):
-        found = [token_statistics(logits, question) for logits in steps]
+        found = [each_tensor(token_statistics(logits, asked), Tensor.cpu) for logits in moved]
     p, before = ((logits.double() / temperature).softmax(-1).numpy() for logits in (steps[2], steps[1]))
     wanted = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, before, 1)), 0).sum(-1)
     assert found[0].divergence_BQ is not None
@@ -346,13 +347,14 @@ def test_credit_changes_the_logits_before_anything_is_asked_of_them(implementati
     canvas, previous = torch.tensor([[0, 2]]), Previous.unknown(logits.shape, torch.device("cpu"))
     question = Question(frozenset({*ALL, "divergence"}), None, 1.0, canvas, previous, credit)
     assert question.needs_logits
+    moved, asked = put(implementation, logits, question)
     with using(implementation):
-        found = token_statistics(logits, question)
+        found = each_tensor(token_statistics(moved, asked), Tensor.cpu)
     fused = logits.double()
     fused[0, 0, 0] += 3 * np.log(1 + np.exp(2) / (np.exp(2) + np.e + 1))  # the most probable one earns
     fused[0, 0, 1] += 3 * np.log(1.5)  # half of its credit is left; nothing is earned at a decided position
     check_definitions(found, fused, canvas)
-    np.testing.assert_allclose(previous.log_probs_BQV.exp(), fused.softmax(-1), atol=1e-6)
+    np.testing.assert_allclose(asked.previous.log_probs_BQV.cpu().exp(), fused.softmax(-1), atol=1e-6)
 
 
 def test_the_step_before_must_be_given_where_it_is_asked_about() -> None:
