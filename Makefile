@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
+# How long waiting threads of OpenMP spin (experiments/cores.py).
+export GOMP_SPINCOUNT ?= 1000
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
 SOURCES := kernels models decoders experiments conf tests
@@ -11,13 +13,20 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep decoders experts kernels gpu gpu-train test strict test-slow check clean
+.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train test strict test-slow check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 sweep: .venv/sweep  ## train the matched pairs, measure speed and quality, write the report (ARGS="task=sudoku9 ...")
 	$(BIN)/python -m quicksilver.experiments $(ARGS)
+
+# What PyTorch, oneDNN and MKL do on a processor that has neither AVX-512 nor instructions for bfloat16.
+OLDER_CPU := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+sweep-older-cpu: .venv/sweep  ## one task trained and measured as on a processor without AVX-512 and bfloat16
+	rm -rf build/older_cpu
+	$(OLDER_CPU) $(BIN)/python -m quicksilver.experiments "task=[sudoku4]" output=build/older_cpu $(ARGS)
+	! grep -L '"precision": "float32"' build/older_cpu/records/*.json | grep .
 
 decoders: .venv/sweep  ## every decoder preset, what caches change and what committing together costs; one report (ARGS="task=[sudoku4]" ...)
 	$(BIN)/python -m quicksilver.experiments experiment=cache_error $(ARGS)

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ..models import Head, SeparateHead
 from .decode_point import DecodePoint, measure
+from .progress import console
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .sweep import check_batches, check_different, check_machine, check_tasks, concluded, on_record
@@ -50,18 +51,22 @@ class Frontier:
 
     def training_points(self) -> Iterator[TrainingPoint]:
         for seed in self.seeds:
-            for name, setup in self.tasks.items():
-                yield TrainingPoint(name, setup.task, setup.diffusion, seed)
-                yield TrainingPoint(name, setup.task, setup.autoregressive, seed)
+            for name in self.tasks:
+                yield from self._pair(name, seed)
 
     def points(self) -> Iterator[DecodePoint]:
         for seed in self.seeds:
-            for name, setup in self.tasks.items():
-                yield from self._points(name, setup, seed)
+            for name in self.tasks:
+                yield from self._points(name, seed)
 
-    def _points(self, name: str, setup: TaskSetup, seed: int) -> Iterator[DecodePoint]:
-        diffusion = TrainingPoint(name, setup.task, setup.diffusion, seed)
-        autoregressive = TrainingPoint(name, setup.task, setup.autoregressive, seed)
+    def _pair(self, name: str, seed: int) -> tuple[TrainingPoint, TrainingPoint]:
+        """The task's diffusion and its autoregressive model."""
+        setup = self.tasks[name]
+        return (TrainingPoint(name, setup.task, setup.diffusion, seed),
+                TrainingPoint(name, setup.task, setup.autoregressive, seed))
+
+    def _points(self, name: str, seed: int) -> Iterator[DecodePoint]:
+        setup, (diffusion, autoregressive) = self.tasks[name], self._pair(name, seed)
         for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
             for sampler_name, sampler in setup.samplers.items():
                 reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append())
@@ -88,12 +93,17 @@ class Frontier:
             point.model.check(point.decoder, point.head)
 
     def run(self, folder: Path) -> int:
-        """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
-        points that failed."""
-        runner = Runner(folder)
-        training = [runner.train(point) for point in self.training_points()]
-        measured = on_record(runner, list(self.points()),
-                             lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
-        name = report_name("", self.tasks, self.seeds, self)
-        report = write_report(folder / name, training, measured, recorded_beside(runner.records.folder, training))
+        """Train and measure what is missing in `folder`, a task after the other; the report is written anew after each,
+        the tables printed at the end. Returns the number of points that failed."""
+        runner, training, measured = Runner(folder), [], []
+        work = [(name, seed) for seed in self.seeds for name in self.tasks]
+        path = folder / report_name("", self.tasks, self.seeds, self)
+        for number, (name, seed) in enumerate(work, start=1):
+            training += [runner.train(point) for point in self._pair(name, seed)]
+            measured += on_record(runner, list(self._points(name, seed)),
+                                  lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
+            to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name for name, seed in work[number:]]
+            report = write_report(path, training, measured, recorded_beside(runner.records.folder, training), to_come)
+            if to_come:
+                console.print(f"report so far, {number} of {len(work)}: {report}", markup=False)
         return concluded(report, [*training, *measured])
