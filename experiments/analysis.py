@@ -1,19 +1,20 @@
 """From records to rows: one row a decoder setting, pooled over seeds, and the speed-up at equal quality."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from .conditions import conditions_of, refuse_mixed
 from .intervals import paired_difference, wilson
-
-Json = dict[str, Any]
+from .records import Json
 
 
 @dataclass(frozen=True)
 class Row:
-    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds."""
+    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds. `number` counts from 1 the
+    settings that are named alike; `reference` tells the autoregressive decode that it was timed beside."""
 
     task: str
     batch_size: int
@@ -21,6 +22,8 @@ class Row:
     order: str
     steps: int | None
     sampler: str
+    number: int
+    reference: str
     right_by_seed: Mapping[int, Sequence[bool]]
     share: float
     interval: tuple[float, float]
@@ -52,25 +55,44 @@ class Row:
 
     @property
     def label(self) -> str:
-        if self.steps is None:
-            return self.order_label
-        return f"{self.order_label}, {self.steps} step{'s' * (self.steps > 1)}"
+        steps = "" if self.steps is None else f", {self.steps} step{'s' * (self.steps > 1)}"
+        return numbered(self.order_label + steps, self.number)
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of a setting, which tells it from others named alike."""
+    return name if number == 1 else f"{name} ({number})"
+
+
+def without_seeds(point: Json) -> str:
+    """What a point shares with those of other seeds, as JSON."""
+    models = {name: point[name] | {"seed": None} for name in ("model", "reference") if name in point}
+    return json.dumps(point | models, sort_keys=True)
+
+
+_NAMES = ("name", "batch_size", "family", "order", "steps", "sampler")
 
 
 def rows(records: Iterable[Json]) -> list[Row]:
-    """A row for each setting, sorted by task, batch size, family, order and steps; failed points are left out."""
-    groups: dict[tuple, dict[int, Json]] = {}
-    for record in records:
-        if "failed" not in record["result"]:
-            point = record["point"]
-            key = tuple(point[name] for name in ("name", "batch_size", "family", "order", "steps", "sampler"))
-            groups.setdefault(key, {})[point["model"]["seed"]] = record["result"]
-    made = [_row(key, by_seed) for key, by_seed in groups.items()]
-    return sorted(made, key=lambda row: (row.task, row.batch_size, row.family, row.sampler, row.order, row.steps or 0))
+    """A row for each setting, sorted by task, batch size, family, order and steps. Records of one row differ in the
+    seed alone; failed points are left out. ValueError if the records are of several conditions."""
+    succeeded = [record for record in records if "failed" not in record["result"]]
+    refuse_mixed(succeeded)
+    alike: dict[tuple, dict[str, list[Json]]] = {}
+    for record in succeeded:
+        point = record["point"]
+        settings = alike.setdefault(tuple(point[name] for name in _NAMES), {})
+        settings.setdefault(without_seeds(point), []).append(record)
+    made = [_row(number, members) for settings in alike.values()
+            for number, (_, members) in enumerate(sorted(settings.items()), start=1)]
+    return sorted(made, key=lambda row: (row.task, row.batch_size, row.family, row.sampler, row.order, row.steps or 0,
+                                         row.number))
 
 
-def _row(key: tuple[str, int, str, str, int | None, str], by_seed: Mapping[int, Json]) -> Row:
-    task, batch_size, family, order, steps, sampler = key
+def _row(number: int, records: Sequence[Json]) -> Row:
+    point = records[0]["point"]
+    task, batch_size, family, order, steps, sampler = (point[name] for name in _NAMES)
+    by_seed = {record["point"]["model"]["seed"]: record["result"] for record in records}
     results = list(by_seed.values())
     right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
     num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
@@ -82,7 +104,8 @@ def _row(key: tuple[str, int, str, str, int | None, str], by_seed: Mapping[int, 
         return float(np.median([result[name] for result in results]))
 
     return Row(
-        task=task, batch_size=batch_size, family=family, order=order, steps=steps, sampler=sampler,
+        task=task, batch_size=batch_size, family=family, order=order, steps=steps, sampler=sampler, number=number,
+        reference=json.dumps([point["reference"] | {"seed": None}, point["reference_decoder"], point["num_items"]]),
         right_by_seed=right_by_seed, share=num_right / num_items, interval=wilson(num_right, num_items),
         tokens_per_second=median("tokens_per_second"), speed_up=median("speed_up"),
         speed_up_p20=median("speed_up_p20"), speed_up_p80=median("speed_up_p80"),
@@ -102,43 +125,54 @@ _ONE_POINT = 0.01
 
 @dataclass(frozen=True)
 class EqualQuality:
-    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share). None where
-    there is no such setting, and where the reference solves under 5 %: to be as good as that says nothing."""
+    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share): None where
+    there is no such setting, and where the reference solves under 5 %: to be as good as that says nothing. `highest` is
+    the diffusion setting of the best quality, `best` the fastest within a point of that; None where none was measured.
+    """
 
     task: str
     batch_size: int
     reference: Row
     fastest: Row | None
+    highest: Row | None
+    best: Row | None
     tolerance: float
 
     @property
     def reference_fails(self) -> bool:
         return self.reference.share < _LEAST_SHARE
 
+    @property
+    def best_is_better(self) -> bool:
+        """Whether diffusion's best quality is above the reference's by more than the tolerance."""
+        return self.best is not None and self.best.share > self.reference.share + self.tolerance
+
 
 def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
-    """For each task with one right answer and each batch size. The tolerance is one point, or the half-width of the
-    paired difference's interval where the items are too few to see one point."""
+    """For each task with one right answer, each batch size and each reference. The tolerance is one point, or the
+    half-width of the paired difference's interval where the items are too few to see one point."""
     found = []
-    for task, batch_size in dict.fromkeys((row.task, row.batch_size) for row in all_rows):
-        here = [row for row in all_rows if (row.task, row.batch_size) == (task, batch_size)]
+    for key in dict.fromkeys((row.task, row.batch_size, row.reference) for row in all_rows):
+        here = [row for row in all_rows if (row.task, row.batch_size, row.reference) == key]
         reference = next((row for row in here if row.family == "autoregressive"), None)
         if reference is None or reference.text:
             continue
+        rivals = [row for row in here if row.family != "autoregressive"]
         qualified, tolerances = [], [_ONE_POINT]
-        for row in here:
-            if row.family == "autoregressive" or reference.share < _LEAST_SHARE:
-                continue
-            difference, half_width = _paired(row, reference)
+        for row in rivals if reference.share >= _LEAST_SHARE else ():
+            difference, half_width = paired(row, reference)
             tolerances.append(max(_ONE_POINT, half_width))
             if difference >= -tolerances[-1]:
                 qualified.append((row.speed_up, tolerances[-1], row))
         _, tolerance, fastest = max(qualified, key=lambda item: item[0], default=(0.0, max(tolerances), None))
-        found.append(EqualQuality(task, batch_size, reference, fastest, tolerance))
+        highest = max(rivals, key=lambda row: (row.share, row.speed_up), default=None)
+        best = None if highest is None else max((row for row in rivals if row.share >= highest.share - _ONE_POINT),
+                                                key=lambda row: row.speed_up)
+        found.append(EqualQuality(key[0], key[1], reference, fastest, highest, best, tolerance))
     return found
 
 
-def _paired(row: Row, reference: Row) -> tuple[float, float]:
+def paired(row: Row, reference: Row) -> tuple[float, float]:
     """Mean difference of two rows over the items that both decoded under the same seed, and its half-width."""
     pairs = [pair for seed in row.right_by_seed.keys() & reference.right_by_seed.keys()
              for pair in zip(row.right_by_seed[seed], reference.right_by_seed[seed], strict=True)]
@@ -146,17 +180,24 @@ def _paired(row: Row, reference: Row) -> tuple[float, float]:
 
 
 def sources(records: Iterable[Json]) -> list[str]:
-    """The distinct machines and states of the code that records come from, each as a line."""
+    """The distinct conditions, machines and states of the code that records come from, each as a line."""
     lines = []
     for record in records:
-        origin = record["provenance"]
-        commit = origin["commit"][:10]
-        if origin["dirty"] or commit == "none":
-            commit += f" with local changes, source {origin['source_hash'][:8]}"
-        machine = origin["machine"]
-        versions = origin["versions"]
-        lines.append(f"{machine['cpu']}, {machine['cores']} cores; torch {versions['torch']}; commit {commit}")
+        origin, conditions = record["provenance"], conditions_of(record)
+        machine, torch_version = origin["machine"], origin["versions"]["torch"]
+        host = "" if conditions.device == machine["cpu"] else f"{machine['cpu']}, "
+        lines.append(f"{conditions.label} of {host}{machine['cores']} cores; torch {torch_version}; "
+                     f"commit {commit_of(record)}")
     return list(dict.fromkeys(lines))
+
+
+def commit_of(record: Json) -> str:
+    """The state of the code that made a record, in words."""
+    origin = record["provenance"]
+    commit = origin["commit"][:10]
+    if origin["dirty"] or commit == "none":
+        commit += f" with local changes, source {origin['source_hash'][:8]}"
+    return commit
 
 
 def is_collapsed(text: Json) -> bool:

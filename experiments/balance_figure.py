@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .analysis import Json
+from .conditions import refuse_mixed
 from .figures import family_of, png
+from .records import Json
 
 _COLOURS = {"AuxiliaryLoss": "#0072B2", "LossFree": "#009E73", "Unbalanced": "#D55E00"}
 _NAMES = {"AuxiliaryLoss": "auxiliary loss", "LossFree": "loss-free", "Unbalanced": "unbalanced"}
@@ -20,7 +21,9 @@ def is_mixture(record: Json) -> bool:
 
 
 def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel a task: the fullest expert's load above the mean, mean over layers and 20 updates."""
+    """A PNG with one panel a task: the fullest expert's load above the mean, mean over layers and 20 updates.
+    ValueError if the records are of several conditions."""
+    refuse_mixed(training)
     tasks = list(dict.fromkeys(record["point"]["name"] for record in training))
     figure = Figure(figsize=(max(3.1 * len(tasks), 5.2), 3.6), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks, strict=True):

@@ -19,8 +19,8 @@ from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Polic
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
-from .conditions import conditions
 from .decoding import batches, canvases
+from .execution import execution
 from .families import Family
 from .locks import machine_shared
 from .oracle import Comparison, StepError, beside_recompute
@@ -147,7 +147,7 @@ def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
     return {
         "num_items": point.num_items, "right": _marks(task.grade(problems, cached)),
         "exact_right": _marks(task.grade(problems, exact)), "differs": _marks((cached != exact).any(1)),
-        "steps": _pooled(compared)} | conditions(contestant.model, ran)
+        "steps": _pooled(compared)} | execution(contestant.model, ran)
 
 
 def _marks(values: np.ndarray) -> str:

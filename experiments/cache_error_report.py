@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .analysis import Json
 from .cache_error_figure import FEW_POSITIONS, cache_error
 from .cache_error_rows import CacheRow, at_most_steps, cache_rows
+from .findings import listed
+from .records import Json
 from .report_section import Section
 
 
@@ -31,27 +32,32 @@ def small(value: float) -> str:
 
 
 def _findings(finest: Sequence[CacheRow]) -> Iterator[str]:
-    for task in dict.fromkeys(row.task for row in finest):
-        here = [row for row in finest if row.task == task and row.cache != "recompute"]
-        exact, other = ([row for row in here if row.is_exact is wanted] for wanted in (True, False))
-        if exact:
-            worst = max(row.kl[-1] for row in exact)
-            yield (f"{task}: {_names(exact)} {'are' if len(exact) > 1 else 'is'} exact here: mean KL {small(worst)} "
-                   "nats, every argmax, commit and answer as recomputed.")
-        if other:
-            best, worst = min(other, key=lambda row: row.kl[-1]), max(other, key=lambda row: row.kl[-1])
-            differ = ", ".join(f"{row.cache} {round(row.answers * row.num_items)}" for row in other)
-            yield (f"{task}, {best.steps} steps a window: caches are off by {_cost(best)}"
-                   + (f" to {_cost(worst)}" if best is not worst else "")
-                   + f"; answers that differ from recomputing: {differ}, of {best.num_items}.")
+    """Over all tasks, each at its most steps; the table has each cache's numbers."""
+    rows = [row for row in finest if row.cache != "recompute"]
+    exact, other = ([row for row in rows if row.is_exact is wanted] for wanted in (True, False))
+    if exact:
+        by_cache = {row.cache: [each.task for each in exact if each.cache == row.cache] for row in exact}
+        told = listed([f"{cache} on {listed(tasks)}" for cache, tasks in by_cache.items()])
+        yield (f"Exact: {told} (mean KL up to {small(max(row.kl[-1] for row in exact))} nats, every argmax, commit and "
+               "answer as recomputed).")
+    if other:
+        least, most = min(other, key=lambda row: row.kl[-1]), max(other, key=lambda row: row.kl[-1])
+        yield (f"Caches are off by {_cost(least)}" + (f" to {_cost(most)}" if least is not most else "")
+               + f"; answers that differ from recomputing: {listed([*_differing(other)])}.")
 
 
-def _names(rows: Sequence[CacheRow]) -> str:
-    return ", ".join(row.cache for row in rows)
+def _differing(rows: Sequence[CacheRow]) -> Iterator[str]:
+    """Of each task the fewest and the most answers that a cache changes."""
+    for task in dict.fromkeys(row.task for row in rows):
+        here = [row for row in rows if row.task == task]
+        counts = [round(row.answers * row.num_items) for row in here]
+        span = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else counts[0]
+        yield f"{task} {span} of {here[0].num_items}"
 
 
 def _cost(row: CacheRow) -> str:
-    return f"{small(row.kl[-1])} nats a position ({row.cache}, {100 * row.positions:.0f} % of the positions computed)"
+    return (f"{small(row.kl[-1])} nats a position ({row.cache} on {row.task}, {100 * row.positions:.0f} % of the "
+            "positions computed)")
 
 
 def _shown(rows: Sequence[CacheRow]) -> Table:

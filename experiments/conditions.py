@@ -1,50 +1,46 @@
-"""What a measurement ran on and with, as seen and not as asked for: device, threads, types, kernels."""
+"""The conditions of a measurement that no figure, row or average may mix."""
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from ..kernels.dispatch import Ran, named, recording
-from ..models import DecodableTransformer, LanguageModel, Transformer
-from .devices import device_name
 from .records import Json
 
-_PRODUCTS = frozenset({"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "_grouped_mm",
-                       "_linear_pointwise", "mkldnn_linear"})
+
+@dataclass(frozen=True, order=True)
+class Conditions:
+    """`precision` is that of the models' training (both where a pair was trained in two); `device` the name of the
+    processor or GPU that did the work, on `threads` threads."""
+
+    precision: str
+    device: str
+    threads: int
+
+    @property
+    def label(self) -> str:
+        return f"models trained in {self.precision}; {self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
 
 
-class ProductTypes(TorchDispatchMode):
-    """Within its `with` block, the types in which matrix products run; those of attention and of Triton programs are
-    not among them. Operators take several times as long under it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[torch.dtype] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func._schema.name.partition("::")[2] in _PRODUCTS:
-            self.seen.add(result.dtype)
-        return result
+def conditions_of(record: Json) -> Conditions:
+    """Those of a training, or of what was measured of a trained model."""
+    point, origin = record["point"], record["provenance"]
+    models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
+    work = point if "model" in point else point["recipe"]
+    gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
+    on_gpu = work.get("device", "cpu") != "cpu" and gpu is not None  # the first records name no device
+    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)),
+                      gpu["name"] if on_gpu else origin["machine"]["cpu"], work["threads"])
 
 
-def seen(transformer: Transformer, products: ProductTypes, ran: Ran) -> Json:
-    """Where the model lies, PyTorch's threads, the types of its weights and of the products, and what ran of each
-    kernel."""
-    return {"device": device_name(transformer.head.weight.device), "threads": torch.get_num_threads(),
-            "dtypes": {"weights": _names({parameter.dtype for parameter in transformer.parameters()}),
-                       "products": _names(products.seen)}, "kernels": named(ran)}
+def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:
+    """The records of each conditions, which are sorted."""
+    found: dict[Conditions, list[Json]] = {}
+    for record in records:
+        found.setdefault(conditions_of(record), []).append(record)
+    return dict(sorted(found.items()))
 
 
-def _names(dtypes: set[torch.dtype]) -> list[str]:
-    return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
-
-
-def conditions(model: LanguageModel, ran: Ran) -> Json:
-    """What is `seen` of a measurement that was made with the model just now; products are those of one more forward."""
-    assert isinstance(model, DecodableTransformer)
-    tokens_BL = torch.full((1, 1), model.mask_id, device=model.device)
-    with torch.inference_mode(), recording(), ProductTypes() as products:
-        model.transformer.head(model.transformer.sequence_hidden(tokens_BL))
-    return seen(model.transformer, products, ran)
+def refuse_mixed(records: Iterable[Json]) -> None:
+    """ValueError that names the conditions if there are several."""
+    found = by_conditions(records)
+    if len(found) > 1:
+        raise ValueError(f"records of {' and of '.join(each.label for each in found)}: must be of one")

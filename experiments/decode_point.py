@@ -13,9 +13,9 @@ from ..decoders import Decoder
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Head
-from .conditions import conditions
 from .decoding import Contestant, TimedBatch, batches, canvases
 from .devices import peak_memory_bytes, reset_peak_memory
+from .execution import execution
 from .locks import machine_alone
 from .records import Json
 from .runner import Runner
@@ -57,7 +57,7 @@ def measure(point: DecodePoint, runner: Runner) -> Json:
                                            point.head)
     with machine_alone(), using(Implementation.named(point.kernels)), recording() as ran:
         result = _measured(point, contestant, reference)
-    return result | conditions(contestant.model, ran)
+    return result | execution(contestant.model, ran)
 
 
 def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:

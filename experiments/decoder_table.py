@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .analysis import EqualQuality, Row, equal_quality
+from .analysis import EqualQuality, Row, equal_quality, numbered
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,21 @@ def decoder_tables(rows: Sequence[Row]) -> list[DecoderTable]:
     tables = []
     for batch_size in sorted({row.batch_size for row in rows}):
         here = [row for row in rows if row.batch_size == batch_size]
-        references = {row.task: row for row in here if row.family == "autoregressive" and not row.text}
+        references = {numbered(row.task, row.number): row for row in here
+                      if row.family == "autoregressive" and not row.text}
         decoders = sorted({row.order for row in here if row.family != "autoregressive"})
-        cells = {decoder: [_cell(reference, [row for row in here if (row.task, row.order) == (task, decoder)])
-                           for task, reference in references.items()] for decoder in decoders}
+        cells = {decoder: [_cell(reference, [row for row in here if row.order == decoder])
+                           for reference in references.values()] for decoder in decoders}
         tables.append(DecoderTable(batch_size, list(references), list(references.values()), cells))
     return tables
 
 
 def _cell(reference: Row, settings: Sequence[Row]) -> Cell | None:
-    if not settings:
+    own = [row for row in settings if (row.task, row.reference) == (reference.task, reference.reference)]
+    if not own:
         return None
-    (compared,) = equal_quality([reference, *settings])
-    return Cell(compared, max(settings, key=lambda row: (row.share, row.speed_up)))
+    (compared,) = equal_quality([reference, *own])
+    return Cell(compared, max(own, key=lambda row: (row.share, row.speed_up)))
 
 
 def _in_steps(row: Row) -> str:

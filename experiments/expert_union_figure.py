@@ -5,6 +5,7 @@ from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from .expert_union_rows import Estimate, MitigationRow, UnionRow
@@ -125,7 +126,8 @@ def _named(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
             found.append(mark)
     for number, group in enumerate(together):
         axes.annotate("\n".join(name for _, _, name in group), max(group)[:2], fontsize=7, textcoords="offset points",
-                      xytext=(-5, 4) if number % 2 else (5, 4), ha="right" if number % 2 else "left")
+                      xytext=(-5, 4) if number % 2 else (5, 4), ha="right" if number % 2 else "left",
+                      zorder=5, path_effects=[withStroke(linewidth=2.5, foreground="white")])
 
 
 def _legend(axes: Axes) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group
 from rich.table import Table
 
-from .analysis import Json
 from .expert_union_figure import expert_union
 from .expert_union_rows import MitigationRow, UnionRow, mitigation_rows, union_rows
+from .findings import listed
+from .records import Json
 from .report_section import Section
 
 _DENSE = "dense"
@@ -20,42 +21,51 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     mitigations = mitigation_rows(records)
     router = next((row.router for row in unions if row.time_ratio is not None and row.router != _DENSE), None)
     images = {} if router is None else {"expert_union.png": expert_union(unions, mitigations, router, sources)}
-    return Section("Sparse activation under parallel decoding", "expert_union.html.j2",
-                   {"unions": unions, "mitigations": mitigations}, images, list(_findings(unions, mitigations)),
-                   _shown(unions, mitigations))
+    values: Json = {"unions": _by_model(unions), "mitigations": mitigations}
+    return Section("Sparse activation under parallel decoding", "expert_union.html.j2", values, images,
+                   list(_findings(unions, mitigations)), _shown(unions, mitigations))
+
+
+def _by_model(unions: Sequence[UnionRow]) -> dict[str, list[UnionRow]]:
+    """The rows of each model, which is named."""
+    found: dict[str, list[UnionRow]] = {}
+    for row in unions:
+        name = f"{row.task}, {row.router}, {row.family}, after {100 * row.state:.0f} % of the updates"
+        found.setdefault(name, []).append(row)
+    return found
 
 
 def _findings(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) -> Iterator[str]:
     trained = [row for row in unions if row.share is not None and row.state == 1 and row.batch_size == 1
             and row.family != "autoregressive"]
-    for task, router in dict.fromkeys((row.task, row.router) for row in trained):
-        here = [row for row in trained if (row.task, row.router) == (task, router)]
-        narrow, wide = min(here, key=lambda row: row.width), max(here, key=lambda row: row.width)
-        assert narrow.distinct is not None
-        assert wide.distinct is not None
-        yield (f"{task}, {router}: a step of {narrow.width} touches {narrow.distinct.text(1)} of {narrow.num_experts} "
-               f"experts a layer, one of {wide.width} {wide.distinct.text(1)} ({wide.uniform:.1f} if choices were "
-               f"uniform) and reads {wide.bytes_ratio.text(1)} times the bytes of a next token.")
-    for usual in (row for row in mitigations if row.is_usual):
-        rivals = [row for row in mitigations if (row.task, row.cache) == (usual.task, usual.cache)
-                  and not row.is_usual and row.is_equal]
-        best = max(rivals, key=lambda row: row.bytes_saved.mean, default=None)
-        if usual.share < _LEAST_SHARE:
-            yield f"{usual.task}, {usual.cache} cache: {100 * usual.share:.1f} % right is too little to lose any."
-        elif best is None or best.bytes_saved.mean <= 0:
-            yield f"{usual.task}, {usual.cache} cache: nothing tried saves bytes at equal quality."
-        else:
-            yield (f"{usual.task}, {usual.cache} cache: of what is as good as the usual {100 * usual.share:.1f} % "
-                   f"(within {100 * best.tolerance:.1f} points) {best.mitigation} saves most: "
-                   f"{best.bytes_saved.percent(0)} % of a step's bytes, {100 * best.share:.1f} % right"
-                   f"{_of_an_answer(usual, best)}.")
+    for task in dict.fromkeys(row.task for row in trained):
+        widest = [max((row for row in trained if (row.task, row.router) == (task, router)), key=lambda row: row.width)
+                  for router in dict.fromkeys(row.router for row in trained if row.task == task)]
+        touched = listed([f"{row.distinct.text(1)} with {row.router}" for row in widest if row.distinct is not None])
+        yield (f"{task}: of {widest[0].num_experts} experts a layer a step of {widest[0].width} touches {touched} "
+               f"(uniform choices: {widest[0].uniform:.1f}), and reads "
+               f"{listed([row.bytes_ratio.text(1) for row in widest])} times the bytes of a next token.")
+    for task in dict.fromkeys(row.task for row in mitigations):
+        told = [_saved(usual, [row for row in mitigations if (row.task, row.cache) == (task, usual.cache)])
+                for usual in mitigations if usual.is_usual and usual.task == task]
+        yield f"{task}: of what is as good as the usual decode, most is saved {'; '.join(told)}."
 
 
-def _of_an_answer(usual: MitigationRow, best: MitigationRow) -> str:
-    if usual.answer_bytes is None or best.answer_bytes is None:
-        return ""
-    return (f"; an answer reads {best.answer_bytes.text(2)} times what autoregression does, usually "
-            f"{usual.answer_bytes.text(2)}")
+def _saved(usual: MitigationRow, rows: Sequence[MitigationRow]) -> str:
+    """The mitigation that saves most at equal quality under one cache, in words."""
+    best = max((row for row in rows if not row.is_usual and row.is_equal), key=lambda row: row.bytes_saved.mean,
+               default=None)
+    where = f"with the {usual.cache} cache"
+    if usual.share < _LEAST_SHARE:
+        return f"{where} by nothing that can be told: {100 * usual.share:.1f} % right is too little to lose any"
+    if best is None or best.bytes_saved.mean <= 0:
+        return f"{where} by nothing that was tried"
+    answer = "" if usual.answer_bytes is None or best.answer_bytes is None else (
+        f"; an answer reads {best.answer_bytes.text(2)} times what autoregression does, usually "
+        f"{usual.answer_bytes.text(2)}")
+    return (f"{where} by '{best.mitigation}', {best.bytes_saved.percent(0)} % of a step's bytes "
+            f"({100 * best.share:.1f} % right, usually {100 * usual.share:.1f} %, equal within "
+            f"{100 * best.tolerance:.1f} points{answer})")
 
 
 def _shown(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) -> Group:

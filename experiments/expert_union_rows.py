@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .analysis import Json
+from .conditions import refuse_mixed
 from .figures import family_of
 from .intervals import mean_interval, paired_difference, wilson
+from .records import Json
 
 _ONE_POINT = 0.01
 
@@ -62,11 +63,11 @@ class UnionRow:
 
 def union_rows(records: Iterable[Json]) -> list[UnionRow]:
     """A row for each setting, sorted by task, router, state, family, batch size and width; failed points are left
-    out."""
+    out. ValueError if the records are of several conditions."""
+    succeeded = [record for record in records if "failed" not in record["result"]]
+    refuse_mixed(succeeded)
     cells: dict[tuple, dict[int, tuple[Json, Json]]] = {}
-    for record in records:
-        if "failed" in record["result"]:
-            continue
+    for record in succeeded:
         point = record["point"]
         for cell in record["result"]["cells"]:
             key = (point["name"], point["router"], point["state"], family_of(point["model"]), cell["batch_size"],
@@ -130,8 +131,9 @@ class MitigationRow:
 
 def mitigation_rows(records: Iterable[Json]) -> list[MitigationRow]:
     """A row for each mitigation in these records of unions and mitigations, the usual one of its cache first; failed
-    points are left out."""
+    points are left out. ValueError if the records are of several conditions."""
     succeeded = [record for record in records if "failed" not in record["result"]]
+    refuse_mixed(succeeded)
     found: dict[tuple[str, str], dict[tuple[bool, str], dict[int, Json]]] = {}
     for record in succeeded:
         point = record["point"]

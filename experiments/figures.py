@@ -6,11 +6,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .analysis import Json, Row, is_collapsed
+from .analysis import Row, is_collapsed
+from .conditions import refuse_mixed
+from .records import Json
 
 _STYLES = {"autoregressive": ("#000000", "*"), "confident": ("#0072B2", "o"), "margin": ("#E69F00", "s"),
            "random": ("#D55E00", "^"), "threshold": ("#009E73", "D"), "collapsed": ("#888888", "x"),
@@ -81,7 +84,9 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel a task: the share of right answers against seconds of training, at equal examples."""
+    """A PNG with one panel a task: the share of right answers against seconds of training, at equal examples.
+    ValueError if the records are of several conditions."""
+    refuse_mixed(training)
     by_task: dict[str, list[Json]] = {}
     for record in training:
         if "failed" not in record["result"]:
@@ -129,6 +134,7 @@ def png(figure: Figure, sources: Sequence[str], legend_columns: int | None) -> b
     characters = int(17 * figure.get_figwidth())
     text = "\n".join(part for line in lines for part in textwrap.wrap(line, characters))
     figure.supxlabel(text, fontsize=6.5, color=_WARNING if mixed else "#555555")
+    figure.set_dpi(_DOTS_PER_INCH)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    FigureCanvasAgg(figure).print_png(buffer)  # draws once; savefig would lay out and draw twice
     return buffer.getvalue()

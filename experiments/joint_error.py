@@ -18,8 +18,8 @@ from ..decoders import Decoder, Linear, Policy, Sampler
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import SeparateHead
-from .conditions import conditions
 from .decoding import batches, canvases
+from .execution import execution
 from .families import Family
 from .joint import joint_errors
 from .locks import machine_shared
@@ -116,4 +116,4 @@ def _measure(point: JointErrorPoint, runner: Runner) -> Json:
     bound, product, joint = np.round(totals, 6).tolist()
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "bound": bound,
             "product": product, "joint": joint, "num_commits": num_commits,
-            "num_tokens": num_tokens} | conditions(contestant.model, ran)
+            "num_tokens": num_tokens} | execution(contestant.model, ran)

@@ -4,48 +4,48 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .analysis import Json
+from .findings import listed
 from .joint_error_figure import joint_error
 from .joint_error_rows import Break, JointRow, breaks, joint_rows
+from .records import Json
 from .report_section import Section
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records."""
     rows = joint_rows(records)
+    broken = breaks(rows)
     images = {"joint_error.png": joint_error(rows, sources)} if rows else {}
-    return Section("What parallel commits lose", "joint_error.html.j2", {"rows": rows}, images,
-                   list(_findings(breaks(rows))), _shown(rows))
+    return Section("What parallel commits lose", "joint_error.html.j2", {"rows": rows, "breaks": broken}, images,
+                   list(_findings(broken)), _shown(rows))
 
 
 def _findings(found: Sequence[Break]) -> Iterator[str]:
-    for each in found:
-        most, holds, broken = each.most, each.holds, each.breaks
-        points = f"{100 * each.tolerance:.1f} points"
-        if each.is_failed:
-            yield (f"{most.task}: even {_steps(most)} solve {_percent(most)}, so what committing together loses, "
-                   f"{_nats(holds)} at {_steps(holds)}, is not what fails.")
-        elif broken is None:
-            yield (f"{most.task}: {_steps(holds)} solve{'s' * (holds.steps == 1)} {_percent(holds)}, as {_steps(most)} "
-                   f"do within {points}: committing together loses {_nats(holds)}.")
-        else:
-            alone = "" if broken.wrong_gap is None else f", {broken.wrong_gap:.1f} nats in the wrong answers alone"
-            yield (f"{most.task}: quality holds down to {_steps(holds)} ({_percent(holds)}, within {points} of "
-                   f"{_steps(most)}), where committing together loses {_nats(holds)}, and breaks at {_steps(broken)} "
-                   f"({_percent(broken)}): {_nats(broken)}{alone}.")
+    """Over all tasks; the table has what is lost where."""
+    failed = [each for each in found if each.is_failed]
+    holds = [each for each in found if not each.is_failed]
+    if holds:
+        yield (f"Quality holds down to {listed([_where(each) for each in holds])}: committing together loses "
+               f"{_nats([each.holds for each in holds])} there{_broken(holds)}.")
+    if failed:
+        tasks = listed([f"{each.most.task} ({100 * each.most.share:.1f} % at {each.most.steps} steps)"
+                        for each in failed])
+        yield f"What committing together loses is not what fails on {tasks}."
 
 
-def _percent(row: JointRow) -> str:
-    return f"{100 * row.share:.1f} %"
+def _where(each: Break) -> str:
+    return f"{each.holds.steps} of {each.most.steps} steps on {each.most.task}"
 
 
-def _steps(row: JointRow) -> str:
-    return f"{row.steps} step{'s' * (row.steps > 1)}"
+def _broken(holds: Sequence[Break]) -> str:
+    broken = [each.breaks for each in holds if each.breaks is not None]
+    return f", and {_nats(broken)} at the next fewer steps, where it breaks" if broken else ""
 
 
-def _nats(row: JointRow) -> str:
-    gap = row.gap if abs(row.gap) >= 0.005 else 0.0  # not "-0.00"
-    return f"{gap:.2f} nats an item (bound {row.bound:.2f})"
+def _nats(rows: Sequence[JointRow]) -> str:
+    gaps = sorted(row.gap if abs(row.gap) >= 0.005 else 0.0 for row in rows)  # not "-0.00"
+    return (f"{gaps[0]:.2f} nats an item" if gaps[0] == gaps[-1] else
+            f"{gaps[0]:.2f} to {gaps[-1]:.2f} nats an item")
 
 
 def _shown(rows: Sequence[JointRow]) -> Table:

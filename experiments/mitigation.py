@@ -10,8 +10,8 @@ from torch import Tensor
 from ..decoders import Decoder, Request
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
-from .conditions import conditions
 from .decoding import Contestant, batches, canvases
+from .execution import execution
 from .locks import machine_alone
 from .records import Json
 from .runner import Runner
@@ -66,7 +66,7 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
             "bytes": config.forward_bytes(
                 round(positions), round(point.batch_size * config.max_length - positions), round(positions),
                 num_distinct_experts=distinct),
-            "seconds_ratio": statistics.median(ratios)} | conditions(contestant.model, ran)
+            "seconds_ratio": statistics.median(ratios)} | execution(contestant.model, ran)
 
 
 def _aware(contestant: Contestant) -> Contestant:

@@ -1,11 +1,12 @@
 """Records of the same setting, grouped over seeds."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .analysis import Json
+from .analysis import without_seeds
+from .conditions import refuse_mixed
 from .figures import family_of
+from .records import Json
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,15 @@ class Group:
 
 def groups_of(records: Iterable[Json], name: str) -> list[Group]:
     """A group for each setting, sorted by task, what the field `name` of its points holds, and steps. Records of one
-    group differ in the seed alone; failed points are left out."""
+    group differ in the seed alone; failed points are left out. ValueError if they are of several conditions."""
+    succeeded = [record for record in records if "failed" not in record["result"]]
+    refuse_mixed(succeeded)
     found: dict[tuple[str, str, int], dict[str, list[Json]]] = {}
-    for record in records:
-        if "failed" not in record["result"]:
-            point = record["point"]
-            family = family_of(point["model"])
-            task = point["name"] if family == "masked diffusion" else f"{point['name']}, {family}"
-            settings = found.setdefault((task, point[name], point["steps"]), {})
-            without_seed = point | {"model": point["model"] | {"seed": None}}
-            settings.setdefault(json.dumps(without_seed, sort_keys=True), []).append(record["result"])
+    for record in succeeded:
+        point = record["point"]
+        family = family_of(point["model"])
+        task = point["name"] if family == "masked diffusion" else f"{point['name']}, {family}"
+        settings = found.setdefault((task, point[name], point["steps"]), {})
+        settings.setdefault(without_seeds(point), []).append(record["result"])
     return [Group(*key, number, results) for key, settings in sorted(found.items())
             for number, (_, results) in enumerate(sorted(settings.items()), start=1)]
-
-
-def numbered(name: str, number: int) -> str:
-    """The name of a setting, which tells it from others named alike."""
-    return name if number == 1 else f"{name} ({number})"

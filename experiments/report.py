@@ -6,7 +6,9 @@ section each, where there are such records.
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -15,12 +17,15 @@ from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
 from . import cache_error_report, decoders_report, expert_union_report, figures, joint_error_report
-from .analysis import Json, Row, equal_quality, is_collapsed, rows, sources
+from .analysis import Row, commit_of, is_collapsed, numbered, rows, sources
 from .balance_figure import balance, is_mixture
-from .findings import findings
+from .conditions import Conditions, by_conditions, conditions_of
+from .findings import best_texts, findings
 from .progress import console
-from .records import key_of, read_record
+from .records import Json, key_of, read_record
 from .report_section import Section
+from .speed_ups import SpeedUps, speed_ups
+from .training_rows import TrainingRow, training_rows
 
 _SECTIONS: Mapping[tuple[str, ...], Callable[[Sequence[Json], Sequence[str]], Section]] = {
     ("PresetPoint",): decoders_report.section, ("CacheErrorPoint",): cache_error_report.section,
@@ -30,39 +35,78 @@ _SECTIONS: Mapping[tuple[str, ...], Callable[[Sequence[Json], Sequence[str]], Se
 _KINDS = tuple(kind for kinds in _SECTIONS for kind in kinds)
 
 
-def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json] = ()) -> Path:
+@dataclass(frozen=True)
+class _Measured:
+    """What was measured under one conditions. `name` tells them from others and is empty where there are none."""
+
+    name: str
+    sources: Sequence[str]
+    rows: Sequence[Row]
+    speed_ups: Sequence[SpeedUps]
+    texts: Sequence[Row]
+    findings: Sequence[str]
+    images: Mapping[str, bytes]
+    sections: Sequence[Section]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What was trained under one conditions."""
+
+    name: str
+    sources: Sequence[str]
+    rows: Sequence[TrainingRow]
+    images: Mapping[str, bytes]
+
+
+def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json] = (),
+                 to_come: Sequence[str] = ()) -> Path:
     """Write report.html and the figures to `folder`, print the tables, and return the report's path. `measured` are the
-    records of timed decodes, `others` those that sections are made of."""
-    table = rows(measured)
-    trained_by, measured_by = sources(training), sources((*measured, *others))
-    sections = _sections(others)
-    images: dict[str, bytes] = {}
-    for number, batch_size in enumerate(sorted({row.batch_size for row in table})):
-        name = "frontier.png" if number == 0 else f"frontier_batch{batch_size}.png"
-        images[name] = figures.frontier(table, measured_by, batch_size)
-    if training:
-        images["learning_curves.png"] = figures.learning_curves(training, trained_by)
-    mixtures = [record for record in training if is_mixture(record)]
-    if mixtures:
-        images["balance.png"] = balance(mixtures, trained_by)
-    for name, image in (*images.items(), *(item for section in sections for item in section.images.items())):
-        atomic_write(folder / name, image)
+    records of timed decodes, `others` those that sections are made of. Each conditions have rows, figures and sentences
+    of their own. While tasks are `to_come`, the page says so and nothing is printed."""
+    trained_under, measured_under = by_conditions(training), by_conditions((*measured, *others))
+    trained = [_trained(records, _name(conditions, trained_under))
+               for conditions, records in trained_under.items()]
+    timed, studied = by_conditions(measured), by_conditions(others)
+    parts = [_measured(timed.get(conditions, ()), studied.get(conditions, ()), _name(conditions, measured_under))
+             for conditions in measured_under]
+    for part in (*parts, *trained):
+        images = [part.images, *(section.images for section in getattr(part, "sections", ()))]
+        for name, image in (item for found in images for item in found.items()):
+            atomic_write(folder / _file_name(name, part.name), image)
     path = folder / "report.html"
-    atomic_write(path, _html(table, (trained_by, measured_by), images, training, measured, others, sections).encode())
-    _print(table)
-    for section in sections:
-        console.print(section.shown)
-    for sentence in _all_findings(table, sections):
-        console.print(f"- {sentence}", markup=False)
+    atomic_write(path, _html(parts, trained, training, measured, others, to_come).encode())
+    if not to_come:
+        _print(parts)
     return path
 
 
-def _origins(trained_by: Sequence[str], measured_by: Sequence[str]) -> list[str]:
-    """Where models and measurements come from; times are compared among the ones or among the others."""
-    if not trained_by or not measured_by or trained_by == measured_by:
-        return list(trained_by or measured_by)
-    return [*(f"models trained: {origin}" for origin in trained_by),
-            *(f"measured: {origin}" for origin in measured_by)]
+def _name(conditions: Conditions, among: Iterable[Conditions]) -> str:
+    return conditions.label if len([*among]) > 1 else ""
+
+
+def _file_name(name: str, conditions: str) -> str:
+    """An image's file name, which tells the conditions where there are several."""
+    words = re.sub(r"[^a-z0-9]+", "_", conditions.lower()).strip("_").removeprefix("models_trained_in_")
+    return name.replace(".png", f"_{words}.png") if words else name
+
+
+def _measured(timed: Sequence[Json], studied: Sequence[Json], name: str) -> _Measured:
+    table, measured_by, sections = rows(timed), sources((*timed, *studied)), _sections(studied)
+    images = {"frontier.png" if number == 0 else f"frontier_batch{batch_size}.png":
+              figures.frontier(table, measured_by, batch_size)
+              for number, batch_size in enumerate(sorted({row.batch_size for row in table}))}
+    found = [*findings(table), *(sentence for section in sections for sentence in section.findings)]
+    return _Measured(name, measured_by, table, speed_ups(table), best_texts(table), found, images, sections)
+
+
+def _trained(records: Sequence[Json], name: str) -> _Trained:
+    trained_by = sources(records)
+    images = {"learning_curves.png": figures.learning_curves(records, trained_by)}
+    mixtures = [record for record in records if is_mixture(record)]
+    if mixtures:
+        images["balance.png"] = balance(mixtures, trained_by)
+    return _Trained(name, trained_by, training_rows(records), images)
 
 
 def report_name(prefix: str, tasks: Iterable[str], seeds: Sequence[int], experiment: object) -> str:
@@ -100,86 +144,75 @@ def _sections(records: Sequence[Json]) -> list[Section]:
     return made
 
 
-def _all_findings(table: Sequence[Row], sections: Sequence[Section]) -> list[str]:
-    return [*findings(table), *(sentence for section in sections for sentence in section.findings)]
-
-
-def _html(table: Sequence[Row], made_by: tuple[Sequence[str], Sequence[str]], images: Mapping[str, bytes],
-          training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json],
-          sections: Sequence[Section]) -> str:
-    """`made_by`: the sources of models and of measurements."""
+def _html(parts: Sequence[_Measured], trained: Sequence[_Trained], training: Sequence[Json], measured: Sequence[Json],
+          others: Sequence[Json], to_come: Sequence[str]) -> str:
     templates = resources.files("quicksilver.experiments")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               loader=FunctionLoader(lambda name: templates.joinpath(name).read_text()))
     return environment.get_template("report.html.j2").render(
-        findings=_all_findings(table, sections), origins=_origins(*made_by),
-        num_sources=max(map(len, made_by)), rows=table, comparisons=equal_quality(table),
-        images=_encoded(images), sections=[(section, _encoded(section.images)) for section in sections],
-        training=[_training_row(record, training) for record in training if "failed" not in record["result"]],
+        parts=parts, trained=trained, to_come=to_come, encoded=_encoded, is_collapsed=is_collapsed,
+        origins=[*_origins("models trained", training), *_origins("measured", (*measured, *others))],
         failures=[record for record in (*training, *measured, *others) if "failed" in record["result"]],
-        settings=_settings(training, measured, others), is_collapsed=is_collapsed,
-        text_names=list(dict.fromkeys(name for row in table for name in row.text)),
-        num_seeds=max((len(row.right_by_seed) for row in table), default=0))
+        settings=_settings(training, measured, others))
 
 
 def _encoded(images: Mapping[str, bytes]) -> dict[str, str]:
     return {name: base64.b64encode(image).decode() for name, image in images.items()}
 
 
-def _training_row(record: Json, training: Sequence[Json]) -> Json:
-    """A training record for the table. `at_equal_seconds` is its quality on the way, at the last look within the
-    seconds that the fastest of its task's models took in all."""
-    result, point = record["result"], record["point"]
-    rivals = [other["result"]["seconds"] for other in training if other["point"]["name"] == point["name"]
-              and other["point"]["seed"] == point["seed"] and "failed" not in other["result"]]
-    within = [look["right"] for look in result["curve"] if look["seconds"] <= min(rivals) + 1e-9]
-    return result | {"active_parameters": result.get("active_parameters", result["parameters"]),
-                     "experts": _experts(point["recipe"]), "task": point["name"], "seed": point["seed"],
-                     "family": figures.family_of(point),
-                     "format": point["recipe"]["format"]["kind"], "final": result["curve"][-1]["right"],
-                     "at_equal_seconds": within[-1] if within else None}
-
-
-def _experts(recipe: Json) -> str:
-    """A recipe's experts in words, and how they are kept busy; empty where there are none."""
-    experts = recipe["shape"].get("experts")
-    if experts is None:
-        return ""
-    routing = experts["routing"]
-    return (f"{routing['top_k']} of {experts['num_experts']} and {experts['shared_width']} shared, "
-            f"{routing['scoring']}, {recipe['balancing']['kind']}")
+def _origins(what: str, records: Sequence[Json]) -> list[Json]:
+    """Where records come from, each source with the number of records that do."""
+    found: dict[str, list[Json]] = {}
+    for record in records:
+        (source,) = sources([record])
+        found.setdefault(source, []).append(record)
+    return [{"what": what, "num_records": len(members), "conditions": conditions_of(members[0]),
+             "machine": members[0]["provenance"]["machine"], "torch": members[0]["provenance"]["versions"]["torch"],
+             "commit": commit_of(members[0])} for members in found.values()]
 
 
 def _settings(training: Sequence[Json], measured: Sequence[Json], others: Sequence[Json]) -> list[tuple[str, str]]:
-    """Every setting behind the report: each model's point, and each task's decoders by what was done, as JSON."""
-    found = [(f"train {record['point']['name']}: {figures.family_of(record['point'])}, seed "
-              f"{record['point']['seed']}", record["point"]) for record in training]
-    decoders: dict[str, list[Json]] = {}
+    """Every setting behind the report: each model's point, and each task's decoders by what was done, a line of JSON a
+    point."""
+    found: dict[str, list[Json]] = {}
+    for record in training:
+        point = record["point"]
+        found.setdefault(f"train {point['name']}: {figures.family_of(point)}", []).append(point)
     verbs = {"CacheErrorPoint": "cache error", "JointErrorPoint": "joint error",
              "UnionPoint": "expert union", "MitigationPoint": "mitigation"}
     for record in (*measured, *others):
         point = record["point"]
-        decoders.setdefault(f"{verbs.get(point.get('kind'), 'decode')} {point['name']}", []).append(
-            {name: value for name, value in point.items() if name not in ("model", "reference")})
-    found += decoders.items()
-    return [(title, json.dumps(value, indent=1)) for title, value in found]
+        found.setdefault(f"{verbs.get(point['kind'], 'decode')} {point['name']}", []).append(
+            {"trained_in": conditions_of(record).precision}
+            | {name: value for name, value in point.items() if name not in ("model", "reference")})
+    return [(title, "\n".join(map(json.dumps, points))) for title, points in found.items()]
 
 
-def _print(table: Sequence[Row]) -> None:
-    """The table on the terminal."""
-    for task in dict.fromkeys(row.task for row in table):
-        shown = Table("batch", "order", title=task, title_justify="left", box=None, header_style="bold")
-        for name in ("steps", "right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
-            shown.add_column(name, justify="right")
-        here = [row for row in table if row.task == task]
-        for name in here[0].text:
-            shown.add_column(name.replace("_", " "), justify="right")
-        for row in here:
-            low, high = row.interval
-            collapsed = " (collapsed)" if is_collapsed(row.text) else ""
-            shown.add_row(str(row.batch_size), row.order_label + collapsed, str(row.steps or "-"),
-                          f"{100 * row.share:.1f}", f"{100 * low:.1f}-{100 * high:.1f}",
-                          f"{row.tokens_per_second:,.0f}", f"{row.speed_up:.2f}", f"{row.forwards_per_item:.1f}",
-                          f"{1e3 * row.latency_p50:.1f}", *(f"{value:.2f}" for value in row.text.values()),
-                          style="bold" if row.family == "autoregressive" else "")
-        console.print(shown)
+def _print(parts: Sequence[_Measured]) -> None:
+    """Tables and sentences on the terminal."""
+    for part in parts:
+        if part.name:
+            console.print(part.name, markup=False, style="bold")
+        for task in dict.fromkeys(row.task for row in part.rows):
+            console.print(_table(task, [row for row in part.rows if row.task == task]))
+        for section in part.sections:
+            console.print(section.shown)
+        for sentence in part.findings:
+            console.print(f"- {sentence}", markup=False)
+
+
+def _table(task: str, rows: Sequence[Row]) -> Table:
+    shown = Table("batch", "order", title=task, title_justify="left", box=None, header_style="bold")
+    for name in ("steps", "right %", "95 % interval", "tokens/s", "x AR", "forwards", "p50 ms"):
+        shown.add_column(name, justify="right")
+    for name in rows[0].text:
+        shown.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        low, high = row.interval
+        collapsed = " (collapsed)" if is_collapsed(row.text) else ""
+        shown.add_row(str(row.batch_size), numbered(row.order_label, row.number) + collapsed, str(row.steps or "-"),
+                      f"{100 * row.share:.1f}", f"{100 * low:.1f}-{100 * high:.1f}",
+                      f"{row.tokens_per_second:,.0f}", f"{row.speed_up:.2f}", f"{row.forwards_per_item:.1f}",
+                      f"{1e3 * row.latency_p50:.1f}", *(f"{value:.2f}" for value in row.text.values()),
+                      style="bold" if row.family == "autoregressive" else "")
+    return shown

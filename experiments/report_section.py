@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from .analysis import Json
+from .records import Json
 
 
 @dataclass(frozen=True)

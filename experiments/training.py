@@ -34,9 +34,9 @@ from ..models import (
 )
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from ..models.routers import load, violation
-from .conditions import ProductTypes, seen
 from .decoding import Contestant, share_right
 from .devices import check_device
+from .execution import ProductTypes, seen
 from .locks import exclusive, machine_shared
 from .muon import Muon
 from .progress import bar, console

@@ -32,9 +32,9 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..kernels.token_statistics import Question
 from ..models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
-from .conditions import conditions
 from .decoding import Contestant, batches
 from .devices import wait_for
+from .execution import execution
 from .locks import machine_alone
 from .records import Json
 from .runner import Runner
@@ -172,7 +172,7 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
             assert isinstance(reference.model, DecodableTransformer)
             with machine_alone():
                 _time(cells, model, _timed(seen), reference.model, next(followed(reference, requests)))
-    return {"cells": cells, "num_canvases": len(seen)} | conditions(model, ran)
+    return {"cells": cells, "num_canvases": len(seen)} | execution(model, ran)
 
 
 def _contestant(point: TrainingPoint, transformer: Transformer) -> Contestant:

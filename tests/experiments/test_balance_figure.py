@@ -8,10 +8,13 @@ from matplotlib.figure import Figure
 from quicksilver.experiments import balance_figure
 from quicksilver.experiments.balance_figure import balance, is_mixture
 
+from tests.experiments.handmade import PROVENANCE
+
 
 def record(task: str, violations: list[float], balancing: str = "AuxiliaryLoss") -> dict[str, Any]:
-    recipe = {"objective": {"kind": "MaskedDiffusion"}, "balancing": {"kind": balancing}}
-    return {"point": {"name": task, "recipe": recipe}, "result": {"violations": violations}}
+    recipe = {"objective": {"kind": "MaskedDiffusion"}, "balancing": {"kind": balancing}, "precision": "bfloat16",
+              "threads": 1}
+    return {"point": {"name": task, "recipe": recipe}, "result": {"violations": violations}, "provenance": PROVENANCE}
 
 
 def test_it_is_drawn_of_mixtures_alone() -> None:

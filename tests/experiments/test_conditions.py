@@ -1,50 +1,35 @@
-"""What a record says of a measurement's types, threads and kernels is what was there."""
+"""Conditions of records written by hand."""
 
-import pytest
-import torch
-from quicksilver.experiments.conditions import ProductTypes, conditions, seen
-from quicksilver.kernels.dispatch import recording
-from quicksilver.kernels.moe_router import Routing
-from quicksilver.models import Bidirectional, DecodableTransformer, ExpertShape
+from quicksilver.experiments.conditions import Conditions, by_conditions, conditions_of
 
-from tests.conftest import VOCAB_SIZE, random_transformer
+from tests.experiments.test_analysis import record, reference, training
+
+HERE = Conditions("bfloat16", "cpu", 1)
 
 
-def model(dtype: torch.dtype, experts: ExpertShape | None = None) -> DecodableTransformer:
-    return DecodableTransformer(random_transformer(Bidirectional(), experts=experts).to(dtype), VOCAB_SIZE - 1)
+def test_a_training_has_its_recipes_and_a_decode_its_models_precision() -> None:
+    assert conditions_of(training()) == conditions_of(record("diffusion", 0.9, 2.0)) == HERE
+    assert conditions_of(training(precision="float32")) == conditions_of(reference(0.9, precision="float32")) == (
+        Conditions("float32", "cpu", 1))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_types_are_those_of_the_weights_and_of_the_products(dtype: str) -> None:
-    assert conditions(model(getattr(torch, dtype)), set())["dtypes"] == {"weights": [dtype], "products": [dtype]}
+def test_a_pair_trained_in_two_precisions_is_of_neither() -> None:
+    mixed = record("diffusion", 0.9, 2.0)
+    mixed["point"]["reference"] = {"seed": 0, "recipe": {"precision": "float32"}}
+    assert conditions_of(mixed).precision == "bfloat16 beside float32"
 
 
-def test_a_router_that_stays_precise_is_not_hidden() -> None:
-    found = conditions(model(torch.bfloat16, ExpertShape(4, 16, Routing(2))), set())["dtypes"]
-    assert found == {"weights": ["bfloat16", "float32"], "products": ["bfloat16", "float32"]}
+def test_the_device_is_the_gpu_where_that_did_the_work_and_not_where_it_was_idle() -> None:
+    for device, name in (("cuda", "H200"), ("cpu", "cpu")):
+        made = record("diffusion", 0.9, 2.0)
+        made["point"]["device"] = device
+        made["provenance"]["gpu"] = {"name": "H200"}
+        assert conditions_of(made).device == name
 
 
-def test_products_are_seen_as_autocast_runs_them_backwards_too() -> None:
-    transformer = random_transformer(Bidirectional())
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = transformer.sequence_hidden(torch.zeros(1, 3, dtype=torch.int64)).float().sum()
-    with ProductTypes() as products:
-        loss.backward()
-    assert seen(transformer, products, set())["dtypes"] == {"weights": ["float32"], "products": ["bfloat16"]}
-
-
-def test_the_one_more_forward_is_no_part_of_what_ran() -> None:
-    with recording() as ran:
-        assert conditions(model(torch.float32), ran)["kernels"] == {}
-    assert not ran
-
-
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_threads_are_those_in_use(num_threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        found = conditions(model(torch.float32), set())
-    finally:
-        torch.set_num_threads(before)
-    assert (found["device"], found["threads"]) == ("cpu", num_threads)
+def test_threads_tell_conditions_apart() -> None:
+    wide = reference(0.9)
+    wide["point"]["threads"] = 2
+    found = by_conditions([wide, reference(0.9), reference(0.8)])
+    assert [(conditions.label, len(records)) for conditions, records in found.items()] == [
+        ("models trained in bfloat16; cpu, 1 thread", 2), ("models trained in bfloat16; cpu, 2 threads", 1)]

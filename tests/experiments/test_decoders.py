@@ -64,7 +64,7 @@ def test_every_preset_is_measured_beside_autoregression_in_the_tasks_blocks(tmp_
     assert (kinds.count("TrainingPoint"), kinds.count("PresetPoint")) == (3, 6)
     (report,) = tmp_path.glob("decoders-sudoku4-*/report.html")
     html = report.read_text()
-    assert "<td>sdar</td>" in html
+    assert '<td class="text">sdar</td>' in html
     assert "sdar, 3 steps" in html
     assert report.with_name("decoders.png").exists()
 

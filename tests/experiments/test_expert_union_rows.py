@@ -3,19 +3,22 @@
 from typing import Any
 
 import pytest
-from quicksilver.experiments.expert_union_rows import Estimate, mitigation_rows
+from quicksilver.experiments.expert_union_rows import Estimate, mitigation_rows, union_rows
 
-RECIPE = {"shape": {"experts": {"num_experts": 8}}, "balancing": {"kind": "AuxiliaryLoss"}}
+from tests.experiments.handmade import PROVENANCE
+
+RECIPE = {"precision": "bfloat16", "shape": {"experts": {"num_experts": 8}}, "balancing": {"kind": "AuxiliaryLoss"}}
 DECODER = {"cache": {"kind": "Dual"}}
 
 
 def record(mitigation: str, seed: int, right: str, read: float, rule: str = "FewerWhereSure") -> dict[str, Any]:
     point = {"kind": "MitigationPoint", "name": "sudoku4", "decoder": DECODER, "usual": DECODER, "rule": {"kind": rule},
-             "mitigation": mitigation, "batch_size": 1,
+             "mitigation": mitigation, "batch_size": 1, "threads": 1,
              "model": {"seed": seed, "recipe": RECIPE | {"objective": {"kind": "MaskedDiffusion"}}}}
     return {"point": point, "result": {"right": right, "bytes": read, "distinct": 5.0, "positions": 8.0,
                                        "tokens_per_step": 2.0, "seconds_ratio": 1.0, "num_items": len(right),
-                                       "num_steps": 3 * len(right)}}
+                                       "num_steps": 3 * len(right)},
+            "provenance": PROVENANCE}
 
 
 def usual(seed: int, right: str, read: float) -> dict[str, Any]:
@@ -23,9 +26,10 @@ def usual(seed: int, right: str, read: float) -> dict[str, Any]:
 
 
 def next_tokens(seed: int, read: float) -> dict[str, Any]:
-    point = {"kind": "UnionPoint", "name": "sudoku4", "state": 1, "num_items": 4,
+    point = {"kind": "UnionPoint", "name": "sudoku4", "state": 1, "num_items": 4, "threads": 1,
              "model": {"seed": seed, "recipe": RECIPE | {"objective": {"kind": "AutoregressiveNLL"}}}}
-    return {"point": point, "result": {"cells": [{"batch_size": 1, "num_unions": 40, "bytes": read}]}}
+    return {"point": point, "result": {"cells": [{"batch_size": 1, "num_unions": 40, "bytes": read}]},
+            "provenance": PROVENANCE}
 
 
 def test_savings_and_losses_are_of_the_same_seed() -> None:
@@ -67,3 +71,11 @@ def test_a_seed_of_which_the_usual_decode_failed_is_left_out() -> None:
 @pytest.mark.parametrize(("estimate", "text"), [(Estimate(0.125, None), "12.5"), (Estimate(0.125, 0.01), "12.5 ± 1.0")])
 def test_a_share_is_written_in_percent(estimate: Estimate, text: str) -> None:
     assert estimate.percent(1) == text
+
+
+def test_two_precisions_are_refused() -> None:
+    other = usual(1, "1111", 200)
+    other["point"]["model"]["recipe"] = RECIPE | {"precision": "float32"}
+    for rows in (union_rows, mitigation_rows):
+        with pytest.raises(ValueError, match="must be of one"):
+            rows([usual(0, "1110", 100), other])

@@ -1,6 +1,8 @@
 """What is pooled and what is not."""
 
-from quicksilver.experiments.record_groups import groups_of, numbered
+import pytest
+from quicksilver.experiments.analysis import numbered
+from quicksilver.experiments.record_groups import groups_of
 
 from tests.experiments.handmade import joint_record
 
@@ -24,3 +26,10 @@ def test_another_family_of_model_is_named_and_kept_apart() -> None:
 
 def test_failed_points_are_left_out() -> None:
     assert named(joint_record(2, "10") | {"result": {"failed": "why"}}) == []
+
+
+def test_two_precisions_are_refused() -> None:
+    other = joint_record(2, "11", seed=1)
+    other["point"]["model"]["recipe"]["precision"] = "float32"
+    with pytest.raises(ValueError, match="must be of one"):
+        groups_of([joint_record(2, "10"), other], "name")
