@@ -35,8 +35,8 @@ class Objective(Protocol):
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        """Scalar loss in nats a target token. tokens_BL is int64; target_BL (bool) marks what is to be learnt. Both and
-        the generator are on the CPU; the loss is on the model's device."""
+        """Scalar loss in nats a target token; 0, with a gradient of 0, without any. tokens_BL is int64; target_BL (bool)
+        marks what is to be learnt. Both and the generator are on the CPU; the loss is on the model's device."""
         ...
 
 
@@ -53,7 +53,7 @@ class AutoregressiveNLL:
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
         hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL[:, :-1]))
-        return _cross_entropy(model, hidden_BLE, tokens_BL[:, 1:], target_BL[:, 1:]).mean()
+        return _mean(_cross_entropy(model, hidden_BLE, tokens_BL[:, 1:], target_BL[:, 1:]), target_BL[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MaskedDiffusion:
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
         nll_M = _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL)
-        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
+        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class BlockDiffusion:
         num_blocks = length // self.block
         t_N = low_discrepancy_t(num_rows * num_blocks, generator)
         t_N = t_N[torch.randperm(len(t_N), generator=generator)]
-        t_BL = repeat(t_N, "(row block) -> row (block position)", row=num_rows, position=self.block)
+        t_BL = t_N.view(num_rows, num_blocks).repeat_interleave(self.block, dim=1)
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = _beside(model, torch.arange(2 * length)[None])
         view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
         hidden_BFE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view)
         nll_M = _cross_entropy(model, hidden_BFE[:, :length], tokens_BL, masked_BL)
-        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
+        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
 
 
 def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
@@ -118,7 +118,8 @@ def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
 
 def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int, num_draws: int,
                 generator: Generator) -> tuple[Tensor, Tensor]:
-    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B].
+    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B]; 0 for a
+    row without targets.
 
     k runs over 1..n with low discrepancy across the draws; the mask is a uniform set of exactly k targets."""
     check_integer("num_draws", num_draws, at_least=2)
@@ -131,13 +132,18 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         keys_BL = torch.rand(tokens_BL.shape, generator=generator).masked_fill(~target_BL, torch.inf)
         rank_BL = torch.empty_like(tokens_BL)
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
-        masked_BL = rank_BL < k_B[:, None]
+        masked_BL = target_BL & (rank_BL < k_B[:, None])
         hidden_BLE = model.sequence_hidden(_beside(model, tokens_BL.masked_fill(masked_BL, mask_id)))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(
             masked_BL, _cross_entropy(model, hidden_BLE, tokens_BL, masked_BL).cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)
     return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
+
+
+def _mean(loss_M: Tensor, target_BL: Tensor) -> Tensor:
+    """The sum of the losses over the number of targets, 0 where there is none."""
+    return loss_M.sum() / max(int(target_BL.sum()), 1)
 
 
 def _cross_entropy(model: Transformer, hidden_BLE: Tensor, tokens_BL: Tensor, chosen_BL: Tensor) -> Tensor:
