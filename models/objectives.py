@@ -35,8 +35,8 @@ class Objective(Protocol):
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        """Scalar loss in nats a target token. tokens_BL is int64; target_BL (bool) marks what is to be learnt. Both and
-        the generator are on the CPU; the loss is on the model's device."""
+        """Scalar loss in nats a target token; 0, with a gradient of 0, without any. tokens_BL is int64; target_BL (bool)
+        marks what is to be learnt. Both and the generator are on the CPU; the loss is on the model's device."""
         ...
 
 
@@ -53,7 +53,8 @@ class AutoregressiveNLL:
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
         asked = _Asked.of(model, tokens_BL[:, 1:], target_BL[:, 1:])
-        return asked.nll(model.sequence_hidden(_beside(model, tokens_BL[:, :-1]), asked.index_BQ)).mean()
+        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL[:, :-1]), asked.index_BQ))
+        return _mean(nll_M, target_BL[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class MaskedDiffusion:
         asked = _Asked.of(model, tokens_BL, masked_BL)
         noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
-        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
+        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class BlockDiffusion:
         num_blocks = length // self.block
         t_N = low_discrepancy_t(num_rows * num_blocks, generator)
         t_N = t_N[torch.randperm(len(t_N), generator=generator)]
-        t_BL = repeat(t_N, "(row block) -> row (block position)", row=num_rows, position=self.block)
+        t_BL = t_N.view(num_rows, num_blocks).repeat_interleave(self.block, dim=1)
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = _beside(model, torch.arange(2 * length)[None])
@@ -109,7 +110,7 @@ class BlockDiffusion:
         asked = _Asked.of(model, tokens_BL, masked_BL)
         hidden_BQE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view, index_BQ=asked.index_BQ)
         nll_M = asked.nll(hidden_BQE)
-        return (nll_M / _beside(model, t_BL[masked_BL])).sum() / int(target_BL.sum())
+        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
 
 
 def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
@@ -120,7 +121,8 @@ def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
 
 def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int, num_draws: int,
                 generator: Generator) -> tuple[Tensor, Tensor]:
-    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B].
+    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B]; 0 for a
+    row without targets.
 
     k runs over 1..n with low discrepancy across the draws; the mask is a uniform set of exactly k targets."""
     check_integer("num_draws", num_draws, at_least=2)
@@ -133,7 +135,7 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         keys_BL = torch.rand(tokens_BL.shape, generator=generator).masked_fill(~target_BL, torch.inf)
         rank_BL = torch.empty_like(tokens_BL)
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
-        masked_BL = rank_BL < k_B[:, None]
+        masked_BL = target_BL & (rank_BL < k_B[:, None])
         asked = _Asked.of(model, tokens_BL, masked_BL)
         noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
@@ -141,6 +143,11 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)
     return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
+
+
+def _mean(loss_M: Tensor, target_BL: Tensor) -> Tensor:
+    """The sum of the losses over the number of targets, 0 where there is none."""
+    return loss_M.sum() / max(int(target_BL.sum()), 1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class _Asked:
     @classmethod
     def of(cls, model: Transformer, tokens_BL: Tensor, chosen_BL: Tensor) -> "_Asked":
         """Where chosen_BL (bool) is true, tokens_BL (int64) is asked for; both on the CPU."""
-        most = int(chosen_BL.sum(1).max())
+        most = max([1, *chosen_BL.sum(1).tolist()])
         index_BQ = (~chosen_BL).byte().argsort(stable=True, dim=1)[:, :most]
         return cls(model, _beside(model, index_BQ), _beside(model, chosen_BL.gather(1, index_BQ)),
                    _beside(model, tokens_BL[chosen_BL]))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.models import (
     AutoregressiveNLL,
     Bidirectional,
@@ -16,7 +17,7 @@ from quicksilver.models import (
     exact_k_nll,
 )
 from quicksilver.models.attention import NoisyClean, View
-from quicksilver.models.objectives import low_discrepancy_t
+from quicksilver.models.objectives import Objective, low_discrepancy_t
 from torch import Tensor
 
 from tests.conftest import MASK_ID, random_transformer
@@ -169,3 +170,35 @@ def test_a_last_layer_that_runs_at_the_targets_alone_changes_no_gradient(
     for one, other in zip(few, gradients(), strict=True):
         torch.testing.assert_close(one, other)
     assert numbers_of_queries[0] <= 6
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("objective", [AutoregressiveNLL(), MaskedDiffusion(), BlockDiffusion(2)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 6), (1, 2), (0, 6)], ids=str)
+def test_a_batch_without_targets_has_no_loss_and_teaches_nothing(
+        objective: Objective, shape: tuple[int, int], implementation: Implementation) -> None:
+    model = random_transformer(objective.attention)
+    tokens, target = torch.randint(0, MASK_ID, shape), torch.zeros(shape, dtype=torch.bool)
+    with using(implementation):
+        loss = objective.loss(model, tokens, target, mask_id=MASK_ID, generator=generator())
+        loss.backward()
+    assert loss.item() == 0
+    assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
+
+
+def test_a_first_token_alone_has_nothing_before_it_to_be_predicted_by() -> None:
+    tokens, target = torch.tensor([[3, 1, 4]]), torch.tensor([[True, False, False]])
+    loss = AutoregressiveNLL().loss(random_transformer(Causal()), tokens, target, mask_id=MASK_ID,
+                                    generator=generator())
+    assert loss.item() == 0
+
+
+@torch.no_grad()
+def test_a_row_without_targets_has_a_likelihood_of_one() -> None:
+    tokens, target = torch.randint(0, MASK_ID, (3, 4)), torch.tensor([[True] * 4, [False] * 4, [True] + [False] * 3])
+    model = random_transformer(Bidirectional())
+    mean, error = exact_k_nll(model, tokens, target, mask_id=MASK_ID, num_draws=4, generator=generator())
+    assert [mean[1], error[1]] == [0, 0]
+    assert (mean[[0, 2]] > 0).all()
+    nothing, error = exact_k_nll(model, tokens, target & False, mask_id=MASK_ID, num_draws=2, generator=generator())
+    assert nothing.tolist() == error.tolist() == [0, 0, 0]
