@@ -23,7 +23,7 @@ from torch import Tensor
 from ..kernels.checks import check_integer, check_integers
 from ..kernels.logit_memories import Previous
 from ..kernels.token_statistics import TokenStatistics
-from ..models.adapter import LanguageModel, Plan
+from ..models.adapter import ChecksItself, LanguageModel, Plan
 from .caches import Cache, Moment
 from .canvas import Canvas, Request
 from .decoding import Completion, Decoding, Logged, Step, Visit
@@ -111,6 +111,8 @@ class Decoder:
     def begin(self, model: LanguageModel, requests: Sequence[Request]) -> Decoding:
         """Check the requests against the model and the parts, and lay them on a canvas. ValueError names what does
         not fit."""
+        if isinstance(model, ChecksItself):
+            model.check(shows_mask=self.guidance.shows_mask)
         spans = [self.check(model, request) for request in requests]
         whole = Canvas.of(requests, model)
         grid = WindowGrid.of(spans, whole.stop_B, whole.length, self.windows.num_revised)

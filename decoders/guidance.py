@@ -21,6 +21,8 @@ from .canvas import Canvas
 class Guidance(Protocol):
     takes_store: ClassVar[bool]
     """Whether keys and values may be stored."""
+    shows_mask: ClassVar[bool]
+    """Whether masks stand where a causal model sees them."""
 
     def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
                ) -> Tensor:
@@ -31,6 +33,7 @@ class Guidance(Protocol):
 @dataclass(frozen=True)
 class Unguided:
     takes_store: ClassVar[bool] = True
+    shows_mask: ClassVar[bool] = False
 
     def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
                ) -> Tensor:
@@ -44,6 +47,7 @@ class ClassifierFree:
 
     scale: float
     takes_store: ClassVar[bool] = False
+    shows_mask: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         real_field(self, "scale", above=0, at_most=LARGEST_FACTOR)

@@ -5,7 +5,7 @@ reads it one position earlier; that shift lives here and nowhere else.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -93,6 +93,16 @@ class LanguageModel(Protocol):
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         """FLOPs of a forward, and the bytes it must at least read. Keys are counted a query, masked ones included;
         `num_stored_read` counts the positions read from a store."""
+        ...
+
+
+@runtime_checkable
+class ChecksItself(Protocol):
+    """A model of code that is not ours, which may change between two decodes, or may not serve all of them."""
+
+    def check(self, *, shows_mask: bool) -> None:
+        """Called where a decode begins; `shows_mask` says that masks stand where a causal model sees them. ValueError
+        if the model cannot be decoded so, or not any more."""
         ...
 
 

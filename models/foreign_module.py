@@ -1,14 +1,15 @@
-"""A module of another library as an adapter calls it: its shape, its hidden states without its head, masks in the forms
-that it takes, and our store in the place of its cache.
+"""A module of another library as an adapter calls it: its hidden states without its head, masks in the forms that it
+takes, and our store in the place of its cache.
 
-The conventions are those of Hugging Face's transformers, by duck typing: `config` tells the shape,
-`get_output_embeddings()` gives the head, and `forward` takes input_ids, attention_mask and, where it can be told more,
-position_ids and a cache, which transformers calls past_key_values up to 5.23 and cache from 5.24 on.
+`get_output_embeddings()` gives the head; the forward takes input_ids, attention_mask and, where it can be told more,
+position_ids and a cache, which transformers calls past_key_values up to 5.23 and cache from 5.24 on. None of these is
+looked up in a signature: a probe tries them.
 """
 
-import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
@@ -18,63 +19,9 @@ from .attention import View
 from .kv_store import KVStore, KVWrite
 
 
-def read(config: object, *names: str) -> Any:
-    """The first of these fields of a config that is there and not None; None if none is."""
-    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
-
-
-@dataclass(frozen=True)
-class ForeignShape:
-    """What a config says of a module: heads are those of queries, a layer; head_width is that of keys and values."""
-
-    max_length: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_width: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @classmethod
-    def of(cls, module: nn.Module, max_length: int | None) -> "ForeignShape":
-        """ValueError names what the config does not say."""
-        config, like = getattr(module, "config", None), next(module.parameters())
-
-        def must(name: str, *others: str) -> int:
-            value = read(config, name, *others)
-            if value is None:
-                raise ValueError(f"{type(module).__name__}: its config does not say {name}; wrap its logits with "
-                                 "LogitsFunction")
-            return value
-
-        if max_length is None:
-            max_length = read(config, "max_position_embeddings", "n_positions", "max_sequence_length")
-        if max_length is None:
-            raise ValueError(f"{type(module).__name__}: its config does not say how many positions it knows; give "
-                             "max_length")
-        num_heads = must("num_attention_heads")
-        return cls(max_length, must("num_hidden_layers"), num_heads, read(config, "num_key_value_heads") or num_heads,
-                   read(config, "head_dim") or must("hidden_size") // num_heads, getattr(module, "dtype", like.dtype),
-                   like.device)
-
-    def new_store(self, num_rows: int, length: int) -> KVStore:
-        return KVStore.empty(num_layers=self.num_layers, num_rows=num_rows, length=length,
-                             num_kv_heads=self.num_kv_heads, head_width=self.head_width,
-                             like=torch.empty((), dtype=self.dtype, device=self.device))
-
-
-def narrow_layers(module: nn.Module, max_length: int) -> str | None:
-    """Which layers see less than the others, in words: those of another type than full attention, or with a window
-    shorter than the longest sequence. None: none."""
-    config = getattr(module, "config", None)
-    kinds = set(read(config, "layer_types") or ["full_attention"])
-    window = read(config, "sliding_window")
-    if "layer_types" not in dir(config) and window is not None:
-        kinds = {"sliding_attention"}
-    if window is not None and window >= max_length:
-        kinds -= {"sliding_attention"}
-    kinds -= {"full_attention"}
-    return ", ".join(sorted(kinds)) or None
+def uncompiled(module: nn.Module) -> nn.Module:
+    """What torch.compile made the module of; a module that it did not make as it is."""
+    return getattr(module, "_orig_mod", module)
 
 
 def head_of(module: nn.Module) -> nn.Module:
@@ -87,38 +34,88 @@ def head_of(module: nn.Module) -> nn.Module:
     return head
 
 
-@cache
-def _arguments(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def path_to(module: nn.Module, part: nn.Module) -> tuple[str, ...]:
+    """The names that lead from a module to a part of it."""
+    return next(tuple(name.split(".")) for name, found in module.named_modules() if found is part)
 
 
-def takes(module: nn.Module, argument: str) -> bool:
-    """Whether the module's forward names the argument."""
-    return argument in _arguments(type(module))
+def replaced(module: nn.Module, path: Sequence[str], part: nn.Module) -> nn.Module:
+    """A module with the weights and the code of this one, which stays as it is, but with another part at `path`. What
+    torch.compile made of the modules on the way, which holds the old part, is left out."""
+    if not path:
+        return part
+    inner = replaced(module._modules[path[0]] or part, path[1:], part)
+    if uncompiled(module) is not module:
+        return inner
+    twin = object.__new__(type(module))
+    twin.__dict__.update((name, _bound_to(twin, value, module)) for name, value in module.__dict__.items())
+    twin.__dict__.update(_modules={**module._modules, path[0]: inner}, _compiled_call_impl=None)
+    return twin
 
 
-def head_input(module: nn.Module, arguments: dict[str, Any]) -> Tensor:
-    """The hidden states [B, F, E] that enter the module's head, whatever stands between its layers and the head; the
-    head itself runs on no position."""
-    caught: list[Tensor] = []
+def _bound_to(twin: nn.Module, value: Any, module: nn.Module) -> Any:
+    """A method that lies on a module itself, as accelerate and torch.compile put their forward there, of its twin."""
+    if isinstance(value, partial) and any(argument is module for argument in value.args):
+        arguments = (twin if argument is module else argument for argument in value.args)
+        return partial(value.func, *arguments, **value.keywords)
+    method = getattr(value, "_torchdynamo_orig_callable", value)
+    return MethodType(method.__func__, twin) if isinstance(method, MethodType) and method.__self__ is module else value
 
-    def catch(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        caught.append(inputs[0])
-        return (inputs[0][:, :0],) if inputs[0].is_floating_point() else inputs
 
-    handle = head_of(module).register_forward_pre_hook(catch)
-    try:
-        module(**arguments)
-    finally:
-        handle.remove()
-    if len(caught) != 1 or caught[0].ndim != 3 or not caught[0].is_floating_point():
-        raise ValueError(f"{type(module).__name__}: its forward does not end in its output embedding; wrap its logits "
-                         "with LogitsFunction")
-    return caught[0]
+class CatchingHead(nn.Module):
+    """In a head's place: keeps what enters it, and runs the head on no position."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head, self.caught = head, list[Tensor]()
+
+    def forward(self, states: Tensor, *further: Any) -> Tensor:
+        self.caught.append(states)
+        return self.head(states[:, :0] if states.is_floating_point() else states, *further)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a forward asks of its head besides, the dtype of its weight say."""
+        modules = self.__dict__["_modules"]
+        return modules[name] if name in modules else getattr(modules["head"], name)
+
+
+@dataclass(frozen=True)
+class ForeignModule:
+    """A module, the way to its head, and whether its forward can be told to keep no cache of its own. A call leaves
+    nothing on the module, so that threads may share it."""
+
+    module: nn.Module
+    head_path: tuple[str, ...]
+    takes_use_cache: bool = False
+
+    @property
+    def name(self) -> str:
+        return type(self.module).__name__
+
+    @property
+    def head(self) -> nn.Module:
+        return head_of(self.module)
+
+    def head_input(self, input_ids: Tensor, told: dict[str, Any]) -> Tensor:
+        """The hidden states [B, F, E] that enter the module's head, whatever stands between its layers and the head;
+        the head itself runs on no position."""
+        catching = CatchingHead(self.head)
+        self.outputs(input_ids, told, catching)
+        caught = catching.caught
+        if len(caught) != 1 or caught[0].ndim != 3 or not caught[0].is_floating_point():
+            raise ValueError(f"{self.name}: its forward does not end in its output embedding; wrap its logits with "
+                             "LogitsFunction")
+        return caught[0]
+
+    def outputs(self, input_ids: Tensor, told: dict[str, Any], head: nn.Module) -> Any:
+        """What the module gives with another head, and without a cache but for the store that it may be told of."""
+        if self.takes_use_cache:
+            told = told | {"use_cache": any(isinstance(value, StoreAsCache) for value in told.values())}
+        return replaced(self.module, self.head_path, head)(input_ids=input_ids, **told)
 
 
 class Masks(Protocol):
-    def arguments(self, view: View) -> dict[str, Tensor]:
+    def arguments(self, view: View) -> dict[str, Any]:
         """What the forward is told of who sees whom."""
         ...
 
@@ -127,22 +124,23 @@ class Masks(Protocol):
 class OwnMasks:
     """The module masks by itself, and is told of padding alone; positions count from each row's first token."""
 
-    def arguments(self, view: View) -> dict[str, Tensor]:
+    def arguments(self, view: View) -> dict[str, Any]:
         return {} if view.end is None else {"attention_mask": (view.key_BC < view.end).long()}
 
 
 @dataclass(frozen=True)
 class AddedMasks:
-    """The module adds a mask to its attention scores, float [B, 1, F, C], and is told the positions, of which
-    `last_position` is the last it knows."""
+    """The module adds a mask to its attention scores, float [B, 1, F, C], and is told the positions: `first_id` stands
+    for the first, and `last_position` is the last it knows."""
 
     dtype: torch.dtype
     last_position: int
+    first_id: int = 0
 
-    def arguments(self, view: View) -> dict[str, Tensor]:
+    def arguments(self, view: View) -> dict[str, Any]:
         seen_B1FC = _seen(view)
         mask_B1FC = torch.zeros_like(seen_B1FC, dtype=self.dtype).masked_fill(~seen_B1FC, torch.finfo(self.dtype).min)
-        return {"attention_mask": mask_B1FC, "position_ids": view.query_BF.clamp(max=self.last_position)}
+        return {"attention_mask": mask_B1FC, "position_ids": _ids(view, self.last_position, self.first_id)}
 
 
 @dataclass(frozen=True)
@@ -150,15 +148,20 @@ class BooleanMasks:
     """The same with true where a key is seen, bool [B, 1, F, C]."""
 
     last_position: int
+    first_id: int = 0
 
-    def arguments(self, view: View) -> dict[str, Tensor]:
-        return {"attention_mask": _seen(view), "position_ids": view.query_BF.clamp(max=self.last_position)}
+    def arguments(self, view: View) -> dict[str, Any]:
+        return {"attention_mask": _seen(view), "position_ids": _ids(view, self.last_position, self.first_id)}
 
 
 def _seen(view: View) -> Tensor:
     if view.mask_B1FC is not None:
         return view.mask_B1FC
     return view.query_BF.new_ones(*view.query_BF.shape, view.key_BC.shape[1], dtype=torch.bool)[:, None]
+
+
+def _ids(view: View, last_position: int, first_id: int) -> Tensor:
+    return view.query_BF.clamp(max=last_position) + first_id
 
 
 @dataclass(frozen=True)
@@ -185,11 +188,6 @@ class Storing:
     masks: Masks
     cache_name: str
 
-    def arguments(self, module: nn.Module, view: View, write: KVWrite) -> dict[str, Any]:
-        told = self.masks.arguments(view) | {self.cache_name: StoreAsCache(write)}
-        return told | {"use_cache": True} if takes(module, "use_cache") else told
-
-
-def uncached(module: nn.Module) -> dict[str, bool]:
-    """What the forward is told so that it keeps nothing."""
-    return {"use_cache": False} if takes(module, "use_cache") else {}
+    def arguments(self, view: View, slots_BF: Tensor, store: KVStore, context: int) -> dict[str, Any]:
+        """For positions that are written to these slots, and see the first `context` slots."""
+        return self.masks.arguments(view) | {self.cache_name: StoreAsCache(store.write(slots_BF, context))}

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 from .adapter import Plan
 from .attention import AttentionPattern, Bidirectional
 from .kv_store import KVStore
+
+_MOVING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,15 @@ class LogitsFunction:
     @property
     def holds_logits(self) -> bool:
         return True
+
+    def check(self, *, shows_mask: bool) -> None:
+        """ValueError if the function is a module that draws or learns what it answers: one with dropout or a batch's
+        averages in training mode."""
+        parts = self.function.modules() if isinstance(self.function, nn.Module) else ()
+        moving = next((part for part in parts if part.training and isinstance(part, _MOVING)), None)
+        if moving is not None:
+            raise ValueError(f"{type(self.function).__name__}: its {type(moving).__name__} is in training mode; call "
+                             "its eval() first")
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         """ValueError: there is nothing to store."""

@@ -3,6 +3,7 @@ same weights."""
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from quicksilver.decoders import (
     BlockCausalCache,
     Blocks,
     Cache,
+    ClassifierFree,
     Decoder,
     Delayed,
     Dual,
@@ -255,7 +257,7 @@ def test_a_model_that_does_not_fit_is_refused(module: Any, arguments: dict[str, 
 
 
 @pytest.mark.parametrize(("windows", "cache", "message"), [
-    (Blocks(4), Dual(), "its keys and values cannot be stored, since as cache: .*it hands over no keys"),
+    (Blocks(4), Dual(), "its keys and values cannot be stored, since AddedMasks: it hands over no keys"),
     (GridBlocks(4), BlockCausalCache(), "cache BlockCausalCache.* needs a block-causal model"),
     (Blocks(1), Append(), "cache Append.* needs a causal next-token model"),
 ], ids=str)
@@ -266,18 +268,163 @@ def test_a_cache_that_a_masked_model_cannot_serve_is_refused(windows: Windows, c
         decoder.begin(model, [Request.completing([1], 8, mask_id=MASK_ID)])
 
 
-def test_layers_with_a_window_are_recomputed_only() -> None:
-    config = transformers.MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=8)
-    module: Any = transformers.MistralForCausalLM(config).eval()
+def rope(**parameters: Any) -> dict[str, Any]:
+    """A config's RoPE settings, under the name of both ends of our range."""
+    name = "rope_parameters" if int(transformers.__version__.split(".")[0]) >= 5 else "rope_scaling"
+    return {name: {"rope_theta": 1e4, **parameters}}
+
+
+def mistral(**settings: Any) -> Any:
+    return transformers.MistralForCausalLM(transformers.MistralConfig(
+        **SIZES, num_key_value_heads=2, **settings)).eval()
+
+
+def gpt_neo(window: int, max_length: int, kinds: list[str]) -> Any:
+    return transformers.GPTNeoForCausalLM(transformers.GPTNeoConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, num_layers=2, num_heads=4, intermediate_size=48,
+        attention_types=[[kinds, 1]], window_size=window, max_position_embeddings=max_length,
+        initializer_range=0.5)).eval()
+
+
+def phi3(original: int) -> Any:
+    scaled = rope(rope_type="longrope", short_factor=[1.0] * 4, long_factor=[4.0] * 4, factor=2.0,
+                  original_max_position_embeddings=original)
+    return transformers.Phi3ForCausalLM(transformers.Phi3Config(
+        **SIZES, num_key_value_heads=2, pad_token_id=0, original_max_position_embeddings=original, **scaled)).eval()
+
+
+@pytest.mark.parametrize(("module", "lengths", "message"), [
+    (lambda: mistral(sliding_window=8), (1, 9), "its layers do not all see the same"),
+    (lambda: gpt_neo(4, MAX_LENGTH, ["global", "local"]), (3, 14), "its layers do not all see the same"),
+    (lambda: gpt_neo(256, 320, ["global", "local"]), (10, 300), "its layers do not all see the same"),
+    (lambda: phi3(12), (3, 8), "a longer row beside it changes what a row answers"),
+], ids=["Mistral", "GPT-Neo", "GPT-Neo, long", "Phi-3"])
+def test_what_lengths_change_is_recomputed_only(module: Any, lengths: tuple[int, ...], message: str) -> None:
+    """Windows, and positions that are others in a longer sequence: no cache; the tokens are generate's."""
+    torch.manual_seed(0)
+    module = module()
     model = HuggingFaceModel.of(module)
-    request = Request.completing([1], 12, mask_id=model.mask_id)
-    with pytest.raises(ValueError, match="its layers do not all see the same"):
+    requests = [Request.completing([1 + place % 7 for place in range(length)], 10, mask_id=model.mask_id)
+                for length in lengths]
+    with pytest.raises(ValueError, match=message):
+        AUTOREGRESSIVE.begin(model, requests)
+    everything = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Recompute())
+    for request, completion in zip(requests, everything.decode(model, requests), strict=True):
+        prompt = torch.tensor([request.tokens[: request.start]])
+        expected = module.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=10,
+                                   eos_token_id=None, pad_token_id=0, use_cache=False)
+        assert completion.tokens == expected[0].tolist()
+
+
+@pytest.mark.parametrize("module", [
+    lambda: mistral(sliding_window=MAX_LENGTH), lambda: gpt_neo(4, MAX_LENGTH, ["global", "global"]),
+    lambda: llama(**rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=6)),
+    lambda: llama(**rope(rope_type="dynamic", factor=4.0)),
+], ids=["as long a window", "a window of no layer", "YaRN", "dynamic up to its length"])
+def test_what_changes_no_answer_is_served(module: Any) -> None:
+    assert not isinstance(HuggingFaceModel.of(module()).storing, str)
+
+
+def roberta(**settings: Any) -> Any:
+    return transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SIZES | settings)).eval()
+
+
+@pytest.mark.parametrize(("module", "length"), [
+    (roberta, MAX_LENGTH - 2), (lambda: roberta(pad_token_id=4), MAX_LENGTH - 5), (bert, MAX_LENGTH),
+    (lambda: transformers.MPNetForMaskedLM(transformers.MPNetConfig(**SIZES)).eval(), MAX_LENGTH - 2),
+    (lambda: transformers.CamembertForMaskedLM(transformers.CamembertConfig(**SIZES)).eval(), MAX_LENGTH - 2),
+    (lambda: transformers.LongformerForMaskedLM(transformers.LongformerConfig(
+        **SIZES, attention_window=[4, 4])).eval(), MAX_LENGTH - 2),
+], ids=["RoBERTa", "RoBERTa, pad 4", "BERT", "MPNet", "CamemBERT", "Longformer"])
+def test_the_length_is_what_the_module_takes_whatever_its_config_says(module: Any, length: int) -> None:
+    model = HuggingFaceModel.of(module(), mask_id=MASK_ID)
+    decoder = Decoder(Whole(), Linear(2), Greedy(), TopProbability(), Recompute())
+    assert model.max_length == length
+    assert MASK_ID not in decoder.decode(model, [Request([7] * (length - 3) + [MASK_ID] * 3)])[0].tokens
+    with pytest.raises(ValueError, match=f"a canvas of {length + 1} tokens"):
+        decoder.begin(model, [Request([MASK_ID] * (length + 1))])
+    with pytest.raises(ValueError, match=f"max_length={length + 1}"):
+        HuggingFaceModel.of(module(), mask_id=MASK_ID, max_length=length + 1)
+
+
+def test_positions_told_to_a_module_count_from_where_it_counts() -> None:
+    """RoBERTa's first position is row 2 of its table, with a mask from outside as without."""
+    model = HuggingFaceModel.of(roberta(), mask_id=MASK_ID, pattern=BlockCausal(4))
+    assert getattr(model.masks, "first_id", None) == 2
+    assert not isinstance(model.storing, str)
+
+
+@pytest.mark.parametrize("compiled", ["of", "in place", "its forward"])
+def test_a_compiled_module_is_decoded_as_the_module(compiled: str) -> None:
+    module: Any = llama()
+    plain = llama()
+    if compiled == "of":
+        module = torch.compile(module)
+    elif compiled == "in place":
+        module.compile()
+    else:
+        module.forward = torch.compile(module.forward)
+    model = HuggingFaceModel.of(module)
+    requests = [Request.completing(prompt, 6, mask_id=model.mask_id) for prompt in prompts(0)]
+    assert AUTOREGRESSIVE.decode(model, requests) == AUTOREGRESSIVE.decode(HuggingFaceModel.of(plain), requests)
+
+
+def test_threads_share_one_model() -> None:
+    """Each call gives what it gives alone, however often the threads take turns."""
+    models = [HuggingFaceModel.of(llama()), HuggingFaceModel.of(bert(), mask_id=MASK_ID)]
+    confident = Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute())
+    work = [(decoder, model, [Request.completing(prompt, 4 + 4 * (number % 2), mask_id=model.mask_id)])
+            for number in range(6) for decoder, model in zip((AUTOREGRESSIVE, confident), models, strict=True)
+            for prompt in prompts(number)[:1]]
+    alone = [decoder.decode(model, requests) for decoder, model, requests in work]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda item: item[0].decode(*item[1:]), work * 4))
+    finally:
+        sys.setswitchinterval(interval)
+    assert together == alone * 4
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda module: module.train(), "is in training mode; call its eval"),
+    (lambda module: module.model.layers[1].mlp.train(), "is in training mode; call its eval"),
+    (lambda module: module.to(torch.bfloat16), "has changed since it was wrapped .dtype from torch.float32 to"),
+    (lambda module: module.resize_token_embeddings(VOCAB_SIZE + 9), f"vocab_size from {VOCAB_SIZE} to "),
+    (lambda module: module.set_attn_implementation("eager"), "attention from sdpa to eager"),
+], ids=["train", "a part's train", "dtype", "tokens", "attention"])
+def test_what_changed_since_it_was_wrapped_is_refused_where_a_decode_begins(change: Any, message: str) -> None:
+    module = llama()
+    model = HuggingFaceModel.of(module)
+    request = Request.completing([1, 2], 3, mask_id=model.mask_id)
+    AUTOREGRESSIVE.begin(model, [request])
+    change(module)
+    with pytest.raises(ValueError, match=message):
         AUTOREGRESSIVE.begin(model, [request])
-    tokens = torch.tensor([[1]])
-    expected = module.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=12,
-                               eos_token_id=None, pad_token_id=0)
-    found = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Recompute()).decode(model, [request])
-    assert found[0].tokens == expected[0].tolist()
+
+
+def test_a_resized_module_is_served() -> None:
+    module = llama()
+    module.resize_token_embeddings(VOCAB_SIZE + 9)  # whose new head is in training mode
+    model = HuggingFaceModel.of(module)
+    assert AUTOREGRESSIVE.decode(model, [Request.completing([1, 2], 3, mask_id=model.mask_id)])
+
+
+def test_guidance_needs_a_mask_token() -> None:
+    guided = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Recompute(), guidance=ClassifierFree(1.5))
+    model = HuggingFaceModel.of(llama())
+    with pytest.raises(ValueError, match="has no mask token to stand for a masked prompt"):
+        guided.begin(model, [Request.completing([1, 2], 3, mask_id=model.mask_id)])
+    with_mask = HuggingFaceModel.of(llama(), mask_id=4)
+    assert guided.decode(with_mask, [Request.completing([1, 2], 3, mask_id=4)])
+
+
+@pytest.mark.parametrize("pad", [1, 2, VOCAB_SIZE // 2])
+def test_a_models_special_tokens_are_no_reason_to_refuse_it(pad: int) -> None:
+    """RoBERTa gives padding no position of its own."""
+    assert HuggingFaceModel.of(roberta(pad_token_id=pad), mask_id=MASK_ID).pattern == Bidirectional()
+    assert not isinstance(HuggingFaceModel.of(mistral(pad_token_id=pad)).storing, str)
 
 
 def test_the_adapter_does_not_import_transformers() -> None:

@@ -64,3 +64,12 @@ def test_logits_of_another_shape_and_bad_fields_are_refused() -> None:
         LogitsFunction(function.function, 4, 5, max_length=8, shift=2)
     with pytest.raises(ValueError, match="max_length=0"):
         LogitsFunction(function.function, 4, 5, max_length=0)
+
+
+def test_a_module_that_draws_its_answers_is_refused_where_a_decode_begins() -> None:
+    module = torch.nn.Sequential(torch.nn.Embedding(VOCAB_SIZE, VOCAB_SIZE), torch.nn.Dropout()).eval()
+    function = LogitsFunction(module, MASK_ID, VOCAB_SIZE, max_length=MAX_LENGTH)
+    CONFIDENT.begin(function, ragged_requests(1, block=4))
+    module.train()
+    with pytest.raises(ValueError, match="Sequential: its Dropout is in training mode; call its eval"):
+        CONFIDENT.begin(function, ragged_requests(1, block=4))
