@@ -17,7 +17,7 @@ from quicksilver.models import (
     exact_k_nll,
 )
 from quicksilver.models.attention import NoisyClean, View
-from quicksilver.models.objectives import Objective, low_discrepancy_t
+from quicksilver.models.objectives import low_discrepancy_t
 from torch import Tensor
 
 from tests.conftest import MASK_ID, random_transformer
