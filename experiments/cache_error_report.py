@@ -36,10 +36,12 @@ def _findings(finest: Sequence[CacheRow]) -> Iterator[str]:
     rows = [row for row in finest if row.cache != "recompute"]
     exact, other = ([row for row in rows if row.is_exact is wanted] for wanted in (True, False))
     if exact:
-        by_cache = {row.cache: [each.task for each in exact if each.cache == row.cache] for row in exact}
-        told = listed([f"{cache} on {listed(tasks)}" for cache, tasks in by_cache.items()])
-        yield (f"Exact: {told} (mean KL up to {small(max(row.kl[-1] for row in exact))} nats, every argmax, commit and "
-               "answer as recomputed).")
+        alike: dict[str, list[str]] = {}
+        for cache in dict.fromkeys(row.cache for row in exact):
+            alike.setdefault("; ".join(row.task for row in exact if row.cache == cache), []).append(cache)
+        told = listed([f"{listed(caches)} ({tasks})" for tasks, caches in alike.items()])
+        yield (f"Exact: {told}; mean KL up to {small(max(row.kl[-1] for row in exact))} nats, every argmax, commit and "
+               "answer as recomputed.")
     if other:
         least, most = min(other, key=lambda row: row.kl[-1]), max(other, key=lambda row: row.kl[-1])
         yield (f"Caches are off by {_cost(least)}" + (f" to {_cost(most)}" if least is not most else "")

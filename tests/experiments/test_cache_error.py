@@ -102,8 +102,8 @@ def test_exact_caches_come_out_exact_and_say_so(tmp_path: Path) -> None:
             assert not step["flips"][-1] + step["num_edited_otherwise"] + step["num_tokens_differ"]
         assert "1" not in record["result"]["differs"]
     pages = "".join(page.read_text() for page in tmp_path.glob("cache_error-*/report.html"))
-    assert "sudoku4, block diffusion: block_causal, apart are exact here" in pages
-    assert "sudoku4, autoregressive: append is exact here" in pages
+    assert "Exact: block_causal and apart (sudoku4, block diffusion); mean KL" in pages
+    assert "Exact: append (sudoku4, autoregressive); mean KL" in pages
 
 
 def test_a_batch_gives_what_its_items_give_one_by_one(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def test_exact_caches_are_said_to_be_exact_over_all_tasks() -> None:
     exact = step(0, 0, kl=[0.0, 1e-7], flips=[0, 0])
     found = section([cache_record("append", [exact], objective="AutoregressiveNLL"),
                      cache_record("append", [exact], task="b")], ["here"])
-    assert found.findings == ["Exact: append on b and sums, autoregressive (mean KL up to <1e-7 nats, every argmax, "
-                              "commit and answer as recomputed)."]
+    assert found.findings == ["Exact: append (b; sums, autoregressive); mean KL up to <1e-7 nats, every argmax, commit "
+                              "and answer as recomputed."]
 
 
 def test_a_failed_point_alone_makes_a_section_without_a_figure() -> None:
