@@ -3,7 +3,7 @@ that it takes, and our store in the place of its cache.
 
 The conventions are those of Hugging Face's transformers, by duck typing: `config` tells the shape,
 `get_output_embeddings()` gives the head, and `forward` takes input_ids, attention_mask and, where it can be told more,
-position_ids and past_key_values.
+position_ids and a cache, which transformers calls past_key_values up to 5.23 and cache from 5.24 on.
 """
 
 import inspect
@@ -164,11 +164,12 @@ def _seen(view: View) -> Tensor:
 @dataclass(frozen=True)
 class StoreAsCache:
     """A write to our store in the shape of transformers' Cache: each layer hands over the keys and values of the fed
-    positions, [B, K, F, D], and gets those of the context, [B, K, C, D]."""
+    positions, [B, K, F, D], and gets those of the context, [B, K, C, D]. What a version passes beside them is of no use
+    to a store."""
 
     write: KVWrite
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs: object = None
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
                ) -> tuple[Tensor, Tensor]:
         keys_BCKD, values_BCKD = self.write.put(layer_idx, key_states.transpose(1, 2), value_states.transpose(1, 2))
         return keys_BCKD.transpose(1, 2), values_BCKD.transpose(1, 2)
@@ -177,7 +178,18 @@ class StoreAsCache:
         return 0
 
 
-def cache_arguments(module: nn.Module, write: KVWrite | None) -> dict[str, Any]:
-    """What the forward is told of keys and values that it did not compute."""
-    told: dict[str, Any] = {} if write is None else {"past_key_values": StoreAsCache(write)}
-    return told | {"use_cache": write is not None} if takes(module, "use_cache") else told
+@dataclass(frozen=True)
+class Storing:
+    """How a module is shown stored keys and values: by masks, and by a cache in the argument of this name."""
+
+    masks: Masks
+    cache_name: str
+
+    def arguments(self, module: nn.Module, view: View, write: KVWrite) -> dict[str, Any]:
+        told = self.masks.arguments(view) | {self.cache_name: StoreAsCache(write)}
+        return told | {"use_cache": True} if takes(module, "use_cache") else told
+
+
+def uncached(module: nn.Module) -> dict[str, bool]:
+    """What the forward is told so that it keeps nothing."""
+    return {"use_cache": False} if takes(module, "use_cache") else {}

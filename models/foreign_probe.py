@@ -16,12 +16,15 @@ from .foreign_module import (
     ForeignShape,
     Masks,
     OwnMasks,
-    cache_arguments,
+    Storing,
     head_input,
     head_of,
     narrow_layers,
     takes,
+    uncached,
 )
+
+CACHE_NAMES = ("cache", "past_key_values")
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,15 @@ class Probe:
         return logits_1FV.shape[-1]
 
     @torch.inference_mode()
-    def stored_masks(self, pattern: AttentionPattern, masks: Masks) -> Masks | str:
+    def storing(self, pattern: AttentionPattern, masks: Masks) -> Storing | str:
         """How to make it see stored keys and values too; or the reason why it cannot."""
-        if not takes(self.module, "past_key_values"):
-            return "its forward takes no past_key_values"
-        return self._first(lambda stored: self._store_error(pattern, masks, stored), [])
+        reasons = []
+        for name in CACHE_NAMES:
+            stored = self._first(lambda stored, name=name: self._store_error(pattern, masks, Storing(stored, name)), [])
+            if not isinstance(stored, str):
+                return Storing(stored, name)
+            reasons.append(f"as {name}: {stored}")
+        return "; ".join(reasons)
 
     def _first(self, refusal: Callable[[Masks], str | None], ways: list[Masks]) -> Masks | str:
         """The first of these ways, and of those by masks from outside, that is not refused; or all reasons."""
@@ -109,15 +116,17 @@ class Probe:
         padded_1FE = self._states(tokens_1F, masks, View(pattern, padded_1F, padded_1F, num))
         return None if _close(padded_1FE[:, :-1], alone_1FE) else "padding is seen"
 
-    def _store_error(self, pattern: AttentionPattern, masks: Masks, stored: Masks) -> str | None:
+    def _store_error(self, pattern: AttentionPattern, masks: Masks, storing: Storing) -> str | None:
         """Why positions that are fed again, with the others' keys and values from a store, answer differently."""
         num = min(self.shape.max_length, 2 * getattr(pattern, "block", 2))
         position_1F, tokens_1F, store = self._positions(num), self._tokens(num), self.shape.new_store(1, num)
         whole_1FE = again_1FE = self._states(tokens_1F, masks, View(pattern, position_1F, position_1F))
         for feed_1F in (position_1F, position_1F[:, num // 2 :]):
             view = Plan(feed_1F, feed_1F, num).view(pattern, num)
-            told = stored.arguments(view) | cache_arguments(self.module, store.write(feed_1F, num))
+            told = storing.arguments(self.module, view, store.write(feed_1F, num))
             again_1FE = head_input(self.module, {"input_ids": tokens_1F.gather(1, feed_1F), **told})
+            if not store.keys_NBLKD.any():
+                return "it hands over no keys"
         return None if _close(again_1FE, whole_1FE[:, num // 2 :]) else "stored keys and values change its answers"
 
     def _sees(self, masks: Masks, pattern: AttentionPattern, num: int) -> Tensor:
@@ -134,7 +143,7 @@ class Probe:
         return head_input(self.module, self._told(tokens_BF, masks, view))
 
     def _told(self, tokens_BF: Tensor, masks: Masks, view: View) -> dict[str, Any]:
-        return {"input_ids": tokens_BF, **masks.arguments(view), **cache_arguments(self.module, None)}
+        return {"input_ids": tokens_BF, **masks.arguments(view), **uncached(self.module)}
 
     def _tokens(self, num: int) -> Tensor:
         """Tokens 1 and 2 in turns, int64 [1, F]."""

@@ -16,7 +16,7 @@ from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 from .adapter import Plan
 from .attention import AttentionPattern, Causal
-from .foreign_module import ForeignShape, Masks, cache_arguments, head_input, head_of, read
+from .foreign_module import ForeignShape, Masks, Storing, head_input, head_of, read, uncached
 from .foreign_probe import Probe
 from .kv_store import KVStore
 
@@ -27,14 +27,14 @@ class HuggingFaceModel:
 
     num_tokens is the width of its logits. mask_id is the token that stands for "not decided yet"; a causal model, to
     which it is never shown, may have one past its tokens. `masks` is how the module is told what it sees, and
-    `stored_masks` the same where it sees stored keys and values, or the reason why these cannot be stored."""
+    `storing` how it is shown stored keys and values, or the reason why these cannot be stored."""
 
     module: nn.Module
     shape: ForeignShape
     num_tokens: int
     pattern: AttentionPattern
     masks: Masks
-    stored_masks: Masks | str
+    storing: Storing | str
     shift: int
     mask_id: int
 
@@ -72,7 +72,7 @@ class HuggingFaceModel:
         mask_id = read(config, "mask_token_id") if mask_id is None else mask_id
         if mask_id is None and not is_causal:
             raise ValueError(f"{name}: its config names no mask_token_id; give mask_id (its tokenizer's mask_token_id)")
-        return cls(module, probe.shape, num_tokens, pattern, masks, probe.stored_masks(pattern, masks), shift,
+        return cls(module, probe.shape, num_tokens, pattern, masks, probe.storing(pattern, masks), shift,
                    num_tokens if mask_id is None else mask_id)
 
     @property
@@ -94,20 +94,20 @@ class HuggingFaceModel:
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         """ValueError with the reason if keys and values cannot be stored."""
-        if isinstance(self.stored_masks, str):
+        if isinstance(self.storing, str):
             raise ValueError(f"{type(self.module).__name__}: its keys and values cannot be stored, since "
-                             f"{self.stored_masks}; use cache recompute")
+                             f"{self.storing}; use cache recompute")
         return self.shape.new_store(num_rows, length)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         tokens_BF, view = tokens_BS.gather(1, plan.feed_BF), plan.view(self.pattern, tokens_BS.shape[1] - 1)
         if self.mask_id == self.num_tokens:
             tokens_BF = tokens_BF.masked_fill(tokens_BF == self.mask_id, 0)
-        masks, write = self.masks, None
-        if store is not None and plan.context is not None:
-            assert not isinstance(self.stored_masks, str)
-            masks, write = self.stored_masks, store.write(plan.feed_BF, plan.context)
-        told = masks.arguments(view) | cache_arguments(self.module, write)
+        if store is None or plan.context is None:
+            told = {**self.masks.arguments(view), **uncached(self.module)}
+        else:
+            assert not isinstance(self.storing, str)
+            told = self.storing.arguments(self.module, view, store.write(plan.feed_BF, plan.context))
         hidden_BQE = head_input(self.module, {"input_ids": tokens_BF, **told})
         index_BQ = plan.index(self.shift)
         if index_BQ is not None:

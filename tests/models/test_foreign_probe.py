@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
-from quicksilver.models.foreign_module import AddedMasks, BooleanMasks, ForeignShape, OwnMasks
+from quicksilver.models.foreign_module import AddedMasks, BooleanMasks, ForeignShape, OwnMasks, Storing
 from quicksilver.models.foreign_probe import Probe
 from torch import Tensor, nn
 
@@ -97,9 +97,9 @@ def test_a_module_that_no_mask_moves_is_refused_with_what_it_does() -> None:
 
 @pytest.mark.parametrize("pattern", [Bidirectional(), Causal(), BlockCausal(3)], ids=str)
 def test_stored_keys_and_values_are_taken_only_where_they_change_nothing(pattern: AttentionPattern) -> None:
-    assert probe().stored_masks(pattern, ADDED) == ADDED
-    assert probe("boolean").stored_masks(pattern, BOOLEAN) == BOOLEAN
-    refused = probe("forgets").stored_masks(pattern, ADDED)
+    assert probe().storing(pattern, ADDED) == Storing(ADDED, "past_key_values")
+    assert probe("boolean").storing(pattern, BOOLEAN) == Storing(BOOLEAN, "past_key_values")
+    refused = probe("forgets").storing(pattern, ADDED)
     assert isinstance(refused, str)
     assert "stored keys and values change its answers" in refused
 

@@ -58,6 +58,11 @@ def bert(seed: int = 0, **settings: Any) -> Any:
     return transformers.BertForMaskedLM(transformers.BertConfig(**SIZES, **settings)).eval()
 
 
+def albert() -> Any:
+    """Its code knows no cache."""
+    return transformers.AlbertForMaskedLM(transformers.AlbertConfig(**SIZES, embedding_size=16)).eval()
+
+
 def prompts(seed: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(1, VOCAB_SIZE, (length,), generator=generator).tolist() for length in (3, 7, 1, 5)]
@@ -250,12 +255,12 @@ def test_a_model_that_does_not_fit_is_refused(module: Any, arguments: dict[str, 
 
 
 @pytest.mark.parametrize(("windows", "cache", "message"), [
-    (Blocks(4), Dual(), "its keys and values cannot be stored, since its forward takes no past_key_values"),
+    (Blocks(4), Dual(), "its keys and values cannot be stored, since as cache: .*it hands over no keys"),
     (GridBlocks(4), BlockCausalCache(), "cache BlockCausalCache.* needs a block-causal model"),
     (Blocks(1), Append(), "cache Append.* needs a causal next-token model"),
 ], ids=str)
 def test_a_cache_that_a_masked_model_cannot_serve_is_refused(windows: Windows, cache: Cache, message: str) -> None:
-    model = HuggingFaceModel.of(bert(), mask_id=MASK_ID)
+    model = HuggingFaceModel.of(albert(), mask_id=MASK_ID)
     decoder = Decoder(windows, Linear(1), Greedy(), TopProbability(), cache)
     with pytest.raises(ValueError, match=message):
         decoder.begin(model, [Request.completing([1], 8, mask_id=MASK_ID)])
