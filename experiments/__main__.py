@@ -5,11 +5,15 @@ The only file that knows Hydra: it composes the configuration, builds the experi
 or a full disk with exit code 1. Launchers send `_run` to other processes by value: what it refers to lives in modules.
 """
 
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from traceback import walk_tb
+from typing import Any
 
 from .cores import available_cores, waiting_threads
 
@@ -21,39 +25,49 @@ from hydra import compose
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from . import progress
+from .config_reads import Place, reads
+from .config_types import ConfigTypes
 from .devices import best_device, fast_precision
 from .interrupts import interrupt_once
-from .runner import PointsFailed, check_folder
+from .runner import Experiment, PointsFailed, check_folder
+
+_EXPERIMENT: Place = ("experiment",)
+_READ_HERE = ("experiment", "output")
+_TEXT = "prompt"
 
 
 @contextmanager
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, MemoryError) as error:
         progress.console.print(f"error: {_one_line(error)}", markup=False)
         sys.exit(2)
 
 
 def _one_line(error: BaseException) -> str:
     """The message of the error at the root of a chain, on one line, without what Hydra adds about itself."""
+    override = ""
     while error.__cause__ is not None:
+        override = str(error).partition("Error merging override ")[2] or override
         error = error.__cause__
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and isinstance(error.parent_node, DictConfig):
         known = ", ".join(str(key) for key in error.parent_node if key != "_target_")
         return f"unknown key {error.full_key!r}: must be one of {known or 'none, it has no options'}"
     message = str(error).partition("Config search path:")[0].partition("full_key:")[0]
-    return " ".join(message.split())
+    return " ".join(f"{override}: {message}".split() if override else message.split())
 
 
 @hydra.main(config_path="pkg://quicksilver.conf", config_name="config", version_base="1.3")
@@ -61,6 +75,7 @@ def _run(config: DictConfig) -> None:
     # Input is checked here; a ValueError that comes later is our own mistake and keeps its traceback. Errors are
     # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
+        _refuse_unread(config, HydraConfig.get())
         config = _with_every_kernel(config, HydraConfig.get())
         _compose_presets(config, HydraConfig.get())
         if config.threads is None:
@@ -69,16 +84,61 @@ def _run(config: DictConfig) -> None:
             config.device = best_device()
         if config.precision is None:
             config.precision = fast_precision(config.device)
+        folder = _output(config.output)
+        ConfigTypes(_plain(config)).check(_EXPERIMENT, Experiment)
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
-        check_folder("output", Path(config.output))
+        check_folder("output", folder)
     try:
-        num_failed = experiment.run(Path(config.output))
+        num_failed = experiment.run(folder)
     except OSError as error:
         progress.console.print(f"error: {error}; what was recorded before is intact", markup=False)
         sys.exit(1)
     if num_failed:
         raise PointsFailed(f"{num_failed} points failed; see the report")
+
+
+def _plain(config: DictConfig) -> Any:
+    """The configuration in dicts and lists, its interpolations still written out."""
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _output(value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"output={value!r}: must be the name of a folder; one of digits alone in quotes, as "
+                         """output='"123"'""")
+    return Path(value)
+
+
+def _refuse_unread(config: DictConfig, hydra_config: HydraConf) -> None:
+    """ValueError for an option on the command line that changes nothing, since the experiment does not read it."""
+    plain, texts = _plain(config), list(hydra_config.overrides.task)
+    read = reads(plain, _EXPERIMENT)
+    for text, option in zip(texts, OverridesParser.create().parse_overrides(texts), strict=True):
+        name = option.package or option.key_or_group
+        place = tuple(name.split("."))
+        parts = {found[: len(place)] for found in read}
+        if place[0] in _READ_HERE or place in parts or (option.is_delete() and place[:-1] in read):
+            continue
+        if _chooses(option.key_or_group, [other for other in texts if other != text], read):
+            continue
+        keys = sorted({found[0] for found in read} | set(_READ_HERE))
+        raise ValueError(f"{name}: experiment={hydra_config.runtime.choices['experiment']} does not read it, only "
+                         f"{', '.join(keys)}")
+
+
+def _chooses(group: str, others: list[str], read: Mapping[Place, Any]) -> bool:
+    """Whether what is chosen of a group changes what the experiment reads, where no node of that name is read: some
+    groups spread over the configuration."""
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    for choice in ([], *([f"{group}={option}"] for option in options)):
+        try:
+            composed = compose("config", overrides=[*others, *choice])
+        except (HydraException, OmegaConfBaseException):
+            return True  # another option needs it
+        if reads(_plain(composed), _EXPERIMENT) != read:
+            return True
+    return False
 
 
 def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfig:
@@ -94,10 +154,12 @@ def _compose_presets(config: DictConfig, hydra_config: HydraConf) -> None:
     if "presets" not in config.experiment:
         return
     known = GlobalHydra.instance().config_loader().get_group_options("decoder")
-    named = known if config.experiment.presets is None else list(config.experiment.presets)
+    named = known if config.experiment.presets is None else config.experiment.presets
+    if not isinstance(named, (list, ListConfig)):
+        raise ValueError(f"experiment.presets={named!r}: must be a list, each entry one of {', '.join(known)}")
     for name in named:
         if name not in known:
-            raise ValueError(f"presets={named}: {name!r} is none of {', '.join(known)}")
+            raise ValueError(f"experiment.presets={named}: {name!r} is none of {', '.join(known)}")
     presets = {}
     for name in named:
         chosen = compose("config", overrides=["experiment=decode", f"decoder={name}"]).experiment
@@ -113,12 +175,42 @@ def _free_cores(hydra_config: HydraConf) -> int:
     return 1 if runs_in_parallel else min(2, available_cores())
 
 
+def _for_hydra(argument: str) -> str:
+    """The argument as Hydra takes it: a prompt in quotes, whatever signs are in it. ValueError names an argument that
+    cannot be read, or the group that is given no option's name."""
+    key, equals, text = argument.partition("=")
+    if argument.startswith("-") or not equals:
+        return argument
+    if key == _TEXT:
+        if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" and text[0] not in text[1:-1]:
+            text = text[1:-1]
+        return f"{key}={QuotedString(text.replace('${', chr(92) + '${'), Quote.single).with_quotes()}"
+    try:
+        option = OverridesParser.create().parse_override(argument)
+    except HydraException as error:
+        raise ValueError(f"{argument}: {str(error).splitlines()[0]}") from None
+    if _is_group(option.key_or_group) and not option.is_sweep_override() and not _names_options(option.value()):
+        raise ValueError(f"{argument}: must name one of the group's options, or a list of them")
+    return argument
+
+
+def _is_group(key: str) -> bool:
+    return key == "hydra" or key.startswith("hydra/") or (resources.files("quicksilver.conf") / key).is_dir()
+
+
+def _names_options(value: object) -> bool:
+    """Whether Hydra can make something of what is given to a group; a dict is merged with the group's node."""
+    return isinstance(value, (str, dict, QuotedString)) or (
+        isinstance(value, list) and all(isinstance(name, (str, QuotedString)) for name in value))
+
+
 def main() -> None:
     interrupt_once()
     # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         with _errors_in_one_line():
+            sys.argv[1:] = map(_for_hydra, sys.argv[1:])
             _run()
     except PointsFailed as error:
         progress.console.print(f"error: {error}", markup=False)
@@ -126,6 +218,19 @@ def main() -> None:
     except KeyboardInterrupt:
         progress.console.print("interrupted: the same command goes on from here", markup=False)
         sys.exit(130)
+    except Exception as error:
+        hydras_own = [argument for argument in sys.argv[1:] if argument.lstrip("+~").startswith("hydra")]
+        if not hydras_own or _is_of_a_job(error):
+            raise
+        progress.console.print(f"error: {' '.join(hydras_own)}: {type(error).__name__} {_one_line(error)}".rstrip(),
+                               markup=False)
+        sys.exit(2)
+
+
+def _is_of_a_job(error: BaseException) -> bool:
+    """Whether an error left a job, in this process or in another one of a launcher, and not Hydra before it."""
+    job = inspect.unwrap(_run).__code__
+    return error.__cause__ is not None or any(frame.f_code is job for frame, _ in walk_tb(error.__traceback__))
 
 
 if __name__ == "__main__":

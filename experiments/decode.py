@@ -3,7 +3,7 @@
 A look, not a measurement: it is not recorded, and its speed is that of a machine doing other things too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .families import Family
 from .progress import console
-from .sweep import check_machine
+from .sweep import check_machine, check_tasks
 from .task_setup import TaskSetup
-from .training import LARGEST_SEED, TrainingPoint, trained
+from .training import TrainingPoint, trained
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Decode:
     tasks: Mapping[str, TaskSetup]
     family: Family
     decoder: Decoder
-    seed: int
+    seeds: Sequence[int]
     num_items: int
     batch_size: int
     threads: int
@@ -39,11 +39,12 @@ class Decode:
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
-        if len(self.tasks) != 1:
-            raise ValueError(f"task={list(self.tasks)}: experiment=decode takes exactly one")
+        check_tasks(self.tasks, self.seeds)
+        for name, values in (("task", list(self.tasks)), ("seeds", list(self.seeds))):
+            if len(values) != 1:
+                raise ValueError(f"{name}={values}: experiment=decode takes exactly one")
         for name in ("num_items", "batch_size"):
             check_integer(name, getattr(self, name))
-        check_integer("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
 
     def check(self) -> None:
         """ValueError with the reason if the decoder or the checkpoint does not fit; before anything is trained."""
@@ -54,7 +55,7 @@ class Decode:
 
     def _setup_and_point(self) -> tuple[TaskSetup, TrainingPoint]:
         ((name, setup),) = self.tasks.items()
-        return setup, TrainingPoint(name, setup.task, self.family.recipe(setup), self.seed)
+        return setup, TrainingPoint(name, setup.task, self.family.recipe(setup), self.seeds[0])
 
     def run(self, folder: Path) -> int:
         """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""
@@ -66,7 +67,7 @@ class Decode:
         torch.set_num_threads(self.threads)
         contestant = point.contestant(transformer.to(self.device), self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
-        requests = contestant.requests(setup.task, problems, self.seed)
+        requests = contestant.requests(setup.task, problems, self.seeds[0])
         with using(Implementation.named(self.kernels)):
             _trace(contestant, requests[0])
             decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]

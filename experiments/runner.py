@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from ..models import Transformer
 from .locks import exclusive
@@ -13,6 +14,18 @@ from .records import Json, RecordStore, key_of
 from .training import TrainingPoint, trained
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
+
+
+class Experiment(Protocol):
+    """What the command line runs."""
+
+    def check(self) -> None:
+        """ValueError with the reason if it could not be run; before anything is made."""
+        ...
+
+    def run(self, folder: Path) -> int:
+        """Make what is missing in `folder`. Returns how many points failed."""
+        ...
 
 
 class PointsFailed(Exception):

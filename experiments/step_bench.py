@@ -3,7 +3,7 @@
 One denoising step beside one autoregressive step, at the shapes of published models, with random weights: milliseconds
 from a CUDA graph's replay and launched from Python, beside the least that memory and products allow. Every row goes on
 record as it comes; the same command goes on where it stopped. Without a GPU it states the floors and times nothing; the
-rehearsal experiment.device=cpu shapes=tiny runs all of it but graphs.
+rehearsal device=cpu shapes=tiny runs all of it but graphs.
 """
 
 import hashlib

@@ -23,6 +23,7 @@ from .base import Encoded, OneRightAnswer
 BLANK = 0
 _FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # of a puzzle with one solution, by side
 _MOST_ATTEMPTS = 50
+_LONGEST_BOX = 5
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Sudoku(OneRightAnswer):
     base_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("box_height", self.box_height)
-        check_integer("box_width", self.box_width)
+        check_integer("box_height", self.box_height, at_most=_LONGEST_BOX)
+        check_integer("box_width", self.box_width, at_most=_LONGEST_BOX)
         check_integer("num_blanks", self.num_blanks)
         check_integer("num_training_bases", self.num_training_bases)
         check_integer("base_seed", self.base_seed, at_least=0)

@@ -1,14 +1,24 @@
 """The command line: bad input is answered with one line and exit code 2; kill -9 loses nothing."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from quicksilver.experiments import __main__ as entry_point
+from quicksilver.experiments import progress
+from quicksilver.experiments.decode import Decode
+from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.kernel_bench import KernelBench
+from quicksilver.experiments.step_bench import StepBench
+from quicksilver.experiments.train import Train
 
 TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
         "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
@@ -19,6 +29,25 @@ TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "mo
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "quicksilver.experiments", *arguments], cwd=cwd, text=True,
                           capture_output=True)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, list[str]]]:
+    """Exit code and lines of the command in this process, where experiments are checked and not run."""
+    def run_here(*arguments: str) -> tuple[Any, list[str]]:
+        said = io.StringIO()
+        monkeypatch.setattr(progress.console, "file", said)
+        monkeypatch.setattr(sys, "argv", ["quicksilver", *arguments])
+        monkeypatch.chdir(tmp_path)
+        for experiment in (Decode, Frontier, KernelBench, StepBench, Train):
+            monkeypatch.setattr(experiment, "run", lambda self, folder: 0)
+        try:
+            entry_point.main()
+        except SystemExit as ended:
+            return ended.code, said.getvalue().splitlines()
+        return 0, said.getvalue().splitlines()
+
+    return run_here
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -36,17 +65,84 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     (["experiment.thresholds=[1.5]"], "tau=1.5"),
     (["model.num_heads=3"], "num_heads=3: must divide width=128"),
     (["threads=0"], "threads=0"),
+    (["output=12345"], "output=12345: must be the name of a folder"),
+    (["output=null"], "output=None: must be the name of a folder"),
+    (["output="], "output='': must be the name of a folder"),
+    (["seeds=3"], "seeds=3: must be a list, each entry an integer"),
+    (["seeds=text"], "seeds='text': must be a list"),
+    (["seeds={a: 1}"], "seeds={a: 1}: Cannot merge"),
+    (["experiment.batch_sizes=null"], "experiment.batch_sizes=None: must be a list"),
+    (["experiment.orders.margin=5"], "experiment.orders.margin=5: must be a Policy"),
+    (["experiment.orders.margin={_target_: quicksilver.decoders.Greedy}"], "experiment.orders.margin=Greedy: must be"),
+    (["experiment.orders.margin={_target_: nowhere.Nothing}"], "experiment.orders.margin._target_='nowhere.Nothing'"),
+    (["model.width=null"], "model.width=None: must be an integer"),
+    (["model.nope=1"], "unknown key 'model.nope': must be one of width"),
+    (["+model.nope=1"], "unknown key 'model.nope': must be one of width"),
+    (["model=12345"], "model=12345: must name one of the group's options"),
+    (["task=[null]"], "task=[null]: must name one of the group's options"),
+    (["experiment=null"], "experiment=null: must name one of the group's options"),
+    (["task.sudoku6=text"], "task.sudoku6"),
+    (["experiment=decoders", "experiment.presets=5"], "experiment.presets=5: must be a list"),
+    (["hydra.verbose=12345"], "hydra.verbose=12345"),
+    (["hydra/launcher=5"], "hydra/launcher=5: must name one of"),
+    (["task.sudoku6.task.box_height=12345"], "box_height=12345: must be an integer of at least 1 and at most 5"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_bad_input_is_answered_with_one_line_and_exit_code_2(
-        tmp_path: Path, arguments: list[str], message: str) -> None:
-    finished = run(*arguments, cwd=tmp_path)
-    assert finished.returncode == 2, finished.stderr
-    assert finished.stdout == ""
-    lines = finished.stderr.strip().splitlines()
-    assert len(lines) == 1, finished.stderr
+        tmp_path: Path, refused: Callable[..., tuple[Any, list[str]]], arguments: list[str], message: str) -> None:
+    code, lines = refused(*arguments)
+    assert code == 2, lines
+    assert len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_says_its_error_on_stderr_and_makes_nothing(tmp_path: Path) -> None:
+    finished = run("output=12345", cwd=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("error: output=12345: must be the name of a folder")
+    assert finished.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "key"), [
+    (["experiment=kernel_bench", "kernel=rms_norm", "device=cpu"], "device"),
+    (["experiment=kernel_bench", "kernel=rms_norm", "task=sudoku4"], "task"),
+    (["experiment=kernel_bench", "kernel=rms_norm", "model.width=64"], "model.width"),
+    (["experiment=kernel_bench", "kernel=rms_norm", "head=fused"], "head"),
+    (["experiment=kernel_bench", "kernel=rms_norm", "pair=experts"], "pair"),
+    (["experiment=step_bench", "seeds=[3]"], "seeds"),
+    (["experiment=train", "kernels=reference"], "kernels"),
+    (["+nope=3"], "nope"),
+    (["prompt=hello"], "prompt"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+def test_an_option_that_an_experiment_does_not_read_is_refused(
+        refused: Callable[..., tuple[Any, list[str]]], arguments: list[str], key: str) -> None:
+    code, lines = refused(*arguments)
+    assert code == 2, lines
+    experiment = arguments[0].removeprefix("experiment=") if "experiment" in arguments[0] else "frontier"
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: {key}: experiment={experiment} does not read it, only ")
+
+
+@pytest.mark.parametrize("arguments", [
+    ["experiment=decode", "task=sudoku4", "decoder=autoregressive", "pair=experts", "model.experts.num_experts=8"],
+    ["experiment=decode", "task=sudoku4", "~task.sudoku4.block_size", "guidance=classifier_free"],
+    ["+experiment.orders.mine={_target_: quicksilver.decoders.policies.low_entropy.LowEntropy}", "~experiment.head"],
+], ids=" ".join)
+def test_options_that_are_read_are_taken_from_wherever_they_come(
+        refused: Callable[..., tuple[Any, list[str]]], arguments: list[str]) -> None:
+    assert refused(*arguments) == (0, [])
+
+
+def test_decode_takes_its_seed_from_seeds_and_no_more_than_one(tmp_path: Path) -> None:
+    arguments = ["experiment=decode", *TINY[:-1], "experiment.num_items=2", "kernels=reference"]
+    finished = run(*arguments, "seeds=[3]", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").glob("*.json"))
+    assert record["point"]["seed"] == 3
+    finished = run(*arguments, "seeds=[3,4]", cwd=tmp_path)
+    assert (finished.returncode, finished.stderr) == (2, "error: seeds=[3, 4]: experiment=decode takes exactly one\n")
 
 
 def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_without_a_gpu_the_command_prints_floors_and_succeeds(tmp_path: Path) ->
 
 
 def test_the_rehearsal_on_a_cpu_times_tiny_shapes_and_records_them(tmp_path: Path) -> None:
-    arguments = ["shapes=tiny", "experiment.device=cpu", "experiment.contexts=[16]", "experiment.blocks=[8]",
+    arguments = ["shapes=tiny", "device=cpu", "experiment.contexts=[16]", "experiment.blocks=[8]",
                  "experiment.reference_block=null"]
     finished = run(*arguments, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
