@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 from .adapter import Plan
@@ -100,6 +101,7 @@ class HuggingFaceModel:
         return self.shape.new_store(num_rows, length)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        refuse_if_batch_invariant(type(self.module).__name__, "a foreign module computes all rows in its own way")
         tokens_BF, view = tokens_BS.gather(1, plan.feed_BF), plan.view(self.pattern, tokens_BS.shape[1] - 1)
         if self.mask_id == self.num_tokens:
             tokens_BF = tokens_BF.masked_fill(tokens_BF == self.mask_id, 0)
