@@ -28,6 +28,15 @@ class Head(Protocol):
         ...
 
 
+def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
+    """Logits as the fused head has them, which are not rounded to 16 bits, where a library gives them so: at 16 to 32
+    bfloat16 knows eighths. cuBLAS does; on AMD and on a CPU those of 16 bits are rounded."""
+    if hidden_BQE.is_cuda and hidden_BQE.dtype in (torch.float16, torch.bfloat16) and torch.version.hip is None:
+        logits_TV = torch.mm(hidden_BQE.flatten(0, 1), weight_VE.T, out_dtype=torch.float32)
+        return logits_TV.view(*hidden_BQE.shape[:2], -1)
+    return F.linear(hidden_BQE, weight_VE)
+
+
 def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question
                            ) -> TokenStatistics:
     """What the head says, asked about each position by itself."""
@@ -59,7 +68,7 @@ class SeparateHead:
     holds_logits: ClassVar[bool] = True
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
-        logits_BQV = F.linear(hidden_BQE, weight_VE)
+        logits_BQV = _logits(hidden_BQE, weight_VE)
         logits_BQV[..., banned_id] = -torch.inf
         return token_statistics(logits_BQV, question)
 
