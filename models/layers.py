@@ -62,6 +62,8 @@ def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor
         return attention(q_BFHD, k_BCKD, v_BCKD, None, view.stop_BF, None, None)
     grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
     q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
+    if q_BFHD.is_cuda:
+        return _attend_on_gpu(q_BHFD, k_BKCD, v_BKCD, view, grouped).transpose(1, 2)
     if not torch.is_autocast_enabled(q_BFHD.device.type):
         mixed_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=view.mask_B1FC,
                                                     enable_gqa=grouped)
@@ -70,6 +72,16 @@ def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor
             mixed_BHFD = F.scaled_dot_product_attention(q_BHFD.float(), k_BKCD.float(), v_BKCD.float(),
                                                         attn_mask=view.mask_B1FC, enable_gqa=grouped)
     return mixed_BHFD.transpose(1, 2)
+
+
+def _attend_on_gpu(q_BHFD: Tensor, k_BKCD: Tensor, v_BKCD: Tensor, view: View, grouped: bool) -> Tensor:
+    """Under autocast in its 16 bits, and without a mask where every position sees itself and what stands before it:
+    either keeps PyTorch from its flash kernels."""
+    if torch.is_autocast_enabled(q_BHFD.device.type):
+        dtype = torch.get_autocast_dtype(q_BHFD.device.type)
+        q_BHFD, k_BKCD, v_BKCD = q_BHFD.to(dtype), k_BKCD.to(dtype), v_BKCD.to(dtype)
+    return F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, None if view.is_causal else view.mask_B1FC,
+                                          is_causal=view.is_causal, enable_gqa=grouped)
 
 
 def _attend_by_query(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, mask_B1FC: Tensor | None) -> Tensor:
