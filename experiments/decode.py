@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 
 from ..decoders import Decoder, Request
+from ..kernels.batch_invariance import batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .families import Family
 from .progress import console
-from .sweep import check_machine, check_tasks
+from .sweep import check_invariance, check_machine, check_tasks
 from .task_setup import TaskSetup
 from .training import TrainingPoint, trained
 
@@ -35,10 +36,12 @@ class Decode:
     device: str
     kernels: str
     head: Head
+    batch_invariant: bool = False
     checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         for name, values in (("task", list(self.tasks)), ("seeds", list(self.seeds))):
             if len(values) != 1:
@@ -68,7 +71,7 @@ class Decode:
         contestant = point.contestant(transformer.to(self.device), self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
         requests = contestant.requests(setup.task, problems, self.seeds[0])
-        with using(Implementation.named(self.kernels)):
+        with using(Implementation.named(self.kernels)), batch_invariant(self.batch_invariant):
             _trace(contestant, requests[0])
             decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]
         completions = [completion for batch in decoded for completion in batch.completions]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..decoders import Decoder
+from ..kernels.batch_invariance import batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Head
@@ -43,6 +44,7 @@ class DecodePoint:
     head: Head
     reference: TrainingPoint
     reference_decoder: Decoder
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size)
@@ -55,7 +57,8 @@ def measure(point: DecodePoint, runner: Runner) -> Json:
     contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, point.head)
     reference = point.reference.contestant(runner.model(point.reference).to(point.device), point.reference_decoder,
                                            point.head)
-    with machine_alone(), using(Implementation.named(point.kernels)), recording() as ran:
+    with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
+          recording() as ran):
         result = _measured(point, contestant, reference)
     return result | execution(contestant.model, ran)
 

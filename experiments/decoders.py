@@ -16,7 +16,7 @@ from .decode_point import DecodePoint, measure
 from .families import Autoregressive, Family
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
-from .sweep import check_batches, check_counts, check_machine, check_tasks, concluded, on_record
+from .sweep import check_batches, check_counts, check_invariance, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
 from .training import Recipe, TrainingPoint
 
@@ -71,9 +71,11 @@ class Decoders:
     device: str = "cpu"
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_counts("steps", self.steps)
@@ -96,7 +98,7 @@ class Decoders:
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> PresetPoint:
             sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
             return PresetPoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
-                               self.kernels, self.head, reference, _REFERENCE)
+                               self.kernels, self.head, reference, _REFERENCE, self.batch_invariant)
 
         yield point(reference, _REFERENCE, "autoregressive", "autoregressive", None)
         for title, preset in self.presets.items():

@@ -20,7 +20,7 @@ from .decode_point import DecodePoint, measure
 from .progress import console
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
-from .sweep import check_batches, check_different, check_machine, check_tasks, concluded, on_record
+from .sweep import check_batches, check_different, check_invariance, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
 from .training import TrainingPoint
 
@@ -40,9 +40,11 @@ class Frontier:
     device: str = "cpu"
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_different("thresholds", self.thresholds)
@@ -75,8 +77,8 @@ class Frontier:
                           sampler_name: str = sampler_name, reference: Decoder = reference,
                           batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
                     return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
-                                       self.threads, self.device, self.kernels, self.head,
-                                       autoregressive, reference)
+                                       self.threads, self.device, self.kernels, self.head, autoregressive,
+                                       reference, self.batch_invariant)
 
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
                 for number, (order, policy) in enumerate(self.orders.items()):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from ..kernels.batch_invariance import batch_invariant
+from ..kernels.batch_invariance import check_device as check_device_invariance
 from ..kernels.checks import check_instance, check_integer
 from ..kernels.dispatch import Implementation, using
 from .devices import check_device
@@ -23,6 +25,12 @@ def check_machine(device: str, kernels: str, threads: int) -> None:
     with using(Implementation.named(kernels)):
         pass  # refused here if it could not run
     check_integer("threads", threads)
+
+
+def check_invariance(enabled: bool, device: str) -> None:
+    """ValueError where `batch_invariant` is asked for and the device cannot promise it."""
+    with batch_invariant(enabled):
+        check_device_invariance(device)
 
 
 def check_tasks(tasks: Mapping[str, TaskSetup], seeds: Sequence[int]) -> None:

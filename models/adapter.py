@@ -10,11 +10,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..kernels.batch_invariance import by_position, is_batch_invariant
 from ..kernels.checks import integer_field
 from ..kernels.token_statistics import Question, TokenStatistics
 from .attention import AttentionPattern, Bidirectional, View
 from .config import TransformerConfig
-from .heads import Head, SeparateHead
+from .heads import Head, SeparateHead, statistics_by_position
 from .kv_store import KVStore
 from .transformer import Transformer
 
@@ -157,11 +158,14 @@ class DecodableTransformer:
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        return self.head.statistics(hidden_BQE, self.transformer.head.weight, self.mask_id, question)
+        arguments = hidden_BQE, self.transformer.head.weight, self.mask_id, question
+        if is_batch_invariant():
+            return statistics_by_position(self.head, *arguments)
+        return self.head.statistics(*arguments)
 
     def logits(self, hidden_BQE: Tensor) -> Tensor:
         """Logits [B, Q, V] of hidden states."""
-        return self.transformer.head(hidden_BQE)
+        return by_position(self.transformer.head, hidden_BQE)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         size = self.transformer.head.weight.element_size()

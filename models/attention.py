@@ -104,6 +104,11 @@ class View:
             visible_BFC = exists_B1C if visible_BFC is None else visible_BFC & exists_B1C
         return None if visible_BFC is None else visible_BFC.unsqueeze(1)
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether query and key i are the same position and it sees the first i + 1 keys."""
+        return isinstance(self.pattern, Causal) and self.query_BF is self.key_BC and self.end is None
+
     @cached_property
     def stop_BF(self) -> Tensor | None:
         """How many of the first keys each query sees, int64; None: all."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.token_statistics import Question, TokenStatistics
 from .adapter import DecodableTransformer, Plan
 from .kv_store import KVStore
@@ -31,6 +32,7 @@ class ExpertAware(DecodableTransformer):
                              "the last one may compute no more than what is asked of")
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        refuse_if_batch_invariant("an expert-aware model", "it asks which experts positions share")
         with RouterWatch(self.transformer) as watch:
             hidden_BQE = super().hidden(tokens_BS, plan, store)
         exists_BF = plan.feed_BF < tokens_BS.shape[1] - 1

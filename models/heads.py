@@ -6,13 +6,15 @@
 Which is faster depends on the GPU and the number of rows; which runs must not depend on the batch of the moment.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, is_dataclass, replace
+from itertools import product
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.batch_invariance import check_device
 from ..kernels.lm_head_statistics import lm_head_statistics
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 
@@ -26,12 +28,47 @@ class Head(Protocol):
         ...
 
 
+def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
+    """Logits as the fused head has them, which are not rounded to 16 bits, where a library gives them so: at 16 to 32
+    bfloat16 knows eighths. cuBLAS does; on AMD and on a CPU those of 16 bits are rounded."""
+    if hidden_BQE.is_cuda and hidden_BQE.dtype in (torch.float16, torch.bfloat16) and torch.version.hip is None:
+        logits_TV = torch.mm(hidden_BQE.flatten(0, 1), weight_VE.T, out_dtype=torch.float32)
+        return logits_TV.view(*hidden_BQE.shape[:2], -1)
+    return F.linear(hidden_BQE, weight_VE)
+
+
+def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question
+                           ) -> TokenStatistics:
+    """What the head says, asked about each position by itself."""
+    check_device(hidden_BQE.device)
+    places = list(product(range(hidden_BQE.shape[0]), range(hidden_BQE.shape[1])))
+    if not places:
+        return head.statistics(hidden_BQE, weight_VE, banned_id, question)
+    found = [head.statistics(hidden_BQE[row : row + 1, place : place + 1].clone(), weight_VE, banned_id,
+                             _at(question, row, place)) for row, place in places]
+    return TokenStatistics(**{name: torch.cat([getattr(one, name) for one in found]).view(hidden_BQE.shape[:2])
+                              for name, value in vars(found[0]).items() if value is not None})
+
+
+def _at(part: Any, row: int, place: int) -> Any:
+    """What a question says of one position; its tensors are named by their dimensions. Memories stay themselves."""
+    named = {}
+    for name, value in vars(part).items():
+        dimensions = name.rpartition("_")[2]
+        if isinstance(value, Tensor) and dimensions.startswith("B"):
+            value = value[row : row + 1]
+            named[name] = value[:, place : place + 1] if dimensions.startswith("BQ") else value
+        elif is_dataclass(value):
+            named[name] = _at(value, row, place)
+    return replace(part, **named)
+
+
 @dataclass(frozen=True)
 class SeparateHead:
     holds_logits: ClassVar[bool] = True
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
-        logits_BQV = F.linear(hidden_BQE, weight_VE)
+        logits_BQV = _logits(hidden_BQE, weight_VE)
         logits_BQV[..., banned_id] = -torch.inf
         return token_statistics(logits_BQV, question)
 

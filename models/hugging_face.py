@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 from .adapter import Plan
@@ -120,6 +121,7 @@ class HuggingFaceModel:
         return self.shape.new_store(num_rows, length)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        refuse_if_batch_invariant(type(self.module).__name__, "a foreign module computes all rows in its own way")
         if self.apart:
             return self._hidden_apart(tokens_BS, plan)
         return self._hidden(tokens_BS, plan, store)

@@ -7,12 +7,14 @@ Tensor names: B rows, F fed positions, C context, E width, H heads, K key/value 
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.attention import attention
+from ..kernels.batch_invariance import by_position, check_device, is_batch_invariant
 from ..kernels.dispatch import Implementation, decide, note
 from ..kernels.rms_norm import add_rms_norm, rms_norm
 from ..kernels.rotate_and_store import rotate_and_store, rotated
@@ -65,10 +67,15 @@ class Feed:
 
 def attend(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, view: View) -> Tensor:
     """softmax(q k^T / sqrt(D)) v over the visible keys, [B, F, H, D]."""
+    if is_batch_invariant():
+        return _attend_by_query(q_BFHD, k_BCKD, v_BCKD, view.mask_B1FC)
     if decide((q_BFHD, k_BCKD, v_BCKD)) is Implementation.TRITON:
         return attention(q_BFHD, k_BCKD, v_BCKD, None, view.stop_BF, None, None)
     grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
     q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
+    if q_BFHD.is_cuda:
+        note("attention", InPlace.TORCH_ATTENTION)
+        return _attend_on_gpu(q_BHFD, k_BKCD, v_BKCD, view, grouped).transpose(1, 2)
     under_autocast = torch.is_autocast_enabled(q_BFHD.device.type)
     if under_autocast and not grouped and q_BHFD[..., 0].numel() * k_BKCD.shape[2] <= _MOST_SCORES:
         note("attention", InPlace.SCORES)
@@ -93,6 +100,33 @@ def _by_scores(q_BHFD: Tensor, k_BHCD: Tensor, v_BHCD: Tensor, mask_B1FC: Tensor
     return score_BHFC.softmax(-1) @ v_BHCD
 
 
+def _attend_on_gpu(q_BHFD: Tensor, k_BKCD: Tensor, v_BKCD: Tensor, view: View, grouped: bool) -> Tensor:
+    """Under autocast in its 16 bits, and without a mask where every position sees itself and what stands before it:
+    either keeps PyTorch from its flash kernels."""
+    if torch.is_autocast_enabled(q_BHFD.device.type):
+        dtype = torch.get_autocast_dtype(q_BHFD.device.type)
+        q_BHFD, k_BKCD, v_BKCD = q_BHFD.to(dtype), k_BKCD.to(dtype), v_BKCD.to(dtype)
+    return F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, None if view.is_causal else view.mask_B1FC,
+                                          is_causal=view.is_causal, enable_gqa=grouped)
+
+
+def _attend_by_query(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, mask_B1FC: Tensor | None) -> Tensor:
+    """Each query by itself over the keys that it sees, so that neither the batch nor what fills a ragged row has a part
+    in its bits."""
+    check_device(q_BFHD.device)
+    mixed_BFHD = torch.zeros_like(q_BFHD)
+    seen_BFC = None if mask_B1FC is None else mask_B1FC[:, 0].expand(len(q_BFHD), q_BFHD.shape[1], -1)
+    for row, query in product(range(len(q_BFHD)), range(q_BFHD.shape[1])):
+        k_CKD, v_CKD = k_BCKD[row], v_BCKD[row]
+        if seen_BFC is not None:
+            k_CKD, v_CKD = k_CKD[seen_BFC[row, query]], v_CKD[seen_BFC[row, query]]
+        if len(k_CKD):
+            one = slice(row, row + 1), slice(query, query + 1)
+            mixed_BFHD[one] = attention(q_BFHD[one].clone(), k_CKD[None].clone(), v_CKD[None].clone(), None, None, None,
+                                        None)
+    return mixed_BFHD
+
+
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -105,13 +139,13 @@ class Attention(nn.Module):
         self.norm_eps = shape.norm_eps
 
     def forward(self, x_BFE: Tensor, feed: Feed, layer: int, index_BQ: Tensor | None) -> Tensor:
-        qkv_BFHD = self.qkv_proj(x_BFE).unflatten(-1, (-1, self.head_width))
+        qkv_BFHD = by_position(self.qkv_proj, x_BFE).unflatten(-1, (-1, self.head_width))
         q_BFHD, k_BCKD, v_BCKD = self._rotated_and_stored(qkv_BFHD, feed, layer)
         view = feed.view
         if index_BQ is not None:
             q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
             view = view.at(index_BQ)
-        return self.o_proj(attend(q_BFHD, k_BCKD, v_BCKD, view).flatten(2))
+        return by_position(self.o_proj, attend(q_BFHD, k_BCKD, v_BCKD, view).flatten(2))
 
     def _rotated_and_stored(self, qkv_BFHD: Tensor, feed: Feed, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of the fed positions; keys and values of all that they may see."""
@@ -119,7 +153,9 @@ class Attention(nn.Module):
         k_weight_D = None if self.k_norm is None else self.k_norm.weight
         if decide((qkv_BFHD,)) is Implementation.REFERENCE:
             note("rotate_and_store", InPlace.ROTATED if feed.write is None else InPlace.ROTATED_AND_PUT)
-            q_BFHD, k_BFKD, v_BFKD = rotated(qkv_BFHD, feed.rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads)
+            q_BFHD, k_BFKD, v_BFKD = by_position(
+                lambda qkv_BFHD, *rope: rotated(qkv_BFHD, rope, q_weight_D, k_weight_D, self.norm_eps, self.num_heads),
+                qkv_BFHD, *feed.rope)
             # The table is float32, which stays under autocast and is the wider type with 16-bit weights.
             if q_BFHD.dtype != v_BFKD.dtype and not torch.is_autocast_enabled(qkv_BFHD.device.type):
                 q_BFHD, k_BFKD = q_BFHD.to(v_BFKD.dtype), k_BFKD.to(v_BFKD.dtype)

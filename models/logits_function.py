@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
 from .adapter import Plan
@@ -60,6 +61,7 @@ class LogitsFunction:
         raise ValueError("a function of tokens has no keys and values to store; use cache recompute")
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        refuse_if_batch_invariant("a bare function from tokens to logits", "it computes all rows in its own way")
         tokens_BL = tokens_BS[:, :-1]
         if plan.stop_B is None:
             logits_BLV = self._logits(tokens_BL)

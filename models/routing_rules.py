@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.checks import integer_field, real_field
 from ..kernels.moe_router import Routing, Scoring
 
@@ -60,6 +61,7 @@ class SharedInBlock:
                              "that some group has the two by which it is ranked")
 
     def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
+        refuse_if_batch_invariant(f"router rule {self}", "the positions of a row choose together")
         share_BFX = logits_BFX.softmax(-1)
         votes_BX = share_BFX.sum(1)
         losing_BX = torch.ones_like(votes_BX, dtype=torch.bool).scatter(

@@ -8,6 +8,7 @@ Tensor names: B rows, F fed positions, C context, E width, V vocabulary.
 import torch
 from torch import Tensor, nn
 
+from ..kernels.batch_invariance import by_position
 from .attention import View
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
@@ -30,12 +31,12 @@ class Block(nn.Module):
                 ) -> tuple[Tensor, Tensor]:
         """The residual stream and what the layer's feed-forward adds to it, which the next norm sums: both at the fed
         positions, or at those that index_BQ [B, Q] picks, [B, Q, E]. delta is what the layer before adds."""
-        normed_BFE, x_BFE = self.attention_norm.of_sum(x_BFE, delta_BFE)
+        normed_BFE, x_BFE = by_position(self.attention_norm.of_sum, x_BFE, delta_BFE)
         attended_BQE = self.attention(normed_BFE, feed, layer, index_BQ)
         if index_BQ is not None:
             x_BFE = x_BFE.gather(1, index_BQ[..., None].expand(-1, -1, x_BFE.shape[-1]))
-        normed_BQE, x_BQE = self.ffn_norm.of_sum(x_BFE, attended_BQE)
-        return x_BQE, self.ffn(normed_BQE)
+        normed_BQE, x_BQE = by_position(self.ffn_norm.of_sum, x_BFE, attended_BQE)
+        return x_BQE, by_position(self.ffn, normed_BQE)
 
 
 class Transformer(nn.Module):
@@ -85,7 +86,7 @@ class Transformer(nn.Module):
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x_BFE, delta_BFE = block(x_BFE, delta_BFE, feed, layer, index_BQ if layer == last else None)
-        return self.norm.of_sum(x_BFE, delta_BFE)[0]
+        return by_position(self.norm.of_sum, x_BFE, delta_BFE)[0]
 
     def sequence_hidden(self, tokens_BL: Tensor, index_BQ: Tensor | None = None) -> Tensor:
         """Hidden states of whole sequences under the configured attention pattern: [B, L, E], or [B, Q, E] at the

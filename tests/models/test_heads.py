@@ -1,0 +1,26 @@
+"""Two heads, one answer: also where the library would round logits to 16 bits."""
+
+import pytest
+import torch
+from quicksilver.kernels.token_statistics import Question
+from quicksilver.models import FusedHead, SeparateHead
+
+from ..strict_device import DEVICE, rehearsal
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_a_gpu_both_heads_see_logits_that_are_not_rounded(dtype: torch.dtype) -> None:
+    # 20 + 1/64 and 20: one number in 16 bits of eight digits, two for whoever sums in float32.
+    hidden_BQE = torch.tensor([[[16.0, 4.0, 2.0**-6]]], dtype=dtype)
+    head_VE = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [-1.0, 0.0, 0.0]], dtype=dtype)
+    question = Question(frozenset({"log_prob", "logit_gap"}))
+    with rehearsal():
+        found = [head.statistics(hidden_BQE.to(DEVICE), head_VE.to(DEVICE), 3, question)
+                 for head in (SeparateHead(), FusedHead())]
+        separate, fused = ({name: value.cpu() for name, value in vars(one).items() if value is not None}
+                           for one in found)
+    assert separate["token_BQ"].item() == 2
+    assert separate["logit_gap_BQ"].item() == 2.0**-6
+    assert separate.keys() == fused.keys()
+    for name, value in separate.items():
+        torch.testing.assert_close(value, fused[name], rtol=0, atol=1e-6)

@@ -1,0 +1,39 @@
+"""Attention where a GPU trains: what it is asked of PyTorch there, and that it is the same attention."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
+
+from ..conftest import VOCAB_SIZE, random_transformer
+from ..strict_device import DEVICE, rehearsal
+
+PATTERNS = [(Causal(), True), (Bidirectional(), False), (BlockCausal(4), False)]
+
+
+@pytest.mark.parametrize(("pattern", "is_causal"), PATTERNS, ids=str)
+def test_training_on_a_gpu_asks_for_what_its_flash_kernels_take(
+        pattern: AttentionPattern, is_causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    real = F.scaled_dot_product_attention
+
+    def watched(*tensors: Any, is_causal: bool = False, **options: Any) -> Any:
+        asked.append((tensors[0].dtype, tensors[3] is None, is_causal))
+        return real(*tensors, is_causal=is_causal, **options)
+
+    model, tokens_BL = random_transformer(pattern), torch.randint(0, VOCAB_SIZE, (2, 12))
+    expected = model.sequence_hidden(tokens_BL)
+    with rehearsal():
+        model, tokens_BL = model.to(DEVICE), tokens_BL.to(DEVICE)
+        monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+        exact = model.sequence_hidden(tokens_BL)
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            rounded = model.sequence_hidden(tokens_BL)
+        rounded.float().sum().backward()
+        found, near = exact.detach().cpu(), rounded.detach().float().cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (near - expected).norm() < 0.05 * expected.norm()
+    has_mask = isinstance(pattern, BlockCausal)
+    assert asked == 2 * [(torch.float32, not has_mask, is_causal)] + 2 * [(torch.bfloat16, not has_mask, is_causal)]
