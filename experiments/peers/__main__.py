@@ -12,7 +12,7 @@ Every setting goes on record as it comes, in the folder `records` of --output; w
 and the same code of the peer is not measured again, unless --anew.
 
 Fast-dLLM's model file wants transformers 4.46, nothing else does; --tokens-only leaves it and the times out.
-Exit code 1 if tokens differ without a shown defect, 2 if a peer cannot be run.
+Exit code 1 if tokens differ without a shown defect, 2 if a peer cannot be run, 130 if it was interrupted.
 """
 
 import argparse
@@ -191,6 +191,9 @@ def main() -> int:
     except (ValueError, ImportError, OSError) as error:
         console.print(f"error: {error}", markup=False)
         return 2
+    except KeyboardInterrupt:
+        console.print(f"interrupted: {len(held)} settings are on record; the same command goes on", markup=False)
+        return 130
     console.print(f"records: {recorded.runner.records.folder}", markup=False)
     return 0 if all(held) else 1
 

@@ -84,6 +84,25 @@ def test_what_is_on_record_is_not_measured_again_unless_asked_or_of_other_code(
     assert len(records(tmp_path / "out" / "records")) == 4
 
 
+def test_an_interrupted_command_says_how_far_it_came_and_goes_on_from_there(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measure = command._measured
+    arguments = ["--llada", str(checkout(tmp_path, "generate.py", LLADA)), "--output", str(tmp_path)]
+
+    def interrupted(comparison: Any) -> dict[str, Any]:
+        if "guidance" in comparison.setting:
+            raise KeyboardInterrupt
+        return measure(comparison)
+
+    monkeypatch.setattr(command, "_measured", interrupted)
+    assert exit_code(monkeypatch, *arguments) == 130
+    assert "1 settings are on record" in capsys.readouterr().err
+    assert len(records(tmp_path / "records")) == 1
+    monkeypatch.setattr(command, "_measured", measure)
+    assert exit_code(monkeypatch, *arguments) == 0
+    assert len(records(tmp_path / "records")) == 2
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_line(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("a file")
