@@ -120,7 +120,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         progress.console.print("interrupted: the same command goes on from here", markup=False)
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # everything is written, and who interrupts may soon kill: unloading torch takes its time
 
 
 if __name__ == "__main__":
