@@ -217,7 +217,8 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         progress.console.print("interrupted: the same command goes on from here", markup=False)
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # everything is written, and who interrupts may soon kill: unloading torch takes its time
     except Exception as error:
         hydras_own = [argument for argument in sys.argv[1:] if argument.lstrip("+~").startswith("hydra")]
         if not hydras_own or _is_of_a_job(error):

@@ -28,12 +28,13 @@ from .progress import console
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
                  times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
     """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line a kernel, and return the
-    page's path. `cut` says what is missing of a run that did not end."""
+    page's path. `cut` says what is missing of a run that did not end; its time has ended, so that it gets no figure."""
     no_times = None if has_gpu else NO_GPU
     rows = time_rows(cases, times, no_times)
     origins = _origins((*cases, *compiled, *verdicts, *times))
-    image = roofline(rows, origins, no_times)
-    atomic_write(folder / "roofline.png", image)
+    image = b"" if cut else roofline(rows, origins, no_times)
+    if image:
+        atomic_write(folder / "roofline.png", image)
     atomic_write(folder / "programs.csv", programs_csv(compiled).encode())
     atomic_write(folder / "times.csv", times_csv(rows).encode())
     template = resources.files("quicksilver.experiments").joinpath("kernel_report.html.j2").read_text()

@@ -69,6 +69,8 @@ def test_a_cut_run_is_not_called_right(tmp_path: Path, screen: io.StringIO) -> N
     assert "This run was cut: 3 of 3 verdicts missing." in page
     assert "No limit is broken" not in page
     assert "not measured: the time budget ended" in page
+    assert "Roofline" not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs.csv", "report.html", "times.csv"]
     assert write_report(tmp_path, [], [], [], [], [], has_gpu=True, cut="cut: all missing").exists()
 
 
