@@ -26,9 +26,10 @@ def conditions_of(record: Json) -> Conditions:
     models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
     work = point if "model" in point else point["recipe"]
     gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
-    on_gpu = work.get("device", "cpu") != "cpu" and gpu is not None  # the first records name no device
-    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)),
-                      gpu["name"] if on_gpu else origin["machine"]["cpu"], work["threads"])
+    device = origin["machine"]["cpu"]
+    if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
+        device = gpu["name"]
+    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)), device, work["threads"])
 
 
 def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:

@@ -98,14 +98,17 @@ class Frontier:
         """Train and measure what is missing in `folder`, a task after the other; the report is written anew after each,
         the tables printed at the end. Returns the number of points that failed."""
         runner, training, measured = Runner(folder), [], []
-        work = [(name, seed) for seed in self.seeds for name in self.tasks]
-        path = folder / report_name("", self.tasks, self.seeds, self)
-        for number, (name, seed) in enumerate(work, start=1):
-            training += [runner.train(point) for point in self._pair(name, seed)]
-            measured += on_record(runner, list(self._points(name, seed)),
-                                  lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
-            to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name for name, seed in work[number:]]
-            report = write_report(path, training, measured, recorded_beside(runner.records.folder, training), to_come)
-            if to_come:
-                console.print(f"report so far, {number} of {len(work)}: {report}", markup=False)
-        return concluded(report, [*training, *measured])
+        report = folder / report_name("", self.tasks, self.seeds, self)
+        to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name for seed in self.seeds for name in self.tasks]
+        num_pairs = len(to_come)
+        for seed in self.seeds:
+            for name in self.tasks:
+                training += [runner.train(point) for point in self._pair(name, seed)]
+                measured += on_record(runner, list(self._points(name, seed)),
+                                      lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
+                to_come.pop(0)
+                others = recorded_beside(runner.records.folder, training)
+                page = write_report(report, training, measured, others, to_come)
+                if to_come:
+                    console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
+        return concluded(report / "report.html", [*training, *measured])

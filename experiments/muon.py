@@ -48,11 +48,14 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  no closure: nothing here evaluates twice
         for shape, matrices in self._by_shape.items():
-            gradients = [matrix.grad for matrix in matrices]
-            momenta = [self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
-                       for matrix in matrices]
-            torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-            updates = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-            step_NRC = orthogonalised(torch.stack(updates).to(self._dtype)).to(matrices[0].dtype)
+            step_NRC = orthogonalised(torch.stack([self._update(matrix) for matrix in matrices]).to(self._dtype))
             rate = self.param_groups[0]["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
-            torch._foreach_add_(matrices, step_NRC.unbind(), alpha=-rate)
+            for matrix, step_RC in zip(matrices, step_NRC.to(matrices[0].dtype), strict=True):
+                matrix.sub_(step_RC, alpha=rate)
+
+    def _update(self, matrix: nn.Parameter) -> Tensor:
+        """What the matrix is to move by, before it is orthogonalised; its momentum goes on."""
+        assert matrix.grad is not None
+        momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        momentum.lerp_(matrix.grad, 1 - _MOMENTUM)
+        return matrix.grad.lerp(momentum, _MOMENTUM)
