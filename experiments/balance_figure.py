@@ -25,7 +25,7 @@ def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     ValueError if the records are of several conditions."""
     refuse_mixed(training)
     tasks = list(dict.fromkeys(record["point"]["name"] for record in training))
-    figure = Figure(figsize=(max(3.1 * len(tasks), 5.2), 3.6), layout="constrained")
+    figure = Figure(figsize=(max(3.1 * len(tasks), 6.4), 3.8), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0], tasks, strict=True):
         for record in (record for record in training if record["point"]["name"] == task):
             kind, family = record["point"]["recipe"]["balancing"]["kind"], family_of(record["point"])
@@ -39,5 +39,5 @@ def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         axes.grid(True, linewidth=0.4, alpha=0.5)
-    figure.axes[0].set_ylabel("fullest expert above the mean load, %", fontsize=9)
-    return png(figure, sources, legend_columns=max(1, len(tasks)))
+    figure.axes[0].set_ylabel("fullest expert above mean load, %", fontsize=8.5)
+    return png(figure, sources, legend_columns=max(2, len(tasks)))

@@ -93,7 +93,7 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
             by_task.setdefault(record["point"]["name"], []).append(record)
     columns = max(1, min(4, len(by_task)))
     lines = max(1, -(-len(by_task) // columns))
-    figure = Figure(figsize=(2.9 * columns + 0.5, 2.7 * lines + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(2.9 * columns + 0.5, 4.8), 2.7 * lines + 0.9), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(by_task) :]:
         axes.set_visible(False)
@@ -122,19 +122,28 @@ def family_of(point: Mapping) -> str:
     return _FAMILIES.get(kind, kind)
 
 
+def _legend(figure: Figure, most_columns: int) -> None:
+    """Each label once, above the panels, in as many columns as the figure is wide."""
+    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
+    for columns in range(most_columns, 0, -1):
+        legend = figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=columns, frameon=False,
+                               fontsize=9)
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
+
+
 def png(figure: Figure, sources: Sequence[str], legend_columns: int | None) -> bytes:
-    """The figure with one legend (None: its panels have their own), and below it its sources, which say so when they
-    are more than one."""
+    """The figure with one legend in at most so many columns (None: its panels have their own), and below it its
+    sources, which say so when they are more than one."""
+    figure.set_dpi(_DOTS_PER_INCH)
     if legend_columns is not None:
-        handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
-        figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=legend_columns, frameon=False,
-                      fontsize=9)
+        _legend(figure, legend_columns)
     mixed = len(sources) > 1
     lines = ("MIXED SOURCES, times must not be compared:", *sources) if mixed else sources
     characters = int(17 * figure.get_figwidth())
     text = "\n".join(part for line in lines for part in textwrap.wrap(line, characters))
     figure.supxlabel(text, fontsize=6.5, color=_WARNING if mixed else "#555555")
-    figure.set_dpi(_DOTS_PER_INCH)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # draws once; savefig would lay out and draw twice
     return buffer.getvalue()
