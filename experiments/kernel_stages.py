@@ -226,8 +226,9 @@ class TimingStage:
                 row = _named(contender, item, name) | {"provenance": sources(name)}
                 progress.update(count, f"{row.get('kernel', '')} {contender}")
                 try:
-                    call = (measure_ceilings,) if item is None else (timer, item.case, item.dtype, contender)
-                    row |= worker.ask(*call, self.device, seconds=left + LATE_SECONDS)
+                    function, about = (measure_ceilings, ()) if item is None else (
+                        timer, (item.case, item.dtype, contender))
+                    row |= worker.ask(function, *about, self.device, seconds=left + LATE_SECONDS)
                 except CutShort as error:
                     console.print(f"cut: {row.get('kernel', '')} {row.get('shape', '')} {contender}: {error}",
                                   markup=False)

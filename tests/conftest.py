@@ -52,7 +52,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(session.config, "workerinput"):
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    distribution = session.config.pluginmanager.getplugin("dsession")
+    distribution: Any = session.config.pluginmanager.getplugin("dsession")
     if distribution is not None and exitstatus == pytest.ExitCode.INTERRUPTED:
         distribution.nodemanager.EXIT_TIMEOUT = 1
 
