@@ -125,7 +125,8 @@ def attention(
     if num_splits > 1:
         partial = torch.empty((num_splits, *q_BFHD.shape), dtype=torch.float32, device=q_BFHD.device)
         log_sum = torch.empty((num_splits, *q_BFHD.shape[:3]), dtype=torch.float32, device=q_BFHD.device)
-    grid = (triton.cdiv(num_queries * group, tiles.rows), batch * num_kv_heads, num_splits)
+    # Rows and heads in the first dimension: the others end at 65,535, which a batch may exceed.
+    grid = (triton.cdiv(num_queries * group, tiles.rows) * batch * num_kv_heads, num_splits)
     launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, first_BF, stop_BF,
            None if tiles_BKN is None else tiles_BKN.contiguous(),
            None if num_tiles_BK is None else num_tiles_BK.contiguous(), partial, log_sum,
@@ -156,9 +157,11 @@ def _attention_kernel(
     GROUP: tl.constexpr, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
     LIST_TILE: tl.constexpr,
 ):
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    b = (tl.program_id(1) // num_kv_heads).to(tl.int64)
-    kv_head = tl.program_id(1) % num_kv_heads
+    row_tiles = tl.cdiv(num_queries * GROUP, ROWS)
+    pair = tl.program_id(0) // row_tiles
+    row = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
+    b = (pair // num_kv_heads).to(tl.int64)
+    kv_head = pair % num_kv_heads
     query = row // GROUP
     head = kv_head * GROUP + row % GROUP
     inside = row < num_queries * GROUP
@@ -167,7 +170,7 @@ def _attention_kernel(
     q_tile = tl.load(q + b * q_stride_b + query[:, None] * q_stride_f + head[:, None] * q_stride_h
                      + d[None, :] * q_stride_d, mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
     # The keys that the tile's rows see, and the part of them that is this split's.
-    low = tl.program_id(2) * split
+    low = tl.program_id(1) * split
     high = tl.minimum(low + split, num_keys)
     if first is not None:
         row_first = tl.load(first + b * first_stride_b + query * first_stride_f, mask=inside, other=2147483647)
@@ -180,8 +183,8 @@ def _attention_kernel(
         if tiles is None:
             high = tl.minimum(high, tl.max(row_stop, 0))
     if tiles is not None:
-        tiles += tl.program_id(1).to(tl.int64) * num_listed
-        high = tl.minimum(low + split, tl.load(num_tiles + tl.program_id(1)) * LIST_TILE)
+        tiles += pair.to(tl.int64) * num_listed
+        high = tl.minimum(low + split, tl.load(num_tiles + pair) * LIST_TILE)
     k_tile = k + b * k_stride_b + kv_head * k_stride_k + key[None, :] * k_stride_c + d[:, None] * k_stride_d
     v_tile = v + b * v_stride_b + kv_head * v_stride_k + key[:, None] * v_stride_c + d[None, :] * v_stride_d
 
@@ -214,7 +217,7 @@ def _attention_kernel(
         top = new_top
 
     mixed = mixed / tl.where(total == 0, 1.0, total)[:, None]
-    part = ((tl.program_id(2) * batch + b) * num_queries + query).to(tl.int64) * (num_kv_heads * GROUP) + head
+    part = ((tl.program_id(1) * batch + b) * num_queries + query).to(tl.int64) * (num_kv_heads * GROUP) + head
     tl.store(out + part[:, None] * WIDTH + d[None, :], mixed.to(out.dtype.element_ty),
              mask=inside[:, None] & (d[None, :] < WIDTH))
     if log_sum is not None:

@@ -45,14 +45,17 @@ TILES: tuple[tuple[float, Tile, Tile], ...] = (
     (128, Tile(64, 64, 64, False, 4, 3), Tile(64, 128, 64, False, 4, 3)),
     (float("inf"), Tile(128, 128, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 4)),
 )
+# float32 has no exact tensor-core product: operands stay in registers, which larger tiles overflow.
+FLOAT32_TILES = Tile(32, 32, 32, True, 8, 2), Tile(32, 64, 32, True, 8, 2)
+
 
 def reference(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     """The weighted sum of each token's experts, [T, E] in x's dtype.
 
     x_TE [T, E]; gate_up_XGE [X, 2 M, E], an expert's gate rows before its up rows, and down_XEM [X, E, M], as
-    nn.Linear keeps them, of x's dtype; expert_TA int32 [T, A] and weight_TA float32 [T, A] as `route` gives them.
-    Differentiable, with many tokens on a CPU once. On a CPU each expert multiplies its own tokens; elsewhere, where
-    their number may not be read, every expert multiplies all."""
+    nn.Linear keeps them, of x's dtype; expert_TA int32 [T, A] and weight_TA float32 [T, A] as `route` gives them. Under
+    autocast the products are of its dtype. Differentiable, with many tokens on a CPU once. On a CPU each expert
+    multiplies its own tokens; elsewhere, where their number may not be read, every expert multiplies all."""
     if x_TE.device.type == "cpu" and not isinstance(x_TE, FakeTensor):
         return moe_experts_cpu.by_own_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
     note("experts", moe_experts_cpu.Way.EVERY_EXPERT)
@@ -71,13 +74,16 @@ def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert
 @kernel(reference, notes_itself=True)
 def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     (num_rows, width), (num_experts, _, expert_width) = x_TE.shape, down_XEM.shape
-    top_k = expert_TA.shape[1]
+    top_k, dtype, kind = expert_TA.shape[1], x_TE.dtype, x_TE.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        narrow = torch.get_autocast_dtype(kind)
+        x_TE, gate_up_XGE, down_XEM = x_TE.to(narrow), gate_up_XGE.to(narrow), down_XEM.to(narrow)
     num_assignments = num_rows * top_k
     order_P, count_X = moe_sort.sort_by_expert(expert_TA, num_experts)
     hidden_PM = torch.empty((num_assignments, expert_width), dtype=x_TE.dtype, device=x_TE.device)
     row_PE = torch.empty((num_assignments, width), dtype=x_TE.dtype, device=x_TE.device)
-    y_TE = torch.empty((num_rows, width), dtype=x_TE.dtype, device=x_TE.device)
-    gate_up, down = tiles(num_assignments, num_experts)
+    y_TE = torch.empty((num_rows, width), dtype=dtype, device=x_TE.device)
+    gate_up, down = tiles(num_assignments, num_experts, x_TE.element_size())
     _multiply(gate_up, (x_TE, gate_up_XGE, order_P, count_X, hidden_PM), top_k, gated=True)
     _multiply(down, (hidden_PM, down_XEM, order_P, count_X, row_PE), top_k, gated=False)
     block = min(1024, triton.next_power_of_2(width))
@@ -86,8 +92,10 @@ def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tens
     return y_TE
 
 
-def tiles(num_assignments: int, num_experts: int) -> tuple[Tile, Tile]:
+def tiles(num_assignments: int, num_experts: int, element_size: int) -> tuple[Tile, Tile]:
     """The tiles of the two products, from what the host knows."""
+    if element_size == 4:
+        return FLOAT32_TILES
     return next((gate_up, down) for mean, gate_up, down in TILES if num_assignments <= mean * num_experts)
 
 

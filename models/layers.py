@@ -159,7 +159,9 @@ class Attention(nn.Module):
             # The table is float32, which stays under autocast and is the wider type with 16-bit weights.
             if q_BFHD.dtype != v_BFKD.dtype and not torch.is_autocast_enabled(qkv_BFHD.device.type):
                 q_BFHD, k_BFKD = q_BFHD.to(v_BFKD.dtype), k_BFKD.to(v_BFKD.dtype)
-            return q_BFHD, *((k_BFKD, v_BFKD) if feed.write is None else feed.write.put(layer, k_BFKD, v_BFKD))
+            if feed.write is not None:
+                k_BFKD, v_BFKD = feed.write.put(layer, k_BFKD, v_BFKD)
+            return q_BFHD, k_BFKD, v_BFKD
         num_rows, num_fed = qkv_BFHD.shape[:2]
         if feed.write is None:
             size = (num_rows * num_fed, self.num_kv_heads, self.head_width)

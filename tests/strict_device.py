@@ -10,7 +10,7 @@ of none except in arithmetic, a host tensor given to a Triton program, and numpy
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -44,7 +44,7 @@ class DeviceMixError(RuntimeError):
 class DeviceTensor(Tensor):
     """A tensor that was put on DEVICE; its memory is the host's."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     device = property(lambda self: DEVICE)  # pyright: ignore[reportAssignmentType]
     is_cuda = property(lambda self: True)  # pyright: ignore[reportAssignmentType]
     is_cpu = property(lambda self: False)  # pyright: ignore[reportAssignmentType]
@@ -79,7 +79,7 @@ class Rehearsal(TorchFunctionMode):
             args = tuple(arg.to(kwargs["out_dtype"]) if isinstance(arg, Tensor) else arg for arg in args)
             del kwargs["out_dtype"]
         if mine:
-            self._check(name, args, kwargs, tensors, mine)
+            self._check(name, args, kwargs, tensors)
         if target is not None:
             kwargs["device"] = target if torch.device(target).type == "meta" else "cpu"
             if _is_device(target) and name in ("tensor", "as_tensor", "asarray"):
@@ -90,7 +90,7 @@ class Rehearsal(TorchFunctionMode):
             lies_there = isinstance(args[0], DeviceTensor)
         return tree_map(_wrapped, result) if lies_there else result
 
-    def _check(self, name: str, args: tuple, kwargs: dict, tensors: list[Tensor], mine: list[Tensor]) -> None:
+    def _check(self, name: str, args: tuple, kwargs: dict, tensors: Sequence[Tensor]) -> None:
         """Refuse what a GPU refuses, and note what it would wait for."""
         host = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor)]
         if name in ("numpy", "__array__", "__array_wrap__"):
@@ -133,7 +133,7 @@ class Rehearsal(TorchFunctionMode):
         if name == "to" and args and isinstance(args[0], Tensor):
             goes_there, dtype = isinstance(args[0], DeviceTensor), args[0].dtype
         elif name == "to":
-            device, asked, *_ = torch._C._nn._parse_to(*args, **kwargs)
+            device, asked, *_ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
             goes_there, dtype = lies_there if device is None else _is_device(device), asked or dtype
             if device is not None and device.type == "meta":
                 return source.to("meta", dtype)

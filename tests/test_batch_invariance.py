@@ -64,6 +64,7 @@ def said(decoder: Decoder, model: DecodableTransformer, asked: list[Request], fi
     masked_BS = decoding.live.masked_BS.clone()
     for step in decoder.stream(decoding):
         window, last = window + int(step.index == 0), step.index
+        assert step.proposal.log_prob_BQ is not None
         masked = masked_BS[list(step.rows)].gather(1, step.window.query_BQ).tolist()
         columns = (step.window.query_BQ.tolist(), step.proposal.token_BQ.tolist(), step.proposal.log_prob_BQ.tolist())
         for row, open_Q, positions, tokens, log_probs in zip(step.rows, masked, *columns, strict=True):

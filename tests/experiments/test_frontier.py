@@ -168,3 +168,22 @@ def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, front
 def test_an_unknown_implementation_is_refused(frontier: Build) -> None:
     with pytest.raises(ValueError, match="kernels='cuda': must be one of auto, reference, triton"):
         frontier(kernels="cuda")
+
+
+def test_every_point_says_whether_its_bits_depend_on_the_batch(frontier: Build) -> None:
+    for chosen in (False, True):
+        assert {point.batch_invariant for point in frontier(batch_invariant=chosen).points()} == {chosen}
+    with pytest.raises(ValueError, match="batch_invariant=1: must be true or false"):
+        frontier(batch_invariant=1)
+
+
+def test_with_batch_invariance_the_answers_of_both_batch_sizes_are_the_same(tmp_path: Path, frontier: Build) -> None:
+    small = {"orders": {}, "num_items": [3, 3]}
+    assert frontier(batch_invariant=True, **small).run(tmp_path) == 0
+    answers: dict[str, set[str]] = {}
+    for record in records(tmp_path).values():
+        if record["point"]["kind"] == "DecodePoint":
+            assert record["point"]["batch_invariant"] is True
+            answers.setdefault(record["point"]["order"], set()).add(record["result"]["answers_sha256"])
+    assert len(answers) == 2
+    assert all(len(hashes) == 1 for hashes in answers.values())

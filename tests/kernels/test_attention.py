@@ -161,6 +161,17 @@ def test_heads_that_do_not_divide_or_fit_are_refused(shape: tuple[int, int, int,
         attention(*inputs(*shape), *nothing_else(None, None))
 
 
+@pytest.mark.parametrize("queries", [1, 32, 70])
+def test_a_grid_fits_a_gpu_however_many_rows_and_heads(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids = []
+    monkeypatch.setattr(kernel, "launch", lambda program, grid, *_, **__: grids.append(grid))
+    with using(Implementation.TRITON):
+        tensors = (torch.empty(4096, num, 32, 32, device="meta") for num in (queries, 2100, 2100))
+        attention(*tensors, *nothing_else(None, None))
+    assert grids
+    assert all(grid[0] < 2**31 and max((1, *grid[1:])) <= 65535 for grid in grids)
+
+
 def test_bounds_beyond_the_keys_are_those_of_the_keys() -> None:
     far = torch.tensor([[2**31, 2**62, 5]])
     check(attention, reference, (*inputs(1, 3, 2, 2, 32, 70), *nothing_else(None, far)), PRODUCT)

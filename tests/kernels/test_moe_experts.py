@@ -64,7 +64,7 @@ def test_the_reference_has_the_right_gradient() -> None:
     pytest.param(3, 201, torch.float16, marks=pytest.mark.slow), (3, 201, torch.bfloat16)], ids=str)
 def test_every_regime_equals_the_reference(regime: int, num_tokens: int, dtype: torch.dtype) -> None:
     num_experts, top_k = 3, 2
-    assert tiles(num_tokens * top_k, num_experts) == TILES[regime][1:]
+    assert tiles(num_tokens * top_k, num_experts, 2) == TILES[regime][1:]
     load = Load(num_tokens, num_experts, top_k, zipf_exponent=1.0)
     check(experts, reference, random_inputs(load.draw(), num_experts, 70, 45, dtype), PRODUCT)
 
@@ -127,6 +127,20 @@ def test_where_a_gradient_is_required_the_reference_runs() -> None:
         experts(*inputs).sum().backward()
     assert ran == {("experts", Way.IN_GROUPS)}
     assert inputs[1].grad is not None
+
+
+def test_under_autocast_products_are_narrow_and_the_sum_as_wide_as_the_rows() -> None:
+    inputs = random_inputs(Load(9, 4, 2).draw(), 4)
+    narrow = [value.bfloat16() for value in inputs[:3]]
+
+    def under_autocast(*inputs: Tensor) -> Tensor:
+        with torch.autocast(inputs[0].device.type, torch.bfloat16):
+            return experts(*inputs)
+
+    (found,), _ = run(under_autocast, *inputs)
+    (expected,), _ = run(experts, *narrow, *inputs[3:])
+    assert found.dtype == torch.float32
+    assert torch.equal(found.bfloat16(), expected)
 
 
 def check_any(data: st.DataObject, dtype: torch.dtype) -> None:
