@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Cost
-from .dispatch import kernel, launch, stages
+from .dispatch import check_shape, kernel, launch, stages
 
 KEY_TILE = 64
 """Keys in a tile of a list of tiles."""
@@ -31,10 +31,8 @@ KEY_TILE = 64
 _MOST_SPLIT_QUERIES = 64
 
 
-def reference(
-    q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
-    tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
-) -> Tensor:
+def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
+              tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> Tensor:
     """Attention of q [B, F, H, D] over keys and values [B, C, K, D] of one float dtype (H a multiple of K, D at most
     256): [B, F, H, D].
 
@@ -105,16 +103,32 @@ def split_size(num_kv_heads: int) -> int:
     return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
 
 
-@kernel(reference)
-def attention(
-    q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
-    tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
-) -> Tensor:
+def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
+           tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> None:
     batch, num_queries, num_heads, head_width = q_BFHD.shape
-    num_keys, num_kv_heads = k_BCKD.shape[1:3]
+    num_kv_heads = k_BCKD.shape[2]
+    if k_BCKD.shape != v_BCKD.shape or k_BCKD.shape[::3] != (batch, head_width) or (
+            not q_BFHD.dtype == k_BCKD.dtype == v_BCKD.dtype):
+        raise ValueError(", ".join(f"{x.dtype} {[*x.shape]}" for x in (q_BFHD, k_BCKD, v_BCKD)) + " as q, k and v: "
+                         "dtype, B and D must be the same, and keys and values of one shape")
     if num_heads % num_kv_heads or head_width > 256:
         raise ValueError(f"{num_heads} query heads, {num_kv_heads} key/value heads, width {head_width}: the first must "
                          "be a multiple of the second, and heads at most 256 wide")
+    for name, bound_BF in (("first_BF", first_BF), ("stop_BF", stop_BF)):
+        if bound_BF is not None and bound_BF.shape not in ((batch, num_queries), (1, num_queries)):
+            raise ValueError(f"{name} {[*bound_BF.shape]}: must be {[batch, num_queries]} or {[1, num_queries]}")
+    if (tiles_BKN is None) != (num_tiles_BK is None):
+        raise ValueError("tiles_BKN and num_tiles_BK: must come both or not at all")
+    if tiles_BKN is not None:
+        check_shape("tiles_BKN", tiles_BKN, batch, num_kv_heads, tiles_BKN.shape[-1])
+        check_shape("num_tiles_BK", num_tiles_BK, batch, num_kv_heads)
+
+
+@kernel(reference, check=_check)
+def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
+              tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> Tensor:
+    batch, num_queries, num_heads, head_width = q_BFHD.shape
+    num_keys, num_kv_heads = k_BCKD.shape[1:3]
     group = num_heads // num_kv_heads
     tiles = _tiles(num_queries * group, head_width, q_BFHD.element_size())
     listed = num_keys if tiles_BKN is None else tiles_BKN.shape[-1] * KEY_TILE

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .case import Cost
 from .commit_rules import RULES, Factor, Rule
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, check_rank, check_shape, kernel, launch
 
 _PIECE, _CHUNK = 64, 32
 
@@ -48,7 +48,16 @@ def reference(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most
     return torch.empty_like(eligible_BQ).scatter_(1, order_BQ, rank_Q < count_B[:, None]), count_B
 
 
-@kernel(reference)
+def _check(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: int, limit: float
+           ) -> None:
+    check_rank("score_BQ", score_BQ, 2)
+    check_shape("eligible_BQ", eligible_BQ, *score_BQ.shape)
+    check_dtype("eligible_BQ", eligible_BQ, torch.bool)
+    check_shape("at_least_B", at_least_B, len(score_BQ))
+    check_shape("at_most_B", at_most_B, len(score_BQ))
+
+
+@kernel(reference, check=_check)
 def choose_ranked(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: int, limit: float
                   ) -> tuple[Tensor, Tensor]:
     (num_rows, num_queried), device = score_BQ.shape, score_BQ.device

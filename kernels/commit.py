@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Cost
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, check_rank, check_shape, kernel, launch
 
 _MUTATED = ("tokens_BS", "masked_BS", "step_BS", "log_prob_BS")
 
@@ -34,11 +34,28 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
     masked_BS.scatter_(1, column_BQ, False)
     step_BS.scatter_(1, column_BQ, step.expand_as(column_BQ))
     if log_prob_BQ is not None:
-        log_prob_BS.scatter_(1, column_BQ, log_prob_BQ)
+        log_prob_BS.scatter_(1, column_BQ, log_prob_BQ.to(log_prob_BS.dtype))
     return masked_BS.gather(1, query_BQ).sum(1)
 
 
-@kernel(reference, mutates=_MUTATED)
+def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
+           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> None:
+    check_rank("query_BQ", query_BQ, 2)
+    check_rank("tokens_BS", tokens_BS, 2)
+    check_shape("tokens_BS", tokens_BS, len(query_BQ), tokens_BS.shape[1])
+    for name, buffer_BS in (("masked_BS", masked_BS), ("step_BS", step_BS), ("log_prob_BS", log_prob_BS)):
+        check_shape(name, buffer_BS, *tokens_BS.shape)
+    for name, value_BQ in (("commit_BQ", commit_BQ), ("token_BQ", token_BQ), ("log_prob_BQ", log_prob_BQ)):
+        check_shape(name, value_BQ, *query_BQ.shape)
+    check_shape("step", step)
+    for name, value in (("tokens_BS", tokens_BS), ("step_BS", step_BS), ("query_BQ", query_BQ), ("token_BQ", token_BQ),
+                        ("step", step)):
+        check_dtype(name, value, torch.int64)
+    check_dtype("masked_BS", masked_BS, torch.bool)
+    check_dtype("commit_BQ", commit_BQ, torch.bool)
+
+
+@kernel(reference, check=_check, mutates=_MUTATED)
 def commit(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
            commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> Tensor:
     num_rows, num_queried = query_BQ.shape

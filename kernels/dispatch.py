@@ -124,11 +124,12 @@ def _need_gradient(arguments: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
 
 
-def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differentiable: bool = False,
-           notes_itself: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def kernel(reference: Callable[P, R], *, check: Callable[P, None], mutates: Sequence[str] = (),
+           differentiable: bool = False, notes_itself: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a launcher the public function of a kernel: it takes and returns what `reference` does, whose docstring
-    speaks for both. `mutates` names the arguments written in place; `differentiable` says that the launcher has a
-    backward (a torch.autograd.Function), `notes_itself` that the reference has several ways and notes the one it takes.
+    speaks for both. `check` refuses, for both, arguments that they would take differently: shapes and numbers that the
+    host knows. `mutates` names the arguments written in place; `differentiable` says that the launcher has a backward
+    (a torch.autograd.Function), `notes_itself` that the reference has several ways and notes the one it takes.
     torch.compile sees a custom operator, and the reference where a gradient is required."""
 
     def public(launcher: Callable[P, R]) -> Callable[P, R]:
@@ -147,6 +148,7 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
 
         @wraps(launcher)
         def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
+            check(*args, **kwargs)
             # Calling the operator costs more than a launch, and only torch.compile needs it.
             if not torch.compiler.is_compiling():
                 return decided(*args, **kwargs)
@@ -157,6 +159,24 @@ def kernel(reference: Callable[P, R], *, mutates: Sequence[str] = (), differenti
         return dispatched
 
     return public
+
+
+def check_shape(name: str, tensor: Tensor | None, *shape: int) -> None:
+    """Refuse a tensor of another shape; None, an argument left out, has any."""
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{name} of shape {list(tensor.shape)}: must be {list(shape)}")
+
+
+def check_rank(name: str, tensor: Tensor, rank: int) -> None:
+    """Refuse a tensor of another number of dimensions."""
+    if tensor.ndim != rank:
+        raise ValueError(f"{name} of shape {list(tensor.shape)}: must have {rank} dimensions")
+
+
+def check_dtype(name: str, tensor: Tensor | None, dtype: torch.dtype) -> None:
+    """Refuse a tensor of another dtype; None, an argument left out, has any."""
+    if tensor is not None and tensor.dtype != dtype:
+        raise ValueError(f"{name} of {tensor.dtype}: must be {dtype}")
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Cost
-from .dispatch import kernel, launch, stages
-from .token_statistics import Draw, Question, Statistic, TokenStatistics, answer, terms
+from .dispatch import check_rank, check_shape, kernel, launch, stages
+from .token_statistics import Draw, Question, Statistic, TokenStatistics, answer, check_question, terms
 from .token_statistics import reference as statistics_reference
 from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 
@@ -64,7 +64,22 @@ _TILES = {2: _Tiles(128, 32, 64, num_warps=4, num_stages=4), 4: _Tiles(64, 32, 3
 _DRAWN_TILES = {2: _Tiles(128, 32, 64, num_warps=8, num_stages=4), 4: _Tiles(64, 32, 32, num_warps=8, num_stages=3)}
 
 
-@kernel(reference)
+def _check(
+    hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
+    step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
+    log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
+) -> None:
+    check_rank("hidden_BQE", hidden_BQE, 3)
+    check_rank("head_VE", head_VE, 2)
+    num_rows, num_queried, width = hidden_BQE.shape
+    check_shape("head_VE", head_VE, len(head_VE), width)
+    if banned_id is not None and not 0 <= banned_id < len(head_VE):
+        raise ValueError(f"banned_id={banned_id}: must be from 0 to {len(head_VE) - 1}, the head's last token")
+    check_question(num_rows, num_queried, len(head_VE), seed_B, position_BQ, step, canvas_BQ,
+                   compares=margin or logit_gap)
+
+
+@kernel(reference, check=_check)
 def statistics_of_hidden(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
     step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,

@@ -28,9 +28,10 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, check_rank, check_shape, kernel, launch
 
 _LOGITS_PER_CHUNK = 2**28
 _ROWS = 128  # chunks are whole multiples of it
@@ -38,13 +39,30 @@ _ROWS = 128  # chunks are whole multiples of it
 
 def reference(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> Tensor:
     """The loss in nats of each row, float32 [M] (float64 for float64), differentiable in hidden_ME and head_VE, which
-    are float of one dtype or under autocast; target_M is int64, from 0 to V - 1. Rows to be ignored are not passed."""
+    are float of one dtype or under autocast; target_M is int64, from 0 to V - 1. Rows to be ignored are not passed: any
+    other target is a ValueError on a CPU, and elsewhere, where its value may not be read, a loss of NaN."""
     logits_MV = F.linear(hidden_ME, head_VE)
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
-    return F.cross_entropy(logits_MV, target_M, reduction="none")
+    is_token_M = (target_M >= 0) & (target_M < len(head_VE))
+    nll_M = F.cross_entropy(logits_MV, target_M.where(is_token_M, 0), reduction="none")
+    return nll_M.where(is_token_M, torch.nan)
 
 
-@kernel(reference, differentiable=True)
+def _check(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> None:
+    check_rank("hidden_ME", hidden_ME, 2)
+    check_rank("head_VE", head_VE, 2)
+    check_shape("head_VE", head_VE, len(head_VE), hidden_ME.shape[1])
+    check_shape("target_M", target_M, len(hidden_ME))
+    check_dtype("target_M", target_M, torch.int64)
+    readable = target_M.device.type == "cpu" and not isinstance(target_M, FakeTensor)
+    if readable and len(target_M) and not torch.compiler.is_compiling():
+        for target in torch.stack(target_M.aminmax()).tolist():
+            if not 0 <= target < len(head_VE):
+                raise ValueError(f"target {target}: must be from 0 to {len(head_VE) - 1}, the head's last token; leave "
+                                 "rows out that are to be ignored")
+
+
+@kernel(reference, check=_check, differentiable=True)
 def masked_cross_entropy(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> Tensor:
     kind = hidden_ME.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
@@ -128,7 +146,9 @@ def _loss_kernel(logits, target, nll, lse, vocab_size, BLOCK: tl.constexpr):
     top = tl.max(largest)
     log_sum = top + tl.log(tl.sum(total * tl.exp(largest - top)))
     tl.store(lse + row, log_sum)
-    tl.store(nll + row, log_sum - tl.load(logits + tl.load(target + row)).to(tl.float32))
+    token = tl.load(target + row)
+    is_token = (token >= 0) & (token < vocab_size)
+    tl.store(nll + row, log_sum - tl.load(logits + token, mask=is_token, other=float("nan")).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["pieces"])
@@ -139,7 +159,9 @@ def _gradient_kernel(logits, target, lse, relative, vocab_size, pieces, BLOCK: t
     place = logits + row * vocab_size + column
     value = tl.load(place, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
     softmax = tl.exp(value - tl.load(lse + row))
-    gradient = (softmax - (column == tl.load(target + row)).to(tl.float32)) * tl.load(relative + row)
+    token = tl.load(target + row)
+    weight = tl.where((token >= 0) & (token < vocab_size), tl.load(relative + row), float("nan"))
+    gradient = (softmax - (column == token).to(tl.float32)) * weight
     tl.store(place, gradient.to(logits.dtype.element_ty), mask=column < vocab_size)
 
 

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from . import moe_experts_cpu, moe_sort
 from .case import Cost
 from .checks import integer_field
-from .dispatch import kernel, launch, note, stages
+from .dispatch import check_dtype, check_rank, check_shape, kernel, launch, note, stages
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,19 @@ def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert
     return sum_TE.to(x_TE.dtype)
 
 
-@kernel(reference, notes_itself=True)
+def _check(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> None:
+    check_rank("x_TE", x_TE, 2)
+    check_rank("down_XEM", down_XEM, 3)
+    check_rank("expert_TA", expert_TA, 2)
+    (num_rows, width), (num_experts, _, expert_width) = x_TE.shape, down_XEM.shape
+    check_shape("down_XEM", down_XEM, num_experts, width, expert_width)
+    check_shape("gate_up_XGE", gate_up_XGE, num_experts, 2 * expert_width, width)
+    check_shape("expert_TA", expert_TA, num_rows, expert_TA.shape[1])
+    check_shape("weight_TA", weight_TA, *expert_TA.shape)
+    check_dtype("expert_TA", expert_TA, torch.int32)
+
+
+@kernel(reference, check=_check, notes_itself=True)
 def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     (num_rows, width), (num_experts, _, expert_width) = x_TE.shape, down_XEM.shape
     top_k, dtype, kind = expert_TA.shape[1], x_TE.dtype, x_TE.device.type

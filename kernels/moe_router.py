@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
 from .checks import check_instance, integer_field, real_field
-from .dispatch import kernel, launch
+from .dispatch import check_rank, check_shape, kernel, launch
 
 
 class Scoring(Enum):
@@ -151,7 +151,13 @@ def _flat_reference(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scorin
     return reference(logits_TX, bias_X, Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale))
 
 
-@kernel(_flat_reference)
+def _check(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int, groups_kept: int,
+           renormalise: bool, scale: float) -> None:
+    check_rank("logits_TX", logits_TX, 2)
+    check_shape("bias_X", bias_X, logits_TX.shape[1])
+
+
+@kernel(_flat_reference, check=_check)
 def select_experts(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int,
                    groups_kept: int, renormalise: bool, scale: float) -> tuple[Tensor, Tensor]:
     routing = Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale)

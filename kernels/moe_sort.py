@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .case import Cost
 from .checks import integer_field, real_field
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, check_rank, kernel, launch
 
 CHUNK = 512  # assignments; ranking them costs its square
 
@@ -40,7 +40,12 @@ def expert_block(num_experts: int) -> int:
     return max(256, triton.next_power_of_2(num_experts))
 
 
-@kernel(reference)
+def _check(expert_TA: Tensor, num_experts: int) -> None:
+    check_rank("expert_TA", expert_TA, 2)
+    check_dtype("expert_TA", expert_TA, torch.int32)
+
+
+@kernel(reference, check=_check)
 def sort_by_expert(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     expert_P = expert_TA.reshape(-1)
     num_assignments, stride = len(expert_P), expert_P.stride(0)

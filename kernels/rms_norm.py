@@ -25,19 +25,33 @@ def reference(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
 
 
 def add_reference(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """RMSNorm of x + delta, and x + delta itself: tensors [..., E] of one float dtype."""
+    """RMSNorm of x + delta, and x + delta itself: tensors [..., E] of one shape and float dtype; that of delta may be
+    narrower."""
     total = x + delta
     return reference(total, weight_E, eps), total
 
 
-@kernel(reference)
+def _check(x: Tensor, weight_E: Tensor, eps: float) -> None:
+    if weight_E.shape != x.shape[-1:] or weight_E.dtype != x.dtype:
+        raise ValueError(f"x {[*x.shape]} of {x.dtype}, weight_E {[*weight_E.shape]} of {weight_E.dtype}: must be "
+                         "[..., E] and [E] of one dtype")
+
+
+def _check_add(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> None:
+    if delta.shape != x.shape or (delta.dtype != x.dtype and torch.promote_types(x.dtype, delta.dtype) != x.dtype):
+        raise ValueError(f"x {[*x.shape]} of {x.dtype}, delta {[*delta.shape]} of {delta.dtype}: must be of one shape, "
+                         "delta's dtype x's or a narrower one")
+    _check(x, weight_E, eps)
+
+
+@kernel(reference, check=_check)
 def rms_norm(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(x, None, weight_E, eps, y, None)
     return y
 
 
-@kernel(add_reference)
+@kernel(add_reference, check=_check_add)
 def add_rms_norm(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = torch.empty(x.shape, dtype=x.dtype, device=x.device)

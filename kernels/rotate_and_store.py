@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Cost
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, kernel, launch
 
 _NUMBERS_PER_PROGRAM = 2048
 
@@ -74,7 +74,28 @@ def _store(k_TKD: Tensor, v_TKD: Tensor, keys_SKD: Tensor, values_SKD: Tensor, s
         stored_SKD.index_copy_(0, place_T, written_TKD)
 
 
-@kernel(reference, mutates=("keys_SKD", "values_SKD"))
+def _check(qkv_BFHD: Tensor, positions_BF: Tensor, cos_LR: Tensor, sin_LR: Tensor, q_weight_D: Tensor | None,
+           k_weight_D: Tensor | None, eps: float, num_heads: int, keys_SKD: Tensor, values_SKD: Tensor,
+           slot_T: Tensor) -> None:
+    (num_rows, num_fed, num_all_heads, width), held = qkv_BFHD.shape, keys_SKD.shape
+    if num_all_heads != num_heads + 2 * held[1] or held[2:] != (width,) or values_SKD.shape != held:
+        raise ValueError(f"qkv_BFHD {[*qkv_BFHD.shape]} with {num_heads} query heads, keys_SKD {[*held]}, values_SKD "
+                         f"{[*values_SKD.shape]}: must be [B, F, H + 2 K, D] and twice [S, K, D]")
+    if positions_BF.shape not in ((num_rows, num_fed), (1, num_fed)) or slot_T.shape != (num_rows * num_fed,):
+        raise ValueError(f"positions_BF {[*positions_BF.shape]}, slot_T {[*slot_T.shape]} for {num_rows} rows of "
+                         f"{num_fed}: must be [B, F] or [1, F], and [B F]")
+    check_dtype("positions_BF", positions_BF, torch.int64)
+    check_dtype("slot_T", slot_T, torch.int64)
+    if cos_LR.ndim != 2 or cos_LR.shape != sin_LR.shape or cos_LR.shape[1] % 2 or cos_LR.shape[1] > width:
+        raise ValueError(f"cos_LR {[*cos_LR.shape]}, sin_LR {[*sin_LR.shape]}: must be alike, of an even number of "
+                         f"angles up to the heads' width, {width}")
+    for name, weight_D in (("q_weight_D", q_weight_D), ("k_weight_D", k_weight_D)):
+        if (weight_D is None) != (q_weight_D is None) or (weight_D is not None and weight_D.shape != (width,)):
+            raise ValueError(f"{name} {None if weight_D is None else [*weight_D.shape]}: must be [{width}], as the "
+                             "other one, or None both")
+
+
+@kernel(reference, check=_check, mutates=("keys_SKD", "values_SKD"))
 def rotate_and_store(qkv_BFHD: Tensor, positions_BF: Tensor, cos_LR: Tensor, sin_LR: Tensor, q_weight_D: Tensor | None,
                      k_weight_D: Tensor | None, eps: float, num_heads: int, keys_SKD: Tensor, values_SKD: Tensor,
                      slot_T: Tensor) -> Tensor:

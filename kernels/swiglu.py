@@ -26,7 +26,12 @@ def reference(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-@kernel(reference)
+def _check(gate_up: Tensor) -> None:
+    if gate_up.ndim == 0 or gate_up.shape[-1] % 2:
+        raise ValueError(f"gate_up of shape {list(gate_up.shape)}: its last dimension must be two halves")
+
+
+@kernel(reference, check=_check)
 def swiglu(gate_up: Tensor) -> Tensor:
     width = gate_up.shape[-1] // 2
     y = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype, device=gate_up.device)

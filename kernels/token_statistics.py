@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .case import Cost
 from .counter_rng import gumbel
-from .dispatch import kernel, launch
+from .dispatch import check_dtype, check_rank, check_shape, kernel, launch
 from .logit_memories import Credit, Previous
 from .vocabulary_tiles import empty_partials, merged, per_row, summarise
 
@@ -184,7 +184,30 @@ def reference(
 _TILE = 8192
 
 
-@kernel(reference)
+def check_question(num_rows: int, num_queried: int, vocab_size: int, seed_B: Tensor | None, position_BQ: Tensor | None,
+                   step: Tensor | None, canvas_BQ: Tensor | None, *, compares: bool) -> None:
+    """Refuse what does not belong to so many rows, positions and tokens, of which there must be two to be compared."""
+    if vocab_size < 1 + compares:
+        raise ValueError(f"{vocab_size} tokens: must be at least {1 + compares} for what is asked")
+    check_shape("seed_B", seed_B, num_rows)
+    check_shape("position_BQ", position_BQ, num_rows, num_queried)
+    check_shape("canvas_BQ", canvas_BQ, num_rows, num_queried)
+    check_shape("step", step)
+    for name, value in (("seed_B", seed_B), ("position_BQ", position_BQ), ("canvas_BQ", canvas_BQ), ("step", step)):
+        check_dtype(name, value, torch.int64)
+
+
+def _check(
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
+    margin: bool, logit_gap: bool, entropy: bool,
+) -> None:
+    check_rank("logits_BQV", logits_BQV, 3)
+    check_question(*logits_BQV.shape, seed_B, position_BQ, step, canvas_BQ, compares=margin or logit_gap)
+    check_shape("cut_BQ", cut_BQ, *logits_BQV.shape[:2])
+
+
+@kernel(reference, check=_check)
 def statistics_of_logits(
     logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,

@@ -36,7 +36,7 @@ class Objective(Protocol):
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
         """Scalar loss in nats a target token; 0, with a gradient of 0, without any. tokens_BL is int64; target_BL
-        (bool) marks what is to be learnt. Both and the generator are on the CPU; the loss is on the model's device."""
+        (bool) marks what is to be learnt. Both and the generator are on the CPU, the loss on the model's device."""
         ...
 
 

@@ -93,6 +93,29 @@ def test_rows_are_weighted_by_upstream_gradients_of_any_size() -> None:
     _check(inputs)
 
 
+@pytest.mark.parametrize("implementation", list(Implementation))
+@pytest.mark.parametrize("target", [-100, -1, 5, 2**40])
+def test_a_target_that_is_no_token_is_refused_where_it_may_be_read(implementation: Implementation, target: int) -> None:
+    hidden_ME, head_VE, target_M, _ = _inputs(3, 4, 5)
+    target_M[1] = target
+    with using(implementation), pytest.raises(ValueError, match=f"target {target}: must be from 0 to 4"):
+        masked_cross_entropy(hidden_ME, head_VE, target_M)
+
+
+def test_elsewhere_its_loss_and_gradient_are_nan_and_no_other_memory_is_read() -> None:
+    """What the two do on a GPU, where no value is read before."""
+    inputs = _inputs(4, 8, 5)
+    inputs[2] = torch.tensor([1, -100, 5, 4])
+    theirs = module._with_gradients(reference, *inputs)
+    with using(Implementation.TRITON):
+        ours = module._with_gradients(module._MaskedCrossEntropy.apply, *(tensor.to(DEVICE) for tensor in inputs))
+    for nll_M, d_hidden_ME, _ in (theirs, ours):
+        assert nll_M.isnan().tolist() == [False, True, True, False]
+        assert d_hidden_ME.isnan().any(1).tolist()[1:3] == [True, True]
+    for place in (0, 3):
+        torch.testing.assert_close(ours[0][place].cpu(), theirs[0][place], rtol=1e-5, atol=1e-6)
+
+
 def test_without_rows_the_heads_gradient_is_zero() -> None:
     nll_M, d_hidden_ME, d_head_VE = run(_differentiated, *_inputs(0, 3, 5))[0]
     assert (nll_M.shape, d_hidden_ME.shape) == ((0,), (0, 3))
