@@ -6,6 +6,13 @@ BIN := .venv/bin
 export GOMP_SPINCOUNT ?= 1000
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
+# Both ends of torch's range with the Triton that goes with each, and the newest Python that torch has a wheel for.
+TORCH_ENDS := 2.11.0:3.6.0 2.13.0:3.9.0
+NEWEST_PYTHON ?= python3.14
+# The torch of CI, at both ends of all other ranges; and the tests that lean most on other libraries.
+TORCH := 2.13.0
+AT_ENDS := tests/models tests/test_documentation.py tests/test_wheel.py tests/test_dependencies.py tests/test_conf.py \
+	$(shell find tests/experiments -name test_report.py -o -name test_main.py)
 SOURCES := kernels models decoders experiments conf tests
 # What gpu tests.
 GPU_TESTS := tests/kernels
@@ -13,7 +20,8 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train test strict test-slow check clean
+.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train test strict test-slow test-lowest test-newest \
+	ends check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +85,23 @@ strict: .venv/test  ## every test of the kernels and a decode of every preset, a
 test-slow: .venv/test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-lowest: .venv-lowest/test  ## what leans on other libraries, with the lowest versions of all but torch that resolve together
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS)
+
+test-newest: .venv/test  ## the same with the newest versions there are today
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --upgrade-strategy eager "torch==$(TORCH)" \
+		--editable ".[test]"
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS)
+
+# Gigabytes: outside CI, once before a release.
+ends:  ## the same with torch's ends and with the newest Python (NEWEST_PYTHON=...); downloads gigabytes
+	for end in $(foreach pair,$(TORCH_ENDS),$(PYTHON):$(pair)) $(NEWEST_PYTHON):$(lastword $(TORCH_ENDS)); do \
+		set -- $$(echo $$end | tr : ' '); echo "Python $$1, torch $$2, Triton $$3"; \
+		rm -rf .venv-end && $$1 -m venv .venv-end \
+			&& .venv-end/bin/python -m pip install --quiet $(PIP_ARGS) "torch==$$2" "triton==$$3" --editable ".[test]" \
+			&& .venv-end/bin/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS) || exit 1; \
+	done
+
 check: .venv/check  ## lint, formatting of imports, types
 	$(BIN)/ruff check $(SOURCES)
 	mkdir -p .types/quicksilver
@@ -84,7 +109,7 @@ check: .venv/check  ## lint, formatting of imports, types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:  ## remove the virtual environment and caches; runs/ stays
-	rm -rf .venv .types .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-lowest .venv-end .types .pytest_cache .ruff_cache .hypothesis build *.egg-info
 
 .venv/python:
 	$(PYTHON) -m venv .venv
@@ -101,6 +126,13 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 .venv/test: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test]"
 	touch $@ .venv/sweep
+
+.venv-lowest/test: pyproject.toml .ci/lowest.py
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-lowest/constraints.txt \
+		"torch==$(TORCH)" --editable ".[test]"
+	touch $@
 
 .venv/check: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test,check]"

@@ -99,7 +99,8 @@ class Frontier:
         the tables printed at the end. Returns the number of points that failed."""
         runner, training, measured = Runner(folder), [], []
         report = folder / report_name("", self.tasks, self.seeds, self)
-        to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name for seed in self.seeds for name in self.tasks]
+        to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name
+                   for seed in self.seeds for name in self.tasks]
         num_pairs = len(to_come)
         for seed in self.seeds:
             for name in self.tasks:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +171,7 @@ class StoreAsCache:
     to a store."""
 
     write: KVWrite
+    is_compileable: ClassVar[bool] = False
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
                ) -> tuple[Tensor, Tensor]:

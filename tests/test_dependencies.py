@@ -1,12 +1,17 @@
 """What is asked of other libraries, and what a newer one of them may do without failing the tests."""
 
+import re
+import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIRED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
 PLANTED = """
 import types
 
@@ -35,3 +40,27 @@ def test_a_warning_fails_a_test_if_it_is_ours_and_names_no_later_version(
     assert ("1 failed" in finished.stdout) == fails, finished.stdout
     assert ("1 passed, 1 warning" in finished.stdout) != fails, finished.stdout
     assert "planted" in finished.stdout
+
+
+def test_the_lowest_environment_pins_every_lower_bound_but_torchs() -> None:
+    lowest = runpy.run_path(str(ROOT / ".ci" / "lowest.py"))["lowest"]
+    pins = dict(pin.split("==") for pin in lowest(REQUIRED))
+    assert pins.keys() == {re.split("[><=]", required)[0] for required in REQUIRED} - {"torch", "triton"}
+    assert all(f"{name}>={version}" in [required.split(",")[0] for required in REQUIRED]
+               for name, version in pins.items())
+    with pytest.raises(ValueError, match="requirement 'numpy<3': must begin with its lower bound"):
+        lowest(["numpy<3"])
+
+
+def test_torchs_ends_are_the_bounds_of_its_range() -> None:
+    """And CI's torch is the highest of them."""
+    settings = dict(re.findall(r"^(\w+) := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    ends = [[tuple(map(int, version.split(".")[:2])) for version in pair.split(":")]
+            for pair in settings["TORCH_ENDS"].split()]
+    for place, name in enumerate(("torch", "triton")):
+        (bounds,) = [re.fullmatch(rf"{name}>=(\d+)\.(\d+),<(\d+)\.(\d+)", required) for required in REQUIRED
+                     if required.startswith(name)]
+        assert bounds is not None
+        low, below = tuple(map(int, bounds.groups()[:2])), tuple(map(int, bounds.groups()[2:]))
+        assert [end[place] for end in ends] == [low, (below[0], below[1] - 1)]
+    assert settings["TORCH_ENDS"].split()[-1].startswith(f"{settings['TORCH']}:")
