@@ -61,6 +61,15 @@ def tokens_of(decoder: Decoder, model: LanguageModel, requests: list[Request]) -
     return [completion.tokens for completion in decoder.decode(model, requests)]
 
 
+def alone(decoder: Decoder, model: LanguageModel, request: Request) -> tuple[list[int], int]:
+    """A request's tokens and how many steps it takes until it is finished, in a batch of its own."""
+    decoding = decoder.begin(model, [request])
+    for _ in decoder.stream(decoding):
+        pass
+    (completion,) = decoder.completions(decoding)
+    return completion.tokens, decoding.accounting.row_steps - decoding.accounting.idle_row_steps
+
+
 def test_every_option_works_with_some_and_a_refusal_gives_its_reason() -> None:
     shipped = options(CONF)
     assert set[Any]().union(*(held(combination, 1) for combination in SINGLES)) == {
@@ -94,8 +103,8 @@ def test_a_policy_added_by_its_yaml_changes_no_other_combination_and_a_cache_aft
 
 @pytest.mark.parametrize("combination", [*PAIRS, *ENDING, GUIDED], ids=str)
 def test_contracts(combination: Combination) -> None:
-    """A row decodes the same alone and in any batch, and again; what was given is kept; the mask is never written;
-    every step commits within the quota; what is done is counted."""
+    """A row decodes the same alone and in any batch, in as many steps, and again; what was given is kept; the mask is
+    never written; every step commits within the quota; what is done is counted."""
     decoder, model = combination.decoder, TableModel(combination.pattern)
     requests = ragged_requests(3, seed=1, block=4)
     decoding = decoder.begin(model, requests)
@@ -106,7 +115,8 @@ def test_contracts(combination: Combination) -> None:
         num_steps += 1
     completions = decoder.completions(decoding)
     together = [completion.tokens for completion in completions]
-    assert together == [tokens_of(decoder, model, [request])[0] for request in requests]
+    apart = [alone(decoder, model, request) for request in requests]
+    assert together == [tokens for tokens, _ in apart]
     assert together == tokens_of(decoder, model, requests[::-1])[::-1]
 
     for request, completion in zip(requests, completions, strict=True):
@@ -124,6 +134,7 @@ def test_contracts(combination: Combination) -> None:
     wanted = sum(token == MASK_ID for request in requests for token in request.tokens)
     assert counted.forwards["denoise"] + counted.forwards["guided"] == num_steps
     assert counted.row_steps == checked.row_steps
+    assert counted.row_steps - counted.idle_row_steps == sum(num_steps for _, num_steps in apart)
     assert counted.idle_row_steps == checked.idle_row_steps
     assert counted.barren_row_steps == checked.barren_row_steps
     assert counted.tokens_committed == checked.num_commits

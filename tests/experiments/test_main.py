@@ -159,6 +159,7 @@ def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_p
         assert message in finished.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "quicksilver.experiments", *TINY]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
@@ -181,6 +182,7 @@ def test_kill_9_in_the_middle_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.glob("*.json")} == again
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_from_records_alone(tmp_path: Path) -> None:
     assert run(*TINY, cwd=tmp_path).returncode == 0
     for path in (tmp_path / "runs" / "checkpoints").iterdir():

@@ -116,14 +116,14 @@ def test_heads_before_positions_are_read() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch_with_longer_rows(dtype: torch.dtype) -> None:
-    q, k, v = inputs(3, 4, 4, 2, 32, 600, dtype)
+    q, k, v = inputs(3, 2, 2, 1, 32, 600, dtype)
     stop_B1 = torch.tensor([[90], [600], [257]])
-    together, _ = run(attention, q, k, v, *nothing_else(None, stop_B1.expand(3, 4)))
+    together, _ = run(attention, q, k, v, *nothing_else(None, stop_B1.expand(3, 2)))
     for row in range(3):
         length = int(stop_B1[row])
         one = slice(row, row + 1)
         alone, _ = run(attention, q[one], k[one, :length], v[one, :length],
-                       *nothing_else(None, stop_B1[one].expand(1, 4)))
+                       *nothing_else(None, stop_B1[one].expand(1, 2)))
         assert torch.equal(alone[0][0], together[0][row])
 
 
@@ -145,7 +145,7 @@ def test_it_is_no_worse_than_pytorch_in_the_same_dtype(dtype: torch.dtype) -> No
     assert rel_rms(found[0], expected) <= 1.1 * rel_rms(reference(*arguments), expected) + 1e-4
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 3), st.integers(1, 4), st.integers(1, 70),
        st.integers(1, 300), st.sampled_from(DTYPES), st.sampled_from(["none", "causal", "block-causal", "window"]))
 def test_any_shape(batch: int, queries: int, kv_heads: int, group: int, width: int, keys: int, dtype: torch.dtype,

@@ -59,7 +59,7 @@ def _check(case: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
     (2, 1, 2, 2, True), (17, 3, 64, 32, True), (64, 2, 80, 20, True)])
 def test_it_equals_the_reference(heads: int, kv_heads: int, width: int, rotated: int, norm: bool,
                                  dtype: torch.dtype) -> None:
-    _check(_case(2, 3, heads, kv_heads, width, rotated, norm=norm, dtype=dtype))
+    _check(_case(2, 2, heads, kv_heads, width, rotated, norm=norm, dtype=dtype))
 
 
 @pytest.mark.parametrize(("num_rows", "num_fed"), [(0, 3), (2, 0), (1, 1)])
@@ -129,8 +129,8 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
         assert rotate_and_store(*case).shape == (2, 3, 4, 16)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40),
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40),
        st.integers(0, 20), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 2**31))
 def test_any_shape(num_rows: int, num_fed: int, kv_heads: int, group: int, width: int, half: int, norm: bool,
                    dtype: torch.dtype, seed: int) -> None:

@@ -9,7 +9,7 @@ from quicksilver.decoders.policies.noisy_probability import NoisyProbability
 
 from tests.decoders.policies.conftest import Situate
 
-P, TEMPERATURE, NUM = [0.9, 0.7, 0.3, 0.8], 0.4, 4000
+P, TEMPERATURE, NUM = [0.9, 0.7, 0.3, 0.8], 0.4, 1500
 ELIGIBLE = [True, True, False, True]
 
 
