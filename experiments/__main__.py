@@ -38,6 +38,7 @@ from .config_types import ConfigTypes
 from .devices import best_device
 from .provenance import available_cores
 from .runner import Experiment, PointsFailed
+from .wheel_weights import WeightsUnavailable
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")
@@ -204,7 +205,7 @@ def main() -> None:
         with _errors_in_one_line():
             sys.argv[1:] = map(_for_hydra, sys.argv[1:])
             _run()
-    except PointsFailed as error:
+    except (PointsFailed, WeightsUnavailable) as error:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
