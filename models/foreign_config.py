@@ -44,7 +44,7 @@ class ForeignShape:
             return value
 
         num_heads = must("num_attention_heads")
-        return cls(read(config, "max_position_embeddings", "n_positions", "max_sequence_length"),
+        return cls(read(config, "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len"),
                    must("num_hidden_layers"), num_heads, read(config, "num_key_value_heads") or num_heads,
                    read(config, "head_dim") or must("hidden_size") // num_heads, read(config, "vocab_size"),
                    read(config, "_attn_implementation"), getattr(module, "dtype", like.dtype), like.device)

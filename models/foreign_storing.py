@@ -60,7 +60,7 @@ class LengthProbe:
 
     def _error_beside_the_last(self) -> str | None:
         near_1F, far_1F = self._near_and_far()
-        alone_1FE = self.probe.states(self.probe.mixed(4), {"position_ids": near_1F})
+        alone_1FE = self.probe.states(self.probe.mixed(4), {"position_ids": near_1F.clone()})  # some write to it
         both = {"position_ids": torch.cat((near_1F, far_1F))}
         beside_BFE = self.probe.states(self.probe.mixed(4).expand(2, -1), both)
         return None if close(beside_BFE[:1], alone_1FE) else _CHANGED

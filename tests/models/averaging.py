@@ -36,6 +36,9 @@ class Averaging(nn.Module):
         num_rows, num_fed = input_ids.shape
         if position_ids is None:
             position_ids = torch.arange(num_fed)[None] + self.first_place
+        if "writes" in self.faults:
+            position_ids += 1  # as XGLM's code did
+            position_ids = position_ids - 1
         x_BFE = self.tokens(input_ids)
         if self.has_table:
             x_BFE = x_BFE + self.places(position_ids)

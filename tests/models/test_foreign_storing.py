@@ -47,3 +47,7 @@ def test_positions_that_a_longer_sequence_changes_are_found(pattern: AttentionPa
     assert found.rows_change_rows
     assert found.storing() == "a longer row beside it changes what a row answers"
     assert not lengths(pattern=pattern, scaled_from=MAX_LENGTH).rows_change_rows
+
+
+def test_a_module_that_writes_to_the_positions_it_is_told_is_served() -> None:
+    assert lengths("writes", pattern=Causal()).storing() == Storing(ADDED, "past_key_values")
