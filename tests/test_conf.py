@@ -1,7 +1,9 @@
 """Every option of every group composes, builds its object, and gives scalars of the annotated types."""
 
 import dataclasses
-import itertools
+import shutil
+import subprocess
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -96,8 +98,25 @@ def test_a_preset_only_selects_and_the_command_line_wins() -> None:
     assert experiment.decoder.windows.size == 8
 
 
-@pytest.mark.parametrize(("path", "target"), [
-    (path, group) for group, path in itertools.chain.from_iterable(
-        ((group, path) for path in sorted((CONF / group).glob("*.yaml"))) for group in GROUPS)])
-def test_every_part_names_a_public_class(path: Path, target: str) -> None:
-    assert path.read_text().lstrip("#").startswith("_target_: quicksilver."), f"{target} {path}"
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_part_names_a_public_class(group: str, option: str) -> None:
+    assert (CONF / group / f"{option}.yaml").read_text().lstrip("#").startswith("_target_: quicksilver.")
+
+
+def collected(root: Path) -> set[str]:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    finished = subprocess.run(command, cwd=root, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stdout
+    return {line for line in finished.stdout.splitlines() if "::" in line}
+
+
+@pytest.mark.slow
+def test_a_policy_added_by_its_yaml_changes_no_other_tests_id(tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(CONF.parent, root, ignore=shutil.ignore_patterns(".*", "results", "runs"))
+    before = collected(root)
+    shutil.copy(root / "conf" / "policy" / "threshold.yaml", root / "conf" / "policy" / "a_new_one.yaml")
+    after = collected(root)
+    assert not before - after
+    assert len(after - before) > 10
+    assert all("a_new_one" in test for test in after - before)
