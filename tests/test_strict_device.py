@@ -74,7 +74,8 @@ def test_an_output_on_the_host_is_refused(write: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("read", [
     lambda x: bool(x.any()), lambda x: int(x.sum()), lambda x: x.max().item(), lambda x: x[x > 0.5], lambda x: x.cpu(),
     lambda x: torch.arange(10)[x.argmax()], lambda x: torch.equal(x, x),
-    lambda x: torch.tensor([1.0, 2.0], device=x.device), lambda x: x.repeat_interleave(x.long())], ids=str)
+    lambda x: torch.tensor([1.0, 2.0], device=x.device), lambda x: x.repeat_interleave(x.long())],
+    ids=["bool", "int", "item", "mask", "cpu", "index", "equal", "tensor", "repeats"])
 def test_a_read_of_the_device_is_noted_and_refused_where_a_graph_is_captured(mode: Rehearsal, read: Any) -> None:
     x = on(3)
     assert not mode.reads

@@ -118,7 +118,7 @@ NAN, INF = float("nan"), float("inf")
 @PATHS
 @pytest.mark.parametrize(("dtype", "drawn", "wanted"), [
     (torch.float32, {}, ALL), (torch.bfloat16, {}, frozenset()), (torch.float32, {"temperature": 1.0}, frozenset()),
-    (torch.float16, {"temperature": 1.0, "top_k": 2, "top_p": 0.5}, ALL)], ids=str)
+    (torch.float16, {"temperature": 1.0, "top_k": 2, "top_p": 0.5}, ALL)], ids=["all", "none", "drawn", "cut"])
 def test_logits_that_are_not_finite_are_flagged(ask: Any, dtype: torch.dtype, drawn: dict[str, Any],
                                                 wanted: frozenset[Statistic]) -> None:
     """In whichever tile of a row; that a token is banned is no reason."""
