@@ -44,9 +44,9 @@ def check_real(name: str, value: object, *, above: float = -math.inf, at_least: 
                at_most: float = math.inf) -> float:
     """`value` as a float, or as an int where it is an integer. ValueError unless it is a finite number in the interval
     that the keywords describe."""
-    if isinstance(value, Real) and not isinstance(value, bool) and _is_finite(value) \
-            and above < value and at_least <= value <= at_most:
-        return int(value) if isinstance(value, Integral) else float(value)
+    number = _finite(value)
+    if number is not None and above < number and at_least <= number <= at_most:
+        return number
     lower = f"above {above:g}" if above > -math.inf else f"at least {at_least:g}" if at_least > -math.inf else ""
     upper = f"at most {at_most:g}" if at_most < math.inf else ""
     raise ValueError(f"{name}={shown(value)}: must be a number {' and '.join(filter(None, (lower, upper)))}".rstrip())
@@ -70,15 +70,19 @@ def check_instance(name: str, value: object, kind: type) -> None:
         raise ValueError(f"{name}={shown(value)}: must be a {kind.__name__}")
 
 
-def _is_integer(value: object) -> TypeGuard[Integral]:
+def _is_integer(value: object) -> TypeGuard[int]:
     return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
-def _is_finite(value: Real) -> bool:
+def _finite(value: object) -> float | None:
+    """A real as Python's number, an int where it is an integer; None where it is none or no float holds it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
     try:
-        return math.isfinite(value)
+        number = int(value) if isinstance(value, Integral) else float(value)
+        return number if math.isfinite(number) else None
     except OverflowError:
-        return False
+        return None
 
 
 def shown(value: object) -> str:

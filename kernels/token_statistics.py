@@ -203,8 +203,10 @@ def _check(
     margin: bool, logit_gap: bool, entropy: bool,
 ) -> None:
     check_rank("logits_BQV", logits_BQV, 3)
-    check_question(*logits_BQV.shape, seed_B, position_BQ, step, canvas_BQ, compares=margin or logit_gap)
-    check_shape("cut_BQ", cut_BQ, *logits_BQV.shape[:2])
+    num_rows, num_queried, vocab_size = logits_BQV.shape
+    check_question(num_rows, num_queried, vocab_size, seed_B, position_BQ, step, canvas_BQ,
+                   compares=margin or logit_gap)
+    check_shape("cut_BQ", cut_BQ, num_rows, num_queried)
 
 
 @kernel(reference, check=_check)

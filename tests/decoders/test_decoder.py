@@ -255,9 +255,16 @@ def test_a_bad_request_is_refused(request_, message: str) -> None:
         decoder.decode(random_model(Bidirectional()), [request_()])
 
 
+def typed_otherwise(*values: Any) -> tuple[Any, ...]:
+    """What the annotations do not allow."""
+    return values
+
+
 def test_numbers_of_other_libraries_become_pythons() -> None:
-    theirs: Any = Decoder(Blocks(np.int64(4)), Floor(Linear(np.uint8(2))), Categorical(np.float32(0.5), np.int16(3)),
-                          Threshold(Fraction(1, 2)), Recompute(), guidance=ClassifierFree(np.float64(1)))
+    size, steps, temperature, top_k, tau = typed_otherwise(np.int64(4), np.uint8(2), np.float32(0.5), np.int16(3),
+                                                           Fraction(1, 2))
+    theirs = Decoder(Blocks(size), Floor(Linear(steps)), Categorical(temperature, top_k), Threshold(tau), Recompute(),
+                     guidance=ClassifierFree(np.float64(1)))
     ours = Decoder(Blocks(4), Floor(Linear(2)), Categorical(0.5, 3), Threshold(0.5), Recompute(),
                    guidance=ClassifierFree(1))
     assert repr(theirs) == repr(replace(ours, guidance=ClassifierFree(1.0)))
@@ -323,7 +330,7 @@ def test_logits_that_were_not_finite_in_one_early_step_are_not_forgotten() -> No
     assert num_steps == 4
     decoding = decoder.begin(model, [Request.completing([1, 2], 8, mask_id=MASK_ID)])
     stream = decoder.stream(decoding)
-    next(stream), next(stream)
+    assert [next(stream).index, next(stream).index] == [0, 1]
     with pytest.raises(FloatingPointError, match="non-finite logits"):
         decoder.completions(decoding)
 

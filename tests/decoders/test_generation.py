@@ -25,7 +25,7 @@ from quicksilver.decoders import (
     generate,
     stream_generate,
 )
-from quicksilver.models import Bidirectional, Causal, LogitsFunction
+from quicksilver.models import Bidirectional, Causal, KVStore, LogitsFunction, Plan
 from torch import Tensor
 
 from tests.conftest import MASK_ID, TableModel
@@ -124,7 +124,8 @@ def test_seeds_belong_to_prompts() -> None:
 def test_prompts_and_seeds_may_come_from_any_library(prompts: Any) -> None:
     rng = np.random.default_rng(0)
     seeds = rng.integers(10, size=2)
-    found = generate(MODEL, DRAWN, prompts, num_new=np.int64(6), seeds=seeds)
+    num_new: Any = np.int64(6)
+    found = generate(MODEL, DRAWN, prompts, num_new=num_new, seeds=seeds)
     wanted = generate(MODEL, DRAWN, [[1, 2, 3], [4, 5, 6]], num_new=6, seeds=seeds.tolist())
     assert found == wanted
     assert type(found.completions[0].tokens[0]) is int
@@ -177,11 +178,11 @@ class Interrupted(TableModel):
     at: int = 1
     forwards: list[int] = field(default_factory=list)
 
-    def hidden(self, *arguments: Any) -> Tensor:
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         self.forwards.append(len(self.forwards))
         if len(self.forwards) == self.at + 1:
             raise KeyboardInterrupt
-        return super().hidden(*arguments)
+        return super().hidden(tokens_BS, plan, store)
 
     def __hash__(self) -> int:
         return id(self)

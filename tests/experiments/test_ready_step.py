@@ -133,9 +133,9 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
                      canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
                      decoding.masked_from)
-    window, visit = (replace(value, **{name: move(tensor) for name, tensor in vars(value).items()
-                                       if isinstance(tensor, Tensor)}) for value in (step.visit.window, step.visit))
-    visit = replace(visit, window=window)
+    tensors = [{name: move(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}
+               for holder in (step.visit.window, step.visit)]
+    visit = replace(step.visit, window=replace(step.visit.window, **tensors[0]), **tensors[1])
     return ReadyStep(step.decoder, there, visit, move(step.step), canvas)
 
 
