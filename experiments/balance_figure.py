@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .analysis import Json
-from .figures import family_of, png
+from .figures import family_of, own_style, png
 
 _COLOURS = {"AuxiliaryLoss": "#0072B2", "LossFree": "#009E73", "Unbalanced": "#D55E00"}
 _NAMES = {"AuxiliaryLoss": "auxiliary loss", "LossFree": "loss-free", "Unbalanced": "unbalanced"}
@@ -19,6 +19,7 @@ def is_mixture(record: Json) -> bool:
     return bool(record["result"].get("violations"))
 
 
+@own_style()
 def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     """A PNG with one panel a task: the fullest expert's load above the mean, mean over layers and 20 updates."""
     tasks = list(dict.fromkeys(record["point"]["name"] for record in training))

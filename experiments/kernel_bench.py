@@ -25,6 +25,8 @@ from .kernel_tables import OURS
 from .progress import console
 from .records import Json
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
 
 @dataclass(frozen=True)
 class KernelCases:
@@ -58,6 +60,9 @@ class KernelBench:
         """ValueError for a target or a folder that is not there, or a Triton that is there twice."""
         check_integer("num_processes", self.num_processes)
         check_real("seconds", self.seconds, at_least=0)
+        if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
+            raise ValueError(f"baseline={self.baseline!r}: must be a folder, here or in {_CHECKOUT}; "
+                             "update_baseline=true makes it")
         for target in self.targets:
             if target not in TARGETS:
                 raise ValueError(f"targets={self.targets!r}: must be of {', '.join(TARGETS)}")
@@ -65,6 +70,12 @@ class KernelBench:
         if len(set(found)) < len(found):
             raise ValueError(f"other_tritons={self.other_tritons!r}: must hold versions other than each other's and "
                              f"this environment's; found {', '.join(found)}")
+
+    @property
+    def baseline_folder(self) -> Path:
+        """The baseline's folder in the current one; where it is not there, in the checkout that holds this file."""
+        own = _CHECKOUT / self.baseline
+        return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
 
     def run(self, folder: Path) -> int:
         """Run the stages and write the report to `folder`/kernels. Returns how much failed."""
@@ -98,7 +109,7 @@ class KernelBench:
 
     def _guard(self, compiled: Compiled) -> list[str]:
         """What breaks a limit or is worse than the baseline, which is written instead if that was asked for."""
-        baseline = Baseline(Path(self.baseline))
+        baseline = Baseline(self.baseline_folder)
         console.print(f"{compiled.num_configurations} configurations ship, at most {MAX_CONFIGURATIONS} may",
                       markup=False)
         found = list(compiled.failures)
