@@ -1,5 +1,6 @@
 import ast
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -12,7 +13,7 @@ TRAINING = {"point": {"name": "a_task", "recipe": {"objective": {"kind": "Masked
 
 def test_a_users_style_of_matplotlib_changes_no_figure_and_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = figures.learning_curves([TRAINING], ["a machine"])
-    theirs = {"text.usetex": True, "font.size": 30.0, "axes.facecolor": "black", "lines.linewidth": 9.0}
+    theirs: dict[Any, Any] = {"text.usetex": True, "font.size": 30.0, "axes.facecolor": "black", "lines.linewidth": 9.0}
     for name, value in theirs.items():
         monkeypatch.setitem(matplotlib.rcParams, name, value)
     assert figures.learning_curves([TRAINING], ["a machine"]) == plain
