@@ -6,6 +6,7 @@ or a full disk with exit code 1. Launchers send `_run` to other processes by val
 """
 
 import inspect
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,9 @@ from traceback import walk_tb
 from typing import Any
 
 from .cores import available_cores, waiting_threads
+from .surroundings import mended
 
+os.environ.update(mended())
 os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
 
 import hydra
@@ -209,6 +212,8 @@ def main() -> None:
     interrupt_once()
     # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold signs that a terminal does not know
     try:
         with _errors_in_one_line():
             sys.argv[1:] = map(_for_hydra, sys.argv[1:])
@@ -216,6 +221,8 @@ def main() -> None:
     except (PointsFailed, WeightsUnavailable) as error:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)  # nobody reads any more
     except KeyboardInterrupt:
         progress.console.print("interrupted: the same command goes on from here", markup=False)
         sys.stdout.flush()
@@ -227,6 +234,16 @@ def main() -> None:
         progress.console.print(f"error: {' '.join(hydras_own)}: {type(error).__name__} {_one_line(error)}".rstrip(),
                                markup=False)
         sys.exit(2)
+    finally:
+        _let_go_of_stdout()
+
+
+def _let_go_of_stdout() -> None:
+    """Flush what is left while it can still be said that nobody reads it."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_of_a_job(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .conditions import refuse_mixed
-from .figures import family_of, png
+from .figures import family_of, own_style, png
 from .records import Json
 
 _COLOURS = {"AuxiliaryLoss": "#0072B2", "LossFree": "#009E73", "Unbalanced": "#D55E00"}
@@ -20,6 +20,7 @@ def is_mixture(record: Json) -> bool:
     return bool(record["result"].get("violations"))
 
 
+@own_style()
 def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     """A PNG with one panel a task: the fullest expert's load above the mean, mean over layers and 20 updates.
     ValueError if the records are of several conditions."""

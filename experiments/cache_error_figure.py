@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .cache_error_rows import EXACT_NATS, CacheRow, StepRow
-from .figures import png
+from .figures import own_style, png
 
 _STYLES = {"recompute": ("#888888", ""), "prefix": ("#0072B2", "o"), "dual": ("#D55E00", "s"),
            "vicinity": ("#009E73", "^"), "delayed": ("#CC79A7", "D"), "block_causal": ("#56B4E9", "v"),
@@ -19,6 +19,7 @@ FEW_POSITIONS = 20
 """Below so many eligible positions a mark is hollow."""
 
 
+@own_style()
 def cache_error(rows: Sequence[CacheRow], sources: Sequence[str]) -> bytes:
     """A PNG with a column of three panels a task, of rows that have one number of steps a task."""
     tasks = list(dict.fromkeys(row.task for row in rows))

@@ -73,8 +73,8 @@ class ConfigTypes:
 @cache
 def _parameters(target: Any) -> Mapping[str, Any]:
     """What a class or a function takes by name, and as what it is annotated."""
-    has_own_hints = dataclasses.is_dataclass(target) or not isinstance(target, type)
-    hints = typing.get_type_hints(target if has_own_hints else target.__init__)
+    is_plain_class = isinstance(target, type) and not dataclasses.is_dataclass(target)
+    hints = typing.get_type_hints(target.__init__ if is_plain_class else target)
     return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
 
 

@@ -6,11 +6,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .decoder_table import DecoderTable
-from .figures import png
+from .figures import own_style, png
 
 _EQUAL, _WORSE, _LINE = "#0072B2", "#999999", "#D55E00"
 
 
+@own_style()
 def decoders(table: DecoderTable, sources: Sequence[str]) -> bytes:
     """A PNG with a panel a task and a line a decoder, in the table's order."""
     names = list(table.cells)

@@ -9,7 +9,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from .expert_union_rows import Estimate, MitigationRow, UnionRow
-from .figures import png
+from .figures import own_style, png
 
 _BATCH_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
 _OTHER_COLOURS = ("#882255", "#999933", "#44AA99")
@@ -18,6 +18,7 @@ _NEAR = 0.06  # of an axis, from which on marks are named apart
 _MARKERS = {"dual": "o", "delayed": "s"}
 
 
+@own_style()
 def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow], router: str,
                  sources: Sequence[str]) -> bytes:
     """A PNG with three panels a task, of the trained model with this router: the share of the experts that a forward

@@ -3,8 +3,10 @@ which the colour-blind can tell apart; shapes differ as well."""
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,6 +30,15 @@ _PANEL_INCHES = (4.6, 3.6)
 _DOTS_PER_INCH = 130
 
 
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draw as matplotlib does by default, whatever the user's style is: a figure is a file that others look at."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@own_style()
 def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> bytes:
     """A PNG with one panel a task: share of right answers against answer tokens per second at one batch size."""
     tasks = list(dict.fromkeys(row.task for row in rows))
@@ -83,6 +94,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(True, which="major", linewidth=0.4, alpha=0.5)
 
 
+@own_style()
 def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
     """A PNG with one panel a task: the share of right answers against seconds of training, at equal examples.
     ValueError if the records are of several conditions."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .figures import png
+from .figures import own_style, png
 from .joint_error_rows import JointRow
 
 _LINEAR_BELOW = 0.1
 
 
+@own_style()
 def joint_error(rows: Sequence[JointRow], sources: Sequence[str]) -> bytes:
     """A PNG with a column of two panels a task."""
     tasks = list(dict.fromkeys(row.task for row in rows))

@@ -27,6 +27,8 @@ from .progress import console
 from .records import Json
 from .runner import check_folder
 
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
 
 @dataclass(frozen=True)
 class KernelCases:
@@ -61,6 +63,9 @@ class KernelBench:
         """ValueError for a target or a folder that is not there, or a Triton that is there twice."""
         check_integer("num_processes", self.num_processes)
         check_real("seconds", self.seconds, at_least=0)
+        if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
+            raise ValueError(f"baseline={self.baseline!r}: must be a folder, here or in {_CHECKOUT}; "
+                             "update_baseline=true makes it")
         for target in self.targets:
             if target not in TARGETS:
                 raise ValueError(f"targets={self.targets!r}: must be of {', '.join(TARGETS)}")
@@ -70,6 +75,12 @@ class KernelBench:
                              f"this environment's; found {', '.join(found)}")
         if self.update_baseline:
             check_folder("baseline", Path(self.baseline))
+
+    @property
+    def baseline_folder(self) -> Path:
+        """The baseline's folder in the current one; where it is not there, in the checkout that holds this file."""
+        own = _CHECKOUT / self.baseline
+        return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
 
     def run(self, folder: Path) -> int:
         """Run the stages and write the report to `folder`/kernels, of what was done when interrupted. Returns how much
@@ -87,7 +98,7 @@ class KernelBench:
 
     def guard(self, compiled: Compiled) -> list[str]:
         """What breaks a limit or is worse than the baseline, which is written instead if that was asked for."""
-        baseline = Baseline(Path(self.baseline))
+        baseline = Baseline(self.baseline_folder)
         console.print(f"{compiled.num_configurations} configurations ship, at most {MAX_CONFIGURATIONS} may",
                       markup=False)
         found = list(compiled.failures)

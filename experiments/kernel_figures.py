@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from .figures import own_style
 from .kernel_tables import OURS, TimeRow
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
@@ -17,6 +18,7 @@ _BYTES_PER_SECOND, _FLOPS_PER_SECOND = 4.3e12, 790e12
 _DOTS_PER_INCH = 130
 
 
+@own_style()
 def roofline(rows: Sequence[TimeRow], sources: Sequence[str], no_times: str | None) -> bytes:
     """A PNG: left the roofline of the kernels with products, right the time of every kernel beside its floor."""
     kernels = list(dict.fromkeys(row.kernel for row in rows))

@@ -1,10 +1,12 @@
 """Progress that a person can read: a bar with time left on a terminal, a line now and then in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -12,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 _SECONDS_BETWEEN_LINES = 15.0
 
-console = Console(file=sys.stderr, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else 110)
+_file = sys.stderr if sys.stderr is not None else Path(os.devnull).open("w")  # noqa: SIM115  open to the end
+console = Console(file=_file, highlight=False, soft_wrap=True, width=None if _file.isatty() else 110)
 
 
 class Bar(Protocol):

@@ -45,7 +45,7 @@ def reference(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> Tensor:
     logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32))
     is_token_M = (target_M >= 0) & (target_M < len(head_VE))
     nll_M = F.cross_entropy(logits_MV, target_M.where(is_token_M, 0), reduction="none")
-    return nll_M.where(is_token_M, torch.nan)
+    return nll_M * torch.where(is_token_M, 1.0, torch.nan)
 
 
 def _check(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> None:

@@ -49,7 +49,7 @@ class Tiny:
         torch.manual_seed(1)
         config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                              num_attention_heads=2, max_position_embeddings=128, initializer_range=0.5)
-        return LlamaForCausalLM(config).to(dtype).eval(), Bytes()
+        return LlamaForCausalLM(config).to(dtype=dtype).eval(), Bytes()  # pyright: ignore[reportCallIssue]
 
 
 def experiment(**changes: Any) -> Answer:

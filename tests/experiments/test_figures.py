@@ -1,8 +1,11 @@
-"""Nothing of a figure is cut off, however few tasks and however many lines it has."""
+"""Nothing of a figure is cut off, however few tasks and however many lines it has; the user's style changes none."""
 
+import ast
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure
@@ -49,3 +52,21 @@ def test_a_legend_is_no_wider_than_its_figure(module: Any, draw: Callable[..., b
     (legend,), bounds = drawn[0].legends, drawn[0].bbox
     shown = legend.get_window_extent()
     assert (bounds.x0 <= shown.x0, shown.x1 <= bounds.x1, shown.y1 <= bounds.y1 + 1) == (True, True, True)
+
+
+def test_a_users_style_of_matplotlib_changes_no_figure_and_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = figures.learning_curves(trainings(), ["a machine"])
+    theirs: dict[Any, Any] = {"text.usetex": True, "font.size": 30.0, "axes.facecolor": "black", "lines.linewidth": 9.0}
+    for name, value in theirs.items():
+        monkeypatch.setitem(matplotlib.rcParams, name, value)
+    assert figures.learning_curves(trainings(), ["a machine"]) == plain
+    assert {name: matplotlib.rcParams[name] for name in theirs} == theirs
+
+
+def test_whatever_makes_a_figure_draws_in_its_own_style() -> None:
+    makers = [(path.name, function) for path in sorted(Path(figures.__file__).parent.glob("*.py"))
+              for function in ast.walk(ast.parse(path.read_text())) if isinstance(function, ast.FunctionDef)
+              and any(isinstance(call, ast.Call) and ast.unparse(call.func) == "Figure" for call in ast.walk(function))]
+    assert len(makers) >= 8
+    assert not [(name, function.name) for name, function in makers
+                if "own_style()" not in map(ast.unparse, function.decorator_list)]

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "mo
         "task.sudoku4.autoregressive.num_curve_items=8", "experiment.num_items=[4,16]"]
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "quicksilver.experiments", *arguments], cwd=cwd, text=True,
-                          capture_output=True)
+                          capture_output=True, env=env)
 
 
 @pytest.fixture
@@ -157,6 +157,51 @@ def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_p
         finished = run("experiment=decode", *TINY[:-1], *arguments, cwd=tmp_path)
         assert finished.returncode == 2, finished.stderr
         assert message in finished.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("surroundings", [
+    {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "nonsense"},
+    {"MATPLOTLIBRC": "own_rc"}, {"TMPDIR": "nowhere"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
+def test_the_users_surroundings_stop_nothing(tmp_path: Path, surroundings: dict[str, str]) -> None:
+    (tmp_path / "own_rc").write_bytes(b"text.usetex: True\nbackend: nonsense\n")
+    finished = run("threads=0", cwd=tmp_path, env=os.environ | surroundings)
+    assert finished.returncode == 2, finished.stderr
+    assert finished.stderr.splitlines()[-1].startswith("error: threads=0")
+
+
+@pytest.mark.parametrize(("redirected", "code"), [("2>&-", 2), (">&-", 2), ("2>&- >&- <&-", 2), ("--cfg job >&-", 0)])
+def test_a_closed_stream_is_harmless(tmp_path: Path, redirected: str, code: int) -> None:
+    finished = subprocess.run(f'"{sys.executable}" -m quicksilver.experiments threads=0 {redirected}', shell=True,
+                              cwd=tmp_path, text=True, capture_output=True)
+    assert finished.returncode == code
+    assert "Traceback" not in finished.stderr
+    assert "Exception" not in finished.stderr
+
+
+def test_a_reader_that_goes_away_is_harmless(tmp_path: Path) -> None:
+    command = f'"{sys.executable}" -m quicksilver.experiments --cfg job --resolve'
+    for readers in ("| true", "2>&1 >/dev/null threads=0 | true"):
+        finished = subprocess.run(f"{command} {readers}", shell=True, cwd=tmp_path, text=True, capture_output=True)
+        assert "Traceback" not in finished.stderr
+        assert "Exception" not in finished.stderr
+
+
+def test_no_usable_folder_for_temporary_files_is_one_line(tmp_path: Path) -> None:
+    program = ("import runpy, tempfile; tempfile._candidate_tempdir_list = lambda: ['/nowhere']; "
+               "runpy.run_module('quicksilver.experiments', run_name='__main__')")
+    finished = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: [Errno 2] No usable temporary directory")
+    assert finished.stderr.count("\n") == 1
+
+
+def test_the_kernels_baseline_is_found_from_any_folder(
+        tmp_path: Path, refused: Callable[..., tuple[Any, list[str]]]) -> None:
+    arguments = ["experiment=kernel_bench", "kernel=rms_norm"]
+    assert refused(*arguments) == (0, [])  # the checkout's own
+    code, (line,) = refused(*arguments, "experiment.baseline=nowhere/at_all")
+    assert code == 2
+    assert line.startswith("error: baseline='nowhere/at_all': must be a folder, here or in /")
 
 
 @pytest.mark.slow
