@@ -177,6 +177,15 @@ def test_a_single_mask_may_wait_for_its_step(cache: Cache, tokens: list[int]) ->
     assert found.completions == exact.completions
 
 
+def test_a_vicinity_wider_than_every_canvas_is_the_whole_of_it() -> None:
+    """And nothing of its own size is built."""
+    model = DecodableTransformer(random_transformer(Bidirectional()), MASK_ID)
+    far, near = (Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Vicinity(radius, 0, 9))
+                 for radius in (2**62, MAX_LENGTH))
+    for requests in (ragged_requests(3, block=4), ragged_requests(1, block=4)):
+        assert far.decode(model, requests) == near.decode(model, requests)
+
+
 def test_what_is_computed_is_what_the_formulas_say() -> None:
     """Positions through the network for a prompt of P and blocks of B in S steps (reference: Fast-dLLM's section 3)."""
     prompt, block, num_blocks, steps = 4, 4, 3, 4
