@@ -33,8 +33,8 @@ def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[i
 
 
 def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int], mask_id: int) -> str:
-    """The text of a completion in progress: a "_" for each position that holds the mask id, and for half a
-    character."""
+    """The text of a completion in progress: a "_" for each position that holds the mask id, and for half a character
+    beside one or at the end. Elsewhere what is no character stays U+FFFD, as it will not become one."""
     near, parts, first, past_blank = list(prompt[-_NEAR:]), [], list[int](), False
     for masked, run in groupby(tokens, lambda token: token == mask_id):
         run = list(run)
@@ -44,7 +44,10 @@ def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[in
             continue
         first = first or run
         before = _whole_characters(tokenizer, near or first) if past_blank else near
-        parts.append(continuation(tokenizer, before, run).replace(_HALF, BLANK))
+        text = continuation(tokenizer, before, run)
+        whole = text.strip(_HALF) if past_blank else text.rstrip(_HALF)
+        start = text.index(whole)
+        parts.append(BLANK * start + whole + BLANK * (len(text) - start - len(whole)))
     return "".join(parts)
 
 

@@ -95,6 +95,9 @@ def _run(config: DictConfig) -> None:
         check_folder("output", folder)
     try:
         num_failed = experiment.run(folder)
+    except WeightsUnavailable as error:
+        progress.console.print(f"error: {error}", markup=False)
+        sys.exit(1)
     except OSError as error:
         progress.console.print(f"error: {error}; what was recorded before is intact", markup=False)
         sys.exit(1)
@@ -218,7 +221,7 @@ def main() -> None:
         with _errors_in_one_line():
             sys.argv[1:] = map(_for_hydra, sys.argv[1:])
             _run()
-    except (PointsFailed, WeightsUnavailable) as error:
+    except PointsFailed as error:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except BrokenPipeError:

@@ -41,8 +41,8 @@ class Weights(Protocol):
         """ValueError with the reason if it could not be loaded."""
         ...
 
-    def load(self, output: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The module in eval mode, its weights in `dtype`, and its tokenizer."""
+    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+        """The module in eval mode, its weights in `dtype`, and its tokenizer; files are kept in `folder`."""
         ...
 
 
@@ -64,9 +64,11 @@ class AnswerPoint:
 @dataclass(frozen=True)
 class Answer:
     """`prompt` answered in at most `num_new` tokens, once for each of `seeds`, on `device` (cpu or cuda) with the
-    implementation of the kernels that `kernels` names (auto, reference or triton). `dtype` is that of the weights."""
+    implementation of the kernels that `kernels` names (auto, reference or triton). `dtype` is that of the weights,
+    which are kept in `weights_folder` (None: in "weights" below the output)."""
 
     weights: Weights
+    weights_folder: str | None
     prompt: str
     decoder: Decoder
     seeds: Sequence[int]
@@ -102,7 +104,8 @@ class Answer:
         """Answer, and record each answer in `folder`. Returns 0: nothing can half-fail."""
         provenance()  # the state of the code now
         torch.set_num_threads(self.threads)
-        module, tokenizer = self.weights.load(folder, _DTYPES[self.dtype])
+        module, tokenizer = self.weights.load(
+            Path(self.weights_folder) if self.weights_folder else folder / "weights", _DTYPES[self.dtype])
         model = HuggingFaceModel.of(module.to(self.device))
         records = RecordStore(folder / "records")
         for point in self.points():

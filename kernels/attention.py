@@ -117,11 +117,11 @@ def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | No
     for name, bound_BF in (("first_BF", first_BF), ("stop_BF", stop_BF)):
         if bound_BF is not None and bound_BF.shape not in ((batch, num_queries), (1, num_queries)):
             raise ValueError(f"{name} {[*bound_BF.shape]}: must be {[batch, num_queries]} or {[1, num_queries]}")
-    if (tiles_BKN is None) != (num_tiles_BK is None):
-        raise ValueError("tiles_BKN and num_tiles_BK: must come both or not at all")
-    if tiles_BKN is not None:
+    if tiles_BKN is not None and num_tiles_BK is not None:
         check_shape("tiles_BKN", tiles_BKN, batch, num_kv_heads, tiles_BKN.shape[-1])
         check_shape("num_tiles_BK", num_tiles_BK, batch, num_kv_heads)
+    elif tiles_BKN is not num_tiles_BK:
+        raise ValueError("tiles_BKN and num_tiles_BK: must come both or not at all")
 
 
 @kernel(reference, check=_check)
@@ -150,17 +150,15 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor |
            WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys,
            LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
     if log_sum is not None:
-        launch(_merge_kernel, (batch * num_queries * num_heads,), partial, log_sum, out_BFHD,
-               batch * num_queries * num_heads, num_splits, WIDTH=head_width,
+        num_rows = batch * num_queries * num_heads
+        launch(_merge_kernel, (num_rows,), partial, log_sum, out_BFHD, num_rows, num_splits, WIDTH=head_width,
                WIDTH_TILE=triton.next_power_of_2(head_width), SPLITS=max(32, triton.next_power_of_2(num_splits)),
                num_warps=1)
     return out_BFHD
 
 
 def _interval_strides(bound_BF: Tensor | None, batch: int) -> tuple[int, int]:
-    if bound_BF is None:
-        return 0, 0
-    return (0 if len(bound_BF) < batch else bound_BF.stride(0)), bound_BF.stride(1)
+    return (0, 0) if bound_BF is None else (bound_BF.stride(0) * (len(bound_BF) == batch), bound_BF.stride(1))
 
 
 @triton.jit(do_not_specialize=["batch", "num_queries", "num_keys", "num_listed", "split"])

@@ -110,8 +110,7 @@ def _preset(name: str) -> tuple[Decoder, Any]:
     """The decoder in blocks of 2 and, where it has steps, in 2 of them, and the pattern of the model that it drives."""
     with initialize_config_module("quicksilver.conf", version_base="1.3"):
         config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32", "experiment=decode",
-                                             "task=sudoku4",
-                                              f"decoder={name}"])
+                                              "task=sudoku4", f"decoder={name}"])
     experiment = instantiate(config.experiment, _convert_="all")
     pattern = experiment.family.recipe(experiment.tasks["sudoku4"]).objective.attention
     decoder = replace(experiment.decoder, schedule=in_steps(experiment.decoder.schedule, 2))

