@@ -142,8 +142,7 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor |
     # Rows and heads in the first dimension: the others end at 65,535, which a batch may exceed.
     grid = (triton.cdiv(num_queries * group, tiles.rows) * batch * num_kv_heads, num_splits)
     launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, first_BF, stop_BF,
-           None if tiles_BKN is None else tiles_BKN.contiguous(),
-           None if num_tiles_BK is None else num_tiles_BK.contiguous(), partial, log_sum,
+           *(None if x is None else x.contiguous() for x in (tiles_BKN, num_tiles_BK)), partial, log_sum,
            head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys, num_kv_heads, listed // KEY_TILE, split,
            *q_BFHD.stride(), *k_BCKD.stride(), *v_BCKD.stride(), *_interval_strides(first_BF, batch),
            *_interval_strides(stop_BF, batch), GROUP=group, WIDTH=head_width,
