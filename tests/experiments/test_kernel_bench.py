@@ -156,7 +156,6 @@ def test_a_baseline_that_could_not_be_written_is_refused_before_anything_is_comp
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="baseline='.*/file/baseline': must be a folder that can be written"):
         replace(bench(tmp_path / "file" / "baseline"), update_baseline=True).check()
-    bench(tmp_path / "file" / "baseline").check()
 
 
 @pytest.mark.parametrize(("field", "value", "message"), [
