@@ -70,9 +70,9 @@ def test_every_task_builds_a_frontier(task: str) -> None:
 
 def test_the_default_is_the_four_tasks_with_one_seed() -> None:
     experiment = built()
-    assert list(experiment.tasks) == ["sudoku6", "sudoku4", "extraction", "addition"]
+    assert list(experiment.tasks) == ["sudoku4", "sudoku6", "extraction", "addition"]
     assert experiment.seeds == [0]
-    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [128, 512])
+    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [64, 512])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
