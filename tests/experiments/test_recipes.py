@@ -52,6 +52,10 @@ def test_sudoku6_rises_with_steps_and_needs_the_confident_order(share: Share) ->
     assert share("sudoku6", "diffusion", any_order(22, RandomOrder())) <= by_steps[22] - 0.15
 
 
+def test_sudoku6_is_hard_from_left_to_right_and_not_hopeless(share: Share) -> None:
+    assert share("sudoku6", "autoregressive") >= 0.13
+
+
 def test_sudoku4_is_solved_by_both(share: Share) -> None:
     assert share("sudoku4", "autoregressive") >= 0.65
     assert share("sudoku4", "diffusion") >= 0.95
