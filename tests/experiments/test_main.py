@@ -135,6 +135,7 @@ def test_options_that_are_read_are_taken_from_wherever_they_come(
     assert refused(*arguments) == (0, [])
 
 
+@pytest.mark.slow
 def test_decode_takes_its_seed_from_seeds_and_no_more_than_one(tmp_path: Path) -> None:
     arguments = ["experiment=decode", *TINY[:-1], "experiment.num_items=2", "kernels=reference"]
     finished = run(*arguments, "seeds=[3]", cwd=tmp_path)
@@ -145,6 +146,7 @@ def test_decode_takes_its_seed_from_seeds_and_no_more_than_one(tmp_path: Path) -
     assert (finished.returncode, finished.stderr) == (2, "error: seeds=[3, 4]: experiment=decode takes exactly one\n")
 
 
+@pytest.mark.slow
 def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_path: Path) -> None:
     first = run("experiment=decode", *TINY[:-1], "decoder=autoregressive", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -159,6 +161,7 @@ def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_p
         assert message in finished.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surroundings", [
     {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, {"MPLBACKEND": "nonsense"},
     {"MATPLOTLIBRC": "own_rc"}, {"TMPDIR": "nowhere"}, {"PYTHONIOENCODING": "ascii"}], ids=str)
@@ -169,6 +172,7 @@ def test_the_users_surroundings_stop_nothing(tmp_path: Path, surroundings: dict[
     assert finished.stderr.splitlines()[-1].startswith("error: threads=0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("redirected", "code"), [("2>&-", 2), (">&-", 2), ("2>&- >&- <&-", 2), ("--cfg job >&-", 0)])
 def test_a_closed_stream_is_harmless(tmp_path: Path, redirected: str, code: int) -> None:
     finished = subprocess.run(f'"{sys.executable}" -m quicksilver.experiments threads=0 {redirected}', shell=True,
@@ -178,6 +182,7 @@ def test_a_closed_stream_is_harmless(tmp_path: Path, redirected: str, code: int)
     assert "Exception" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_harmless(tmp_path: Path) -> None:
     command = f'"{sys.executable}" -m quicksilver.experiments --cfg job --resolve'
     for readers in ("| true", "2>&1 >/dev/null threads=0 | true"):
