@@ -44,10 +44,18 @@ class DeviceMixError(RuntimeError):
 class DeviceTensor(Tensor):
     """A tensor that was put on DEVICE; its memory is the host's."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
     device = property(lambda self: DEVICE)  # pyright: ignore[reportAssignmentType]
     is_cuda = property(lambda self: True)  # pyright: ignore[reportAssignmentType]
     is_cpu = property(lambda self: False)  # pyright: ignore[reportAssignmentType]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        # What torch._C._disabled_torch_function_impl does, in words that torch.compile can trace.
+        if torch.compiler.is_compiling():  # when the mode has not stepped aside
+            with torch._C.DisableTorchFunction():
+                return func(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     def get_device(self) -> int:
         return 0
