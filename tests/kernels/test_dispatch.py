@@ -33,7 +33,7 @@ def test_what_ran_is_named_for_each_kernel_and_wholly_where_it_was_several() -> 
         rms_norm(X, WEIGHT, 1e-5)
         swiglu(X)
         with using(Implementation.TRITON):
-            swiglu(X)
+            swiglu(on_device(X))
     assert named(ran) == {"rms_norm": "reference", "swiglu": "reference, triton"}
 
 
