@@ -20,6 +20,8 @@ from quicksilver.kernels.swiglu import swiglu
 from quicksilver.kernels.token_statistics import statistics_of_logits
 from torch import Tensor
 
+from .comparison import each_tensor, on_device
+
 CPU, F32 = torch.device("cpu"), torch.float32
 
 
@@ -75,16 +77,17 @@ def _variants(tensor: Tensor) -> Iterator[Tensor]:
 
 def _outcome(function: Callable[..., Any], arguments: list[Any], implementation: Implementation) -> Any:
     """What a function returns and leaves in its arguments, or that it refuses them."""
-    copies = [value.clone() if isinstance(value, Tensor) else value for value in arguments]
+    # Both where the kernels run: some values are read, and refused, on a CPU only.
+    copies = [each_tensor(value, lambda tensor: on_device(tensor).clone()) for value in arguments]
     try:
         with using(implementation):
             result = function(*copies)
     except ValueError:
         return "refused"
-    left = [value for value in copies if isinstance(value, Tensor)]
+    left = [value.cpu() for value in copies if isinstance(value, Tensor)]
     if function is commit:
         left = [buffer[:, :-1] for buffer in left[:4]]  # anything may stand in the spare column
-    return [*(result if isinstance(result, list | tuple) else [result]), *left]
+    return [*(value.cpu() for value in (result if isinstance(result, list | tuple) else [result])), *left]
 
 
 def _agree(function: Callable[..., Any], arguments: list[Any], what: str) -> bool:
