@@ -140,8 +140,9 @@ def test_credit_and_divergence_leave_the_flag(implementation: Implementation) ->
     logits = torch.tensor([[[0.0, NAN, 1.0], [0.0, INF, 1.0], [0.0, -INF, 1.0]]])
     credit = Credit(torch.zeros(logits.shape), torch.ones(1, 3, dtype=torch.bool), 0.7, 0.8, 0.2)
     previous = Previous.unknown(logits.shape, torch.device("cpu"))
+    question = Question(frozenset({"divergence"}), None, 1.0, None, previous, credit)
     with using(implementation):
-        found = token_statistics(logits, Question(frozenset({"divergence"}), None, 1.0, None, previous, credit))
+        found = token_statistics(*put(implementation, logits, question))
     assert found.nonfinite_BQ is not None
     assert found.nonfinite_BQ.tolist() == [[True, True, False]]
 
@@ -156,9 +157,10 @@ CUTS = ({}, {"top_k": 3}, {"top_p": 0.9})
 def test_the_coldest_draws_are_greedy(implementation: Implementation, temperature: float, cut: dict[str, Any]) -> None:
     logits = 40 * torch.randn(1, 12, 300)
     logits[..., 7] = -INF
+    question = Question(frozenset(), drawing(1, 12, temperature, **cut))
     with using(implementation):
-        found = token_statistics(logits, Question(frozenset(), drawing(1, 12, temperature, **cut)))
-    assert torch.equal(found.token_BQ, logits.argmax(-1))
+        found = token_statistics(*put(implementation, logits, question))
+    assert torch.equal(found.token_BQ.cpu(), logits.argmax(-1))
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))
@@ -171,9 +173,9 @@ def test_the_hottest_draws_are_from_all_that_is_allowed(implementation: Implemen
     logits[..., [0, 5]] = -INF
     question = Question(frozenset(), drawing(1, 20, temperature, **cut))
     with using(implementation):
-        found = token_statistics(logits, question)
+        found = token_statistics(*put(implementation, logits, question))
     alike = token_statistics(torch.where(logits == -INF, -INF, 0), Question(frozenset(), drawing(1, 20)))
-    assert torch.equal(found.token_BQ, alike.token_BQ)
+    assert torch.equal(found.token_BQ.cpu(), alike.token_BQ)
     assert set(found.token_BQ.flatten().tolist()) == {1, 2, 3, 4}
 
 
