@@ -86,7 +86,7 @@ def test_logits_that_are_not_finite_are_flagged(implementation: Implementation, 
 
     def flags(hidden: Tensor, head: Tensor, banned: int) -> list[bool]:
         with using(implementation):
-            found = lm_head_statistics(hidden, head, banned, Question(frozenset(), draw))
+            found = lm_head_statistics(*put(implementation, hidden, head, banned, Question(frozenset(), draw)))
         assert found.nonfinite_BQ is not None
         return found.nonfinite_BQ[0].tolist()
 
