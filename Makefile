@@ -3,7 +3,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 # How long waiting threads of OpenMP spin (experiments/cores.py).
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 2000
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
 # Both ends of torch's range with the Triton that goes with each, and the newest Python that torch has a wheel for.

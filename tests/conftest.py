@@ -9,7 +9,7 @@ from typing import Any
 
 # Two workers on two cores: threads of theirs would spin against each other. Read by libgomp as torch loads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import torch
 

@@ -43,7 +43,7 @@ def test_affinity_counts() -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [
-    ({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")])
+    ({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")])
 @pytest.mark.parametrize("command", ["quicksilver.experiments.__main__", "quicksilver.experiments.peers.__main__"])
 def test_a_command_sets_how_threads_wait_unless_told(command: str, given: dict[str, str], expected: str) -> None:
     """Before torch is imported, which is when the OpenMP runtime reads it."""
