@@ -1,8 +1,8 @@
 """Training of either family from one loop.
 
 Muon for the blocks' matrices, AdamW for the rest (stacks of experts among it), linear warm-up then cosine to zero,
-gradients clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Every random number is a function of
-(seed, update), so an interrupted training goes on to the same weights as one that was not.
+gradients clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Every random number is a function
+of (seed, update), so an interrupted training goes on to the same weights as one that was not.
 """
 
 import contextlib
