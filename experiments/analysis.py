@@ -70,6 +70,16 @@ def without_seeds(point: Json) -> str:
     return json.dumps(point | models, sort_keys=True)
 
 
+_FAMILIES = {"AutoregressiveNLL": "autoregressive", "MaskedDiffusion": "masked diffusion",
+             "BlockDiffusion": "block diffusion"}
+
+
+def family_of(point: Mapping) -> str:
+    """A training point's family, in words."""
+    kind: str = point["recipe"]["objective"]["kind"]
+    return _FAMILIES.get(kind, kind)
+
+
 _NAMES = ("name", "batch_size", "family", "order", "steps", "sampler")
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from .analysis import family_of
 from .conditions import refuse_mixed
-from .figures import family_of, own_style, png
 from .records import Json
+from .style import BLUE, GREEN, GREY, VERMILION, own_style, png
 
-_COLOURS = {"AuxiliaryLoss": "#0072B2", "LossFree": "#009E73", "Unbalanced": "#D55E00"}
+_COLOURS = {"AuxiliaryLoss": BLUE, "LossFree": GREEN, "Unbalanced": VERMILION}
 _NAMES = {"AuxiliaryLoss": "auxiliary loss", "LossFree": "loss-free", "Unbalanced": "unbalanced"}
 _LINES = {"autoregressive": "-", "masked diffusion": "--", "block diffusion": ":"}
 _OVER = 20
@@ -33,7 +34,7 @@ def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
             values = np.array(record["result"]["violations"])
             width = min(_OVER, len(values))
             smooth = np.convolve(values, np.ones(width) / width, "valid")
-            axes.plot(np.arange(width, len(values) + 1), 100 * smooth, color=_COLOURS.get(kind, "#888888"),
+            axes.plot(np.arange(width, len(values) + 1), 100 * smooth, color=_COLOURS.get(kind, GREY),
                       linestyle=_LINES.get(family, "-"), linewidth=1.2, label=f"{family}, {_NAMES.get(kind, kind)}")
         axes.set_title(task, fontsize=10)
         axes.set_xlabel("update", fontsize=9)

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .cache_error_rows import EXACT_NATS, CacheRow, StepRow
-from .figures import own_style, png
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style, png
 
-_STYLES = {"recompute": ("#888888", ""), "prefix": ("#0072B2", "o"), "dual": ("#D55E00", "s"),
-           "vicinity": ("#009E73", "^"), "delayed": ("#CC79A7", "D"), "block_causal": ("#56B4E9", "v"),
-           "block_causal_apart": ("#E69F00", "P"), "append": ("#000000", "X")}
+_STYLES = {"recompute": (GREY, ""), "prefix": (BLUE, "o"), "dual": (VERMILION, "s"),
+           "vicinity": (GREEN, "^"), "delayed": (PURPLE, "D"), "block_causal": (SKY, "v"),
+           "block_causal_apart": (ORANGE, "P"), "append": (BLACK, "X")}
 _OTHER = ("#F0E442", "<")
 _ZERO_LINE = "recompute"
 FEW_POSITIONS = 20

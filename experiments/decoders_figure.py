@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .decoder_table import DecoderTable
-from .figures import own_style, png
+from .style import BLUE, VERMILION, own_style, png
 
-_EQUAL, _WORSE, _LINE = "#0072B2", "#999999", "#D55E00"
+_EQUAL, _WORSE, _LINE = BLUE, "#999999", VERMILION
 
 
 @own_style()

@@ -8,9 +8,8 @@ from rich.table import Table
 from .analysis import Row, rows
 from .decoder_table import DecoderTable, decoder_tables
 from .decoders_figure import decoders
-from .findings import listed
 from .records import Json
-from .report_section import Section
+from .report_section import Section, listed
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

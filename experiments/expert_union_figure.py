@@ -9,11 +9,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from .expert_union_rows import Estimate, MitigationRow, UnionRow
-from .figures import own_style, png
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, own_style, png
 
-_BATCH_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_BATCH_COLOURS = (BLUE, GREEN, PURPLE, ORANGE)
 _OTHER_COLOURS = ("#882255", "#999933", "#44AA99")
-_UNIFORM, _DENSE_TIME, _TIME, _ONE = "#000000", "#888888", "#D55E00", "#000000"
+_UNIFORM, _DENSE_TIME, _TIME, _ONE = BLACK, GREY, VERMILION, BLACK
 _NEAR = 0.06  # of an axis, from which on marks are named apart
 _MARKERS = {"dual": "o", "delayed": "s"}
 

@@ -7,9 +7,8 @@ from rich.table import Table
 
 from .expert_union_figure import expert_union
 from .expert_union_rows import MitigationRow, UnionRow, mitigation_rows, union_rows
-from .findings import listed
 from .records import Json
-from .report_section import Section
+from .report_section import Section, listed
 
 _DENSE = "dense"
 _LEAST_SHARE = 0.05

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from .analysis import family_of
 from .conditions import refuse_mixed
-from .figures import family_of
 from .intervals import mean_interval, paired_difference, wilson
 from .records import Json
 

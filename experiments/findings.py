@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from .analysis import Row, is_collapsed, paired
+from .report_section import listed
 from .speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, SpeedUps, speed_ups
 
 _ONE_POINT = 0.01
@@ -14,12 +15,6 @@ def findings(rows: Sequence[Row]) -> list[str]:
     """Sentences on the rows of all tasks."""
     lines = speed_ups(rows)
     return [*_equal_quality(lines), *_best_quality(lines), *_orders(rows), *_free_text(rows)]
-
-
-def listed(words: Sequence[object]) -> str:
-    """The words as a list in a sentence."""
-    *most, last = map(str, words)
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _equal_quality(lines: Sequence[SpeedUps]) -> Iterator[str]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .figures import own_style, png
 from .joint_error_rows import JointRow
+from .style import BLUE, GREY, ORANGE, VERMILION, own_style, png
 
 _LINEAR_BELOW = 0.1
 
@@ -21,13 +21,13 @@ def joint_error(rows: Sequence[JointRow], sources: Sequence[str]) -> bytes:
         here = sorted((row for row in rows if row.task == task), key=lambda row: row.steps)
         steps = [row.steps for row in here]
         nats, quality = grid[0][column], grid[1][column]
-        nats.axhline(0, color="#888888", linewidth=2.5, zorder=2, label="zero: nothing lost")
-        nats.plot(steps, [row.bound for row in here], color="#E69F00", marker="s", markersize=4.5, linewidth=1.2,
+        nats.axhline(0, color=GREY, linewidth=2.5, zorder=2, label="zero: nothing lost")
+        nats.plot(steps, [row.bound for row in here], color=ORANGE, marker="s", markersize=4.5, linewidth=1.2,
                   linestyle="--", label="bound: sum of entropies - largest")
-        nats.plot(steps, [row.gap for row in here], color="#0072B2", marker="o", markersize=4.5, linewidth=1.2,
+        nats.plot(steps, [row.gap for row in here], color=BLUE, marker="o", markersize=4.5, linewidth=1.2,
                   label="gap: log product - log joint")
         wrong = [row for row in here if row.wrong_gap is not None]
-        nats.plot([row.steps for row in wrong], [row.wrong_gap for row in wrong], color="#D55E00", marker="x",
+        nats.plot([row.steps for row in wrong], [row.wrong_gap for row in wrong], color=VERMILION, marker="x",
                   markersize=5.5, linestyle="none", zorder=4, label="gap of the wrong answers alone")
         share, low, high = ([100 * value for value in values] for values in (
             [row.share for row in here], [row.share - row.interval[0] for row in here],

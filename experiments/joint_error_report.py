@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .findings import listed
 from .joint_error_figure import joint_error
 from .joint_error_rows import Break, JointRow, breaks, joint_rows
 from .records import Json
-from .report_section import Section
+from .report_section import Section, listed
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

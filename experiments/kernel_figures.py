@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from .figures import own_style
 from .kernel_tables import OURS, TimeRow
+from .style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")  # Okabe and Ito (2008)
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _BYTES_PER_SECOND, _FLOPS_PER_SECOND = 4.3e12, 790e12
 _DOTS_PER_INCH = 130
@@ -27,7 +27,7 @@ def roofline(rows: Sequence[TimeRow], sources: Sequence[str], no_times: str | No
     _roof(left, rows, kernels)
     _floors(right, rows, kernels)
     if no_times:
-        figure.suptitle(f"Floors only; times {no_times}", fontsize=10, color="#D55E00")
+        figure.suptitle(f"Floors only; times {no_times}", fontsize=10, color=VERMILION)
     text = "\n".join(part for line in sources for part in textwrap.wrap(line, 190))
     figure.supxlabel(text, fontsize=6.5, color="#555555")
     buffer = io.BytesIO()
@@ -75,7 +75,7 @@ def _floors(axes: Axes, rows: Sequence[TimeRow], kernels: Sequence[str]) -> None
         if row.median_us:
             is_ours = row.contender == OURS
             axes.plot(row.median_us, place + (0.22 if is_ours else 0.42), marker=marker if is_ours else "|",
-                      color=colour if is_ours else "#888888", linestyle="none", markersize=6)
+                      color=colour if is_ours else GREY, linestyle="none", markersize=6)
     axes.set(xscale="log", title="Time, hollow: floor; filled: ours; grey: peers", xlabel="microseconds")
     axes.set_yticks(range(len(kernels)), kernels)
     axes.set_ylim(len(kernels) - 0.4, -0.6)

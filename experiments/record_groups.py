@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .analysis import without_seeds
+from .analysis import family_of, without_seeds
 from .conditions import refuse_mixed
-from .figures import family_of
 from .records import Json
 
 

@@ -16,11 +16,13 @@ from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
-from . import cache_error_report, decoders_report, expert_union_report, figures, joint_error_report
-from .analysis import Row, commit_of, is_collapsed, numbered, rows, sources
+from . import cache_error_report, decoders_report, expert_union_report, joint_error_report
+from .analysis import Row, commit_of, family_of, is_collapsed, numbered, rows, sources
 from .balance_figure import balance, is_mixture
 from .conditions import Conditions, by_conditions, conditions_of
+from .figures import learning_curves
 from .findings import best_texts, findings
+from .frontier_figure import frontier
 from .progress import console
 from .records import Json, key_of, read_record
 from .report_section import Section
@@ -94,7 +96,7 @@ def _file_name(name: str, conditions: str) -> str:
 def _measured(timed: Sequence[Json], studied: Sequence[Json], name: str) -> _Measured:
     table, measured_by, sections = rows(timed), sources((*timed, *studied)), _sections(studied)
     images = {"frontier.png" if number == 0 else f"frontier_batch{batch_size}.png":
-              figures.frontier(table, measured_by, batch_size)
+              frontier(table, measured_by, batch_size)
               for number, batch_size in enumerate(sorted({row.batch_size for row in table}))}
     found = [*findings(table), *(sentence for section in sections for sentence in section.findings)]
     return _Measured(name, measured_by, table, speed_ups(table), best_texts(table), found, images, sections)
@@ -102,7 +104,7 @@ def _measured(timed: Sequence[Json], studied: Sequence[Json], name: str) -> _Mea
 
 def _trained(records: Sequence[Json], name: str) -> _Trained:
     trained_by = sources(records)
-    images = {"learning_curves.png": figures.learning_curves(records, trained_by)}
+    images = {"learning_curves.png": learning_curves(records, trained_by)}
     mixtures = [record for record in records if is_mixture(record)]
     if mixtures:
         images["balance.png"] = balance(mixtures, trained_by)
@@ -177,7 +179,7 @@ def _settings(training: Sequence[Json], measured: Sequence[Json], others: Sequen
     found: dict[str, list[Json]] = {}
     for record in training:
         point = record["point"]
-        found.setdefault(f"train {point['name']}: {figures.family_of(point)}", []).append(point)
+        found.setdefault(f"train {point['name']}: {family_of(point)}", []).append(point)
     verbs = {"CacheErrorPoint": "cache error", "JointErrorPoint": "joint error",
              "UnionPoint": "expert union", "MitigationPoint": "mitigation"}
     for record in (*measured, *others):

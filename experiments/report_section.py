@@ -19,3 +19,9 @@ class Section:
     images: Mapping[str, bytes]
     findings: Sequence[str]
     shown: RenderableType
+
+
+def listed(words: Sequence[object]) -> str:
+    """The words as a list in a sentence."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .figures import family_of
+from .analysis import family_of
 from .records import Json
 
 

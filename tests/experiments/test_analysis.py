@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quicksilver.experiments import figures
 from quicksilver.experiments.analysis import equal_quality, is_collapsed, rows, sources
 from quicksilver.experiments.balance_figure import balance
+from quicksilver.experiments.figures import learning_curves
+from quicksilver.experiments.frontier_figure import frontier
 
 ITEMS = 2000
 TEXT = {"valid": 1.0, "unique": 0.004, "novel": 0.5, "valid_unique_novel": 0.002}
@@ -107,7 +108,7 @@ def test_neither_precisions_nor_devices_are_pooled(other: dict[str, Any]) -> Non
         rows(mixed)
 
 
-@pytest.mark.parametrize("draw", [figures.learning_curves, balance])
+@pytest.mark.parametrize("draw", [learning_curves, balance])
 def test_one_figure_never_mixes_precisions(draw: Callable[..., bytes]) -> None:
     with pytest.raises(ValueError, match="models trained in bfloat16; cpu, 1 thread and of models trained in float32"):
         draw([training(), training(precision="float32")], ["here"])
@@ -131,12 +132,12 @@ def test_text_that_repeats_itself_has_collapsed() -> None:
 
 def test_an_order_without_a_style_of_its_own_is_drawn() -> None:
     table = rows([reference(0.9), record("diffusion", 0.9, 2.0, order="my new policy")])
-    assert figures.frontier(table, ["here"], 1).startswith(b"\x89PNG")
+    assert frontier(table, ["here"], 1).startswith(b"\x89PNG")
 
 
 def test_figures_are_images_of_the_promised_size() -> None:
     table = rows([reference(0.9), record("diffusion", 1.0, 7.0), record("diffusion", 0.2, 9.0, steps=1)])
-    for image in (figures.frontier(table, ["here"], 1), figures.learning_curves([training()], ["here", "there"])):
+    for image in (frontier(table, ["here"], 1), learning_curves([training()], ["here", "there"])):
         assert image.startswith(b"\x89PNG")
         width, height = np.frombuffer(image[16:24], ">u4")
         assert 300 < width < 1500

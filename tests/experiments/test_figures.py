@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure
+from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure, style
 from quicksilver.experiments.cache_error_rows import cache_rows
 from quicksilver.experiments.joint_error_rows import joint_rows
 
@@ -46,7 +46,7 @@ def test_a_legend_is_no_wider_than_its_figure(module: Any, draw: Callable[..., b
         drawn.append(figure)
         return png(figure, sources, legend_columns)
 
-    png = figures.png
+    png = style.png
     monkeypatch.setattr(module, "png", keep)
     draw(of(), ["here"])
     (legend,), bounds = drawn[0].legends, drawn[0].bbox
@@ -64,7 +64,7 @@ def test_a_users_style_of_matplotlib_changes_no_figure_and_stays_as_it_is(monkey
 
 
 def test_whatever_makes_a_figure_draws_in_its_own_style() -> None:
-    makers = [(path.name, function) for path in sorted(Path(figures.__file__).parent.glob("*.py"))
+    makers = [(path.name, function) for path in sorted(Path(figures.__file__).parent.rglob("*.py"))
               for function in ast.walk(ast.parse(path.read_text())) if isinstance(function, ast.FunctionDef)
               and any(isinstance(call, ast.Call) and ast.unparse(call.func) == "Figure" for call in ast.walk(function))]
     assert len(makers) >= 8

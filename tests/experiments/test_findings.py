@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from quicksilver.experiments.analysis import rows
-from quicksilver.experiments.findings import best_texts, findings, listed
+from quicksilver.experiments.findings import best_texts, findings
+from quicksilver.experiments.report_section import listed
 
 from tests.experiments.test_analysis import TEXT, record, reference
 
