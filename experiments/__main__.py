@@ -16,8 +16,8 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from .cores import available_cores, waiting_threads
-from .surroundings import mended
+from .harness.cores import available_cores, waiting_threads
+from .harness.surroundings import mended
 
 os.environ.update(mended())
 os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
@@ -39,11 +39,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
-from . import progress
 from .config_reads import Place, reads
 from .config_types import ConfigTypes
-from .devices import best_device, fast_precision
-from .interrupts import interrupt_once
+from .harness import progress
+from .harness.devices import best_device, fast_precision
+from .harness.interrupts import interrupt_once
 from .runner import Experiment, PointsFailed, check_folder
 from .wheel_weights import WeightsUnavailable
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .conditions import conditions_of, refuse_mixed
+from .harness.records import Json
 from .intervals import paired_difference, wilson
-from .records import Json
 
 
 @dataclass(frozen=True)

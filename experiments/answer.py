@@ -20,11 +20,11 @@ from ..decoders.generation import GenerationStream
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import HuggingFaceModel
-from .devices import wait_for
-from .locks import machine_alone
-from .progress import console
-from .provenance import provenance
-from .records import Json, RecordStore
+from .harness.devices import wait_for
+from .harness.locks import machine_alone
+from .harness.progress import console
+from .harness.provenance import provenance
+from .harness.records import Json, RecordStore
 from .sweep import check_different, check_machine
 from .training import LARGEST_SEED
 

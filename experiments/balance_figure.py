@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from .analysis import family_of
 from .conditions import refuse_mixed
-from .records import Json
-from .style import BLUE, GREEN, GREY, VERMILION, own_style, png
+from .harness.records import Json
+from .harness.style import BLUE, GREEN, GREY, VERMILION, own_style, png
 
 _COLOURS = {"AuxiliaryLoss": BLUE, "LossFree": GREEN, "Unbalanced": VERMILION}
 _NAMES = {"AuxiliaryLoss": "auxiliary loss", "LossFree": "loss-free", "Unbalanced": "unbalanced"}

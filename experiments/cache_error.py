@@ -20,11 +20,11 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
 from .decoding import batches, canvases
-from .execution import execution
 from .families import Family
-from .locks import machine_shared
+from .harness.execution import execution
+from .harness.locks import machine_shared
+from .harness.records import Json
 from .oracle import Comparison, StepError, beside_recompute
-from .records import Json
 from .report import report_name, write_report
 from .runner import Runner
 from .sweep import check_counts, check_machine, check_tasks, concluded, on_record

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from .cache_error_figure import FEW_POSITIONS, cache_error
 from .cache_error_rows import CacheRow, at_most_steps, cache_rows
-from .records import Json
+from .harness.records import Json
 from .report_section import Section, listed
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .analysis import numbered
+from .harness.records import Json
 from .record_groups import groups_of
-from .records import Json
 
 EXACT_NATS = 1e-6
 """A mean KL up to this is float32 rounding."""

@@ -16,7 +16,7 @@ from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .decoding import Contestant, batches, canvases
 from .families import Family
-from .progress import console
+from .harness.progress import console
 from .sweep import check_invariance, check_machine, check_tasks
 from .task_setup import TaskSetup
 from .training import TrainingPoint, trained

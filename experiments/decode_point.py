@@ -15,10 +15,10 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import Head
 from .decoding import Contestant, TimedBatch, batches, canvases
-from .devices import peak_memory_bytes, reset_peak_memory
-from .execution import execution
-from .locks import machine_alone
-from .records import Json
+from .harness.devices import peak_memory_bytes, reset_peak_memory
+from .harness.execution import execution
+from .harness.locks import machine_alone
+from .harness.records import Json
 from .runner import Runner
 from .training import TrainingPoint
 

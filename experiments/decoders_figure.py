@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .decoder_table import DecoderTable
-from .style import BLUE, VERMILION, own_style, png
+from .harness.style import BLUE, VERMILION, own_style, png
 
 _EQUAL, _WORSE, _LINE = BLUE, "#999999", VERMILION
 

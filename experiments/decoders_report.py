@@ -8,7 +8,7 @@ from rich.table import Table
 from .analysis import Row, rows
 from .decoder_table import DecoderTable, decoder_tables
 from .decoders_figure import decoders
-from .records import Json
+from .harness.records import Json
 from .report_section import Section, listed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..decoders import Completion, Decoder, Request
 from ..decoders.accounting import Accounting
 from ..models import LanguageModel
-from .devices import wait_for
+from .harness.devices import wait_for
 from .tasks.base import Format, Task
 
 

@@ -28,8 +28,8 @@ from ..models import (
     Transformer,
     Unbalanced,
 )
+from .harness.records import Json
 from .mitigation import MitigationPoint, measure_mitigation
-from .records import Json
 from .report import report_name, write_report
 from .runner import Runner
 from .sweep import check_counts, check_different, check_machine, check_tasks, concluded, on_record

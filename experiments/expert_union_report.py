@@ -7,7 +7,7 @@ from rich.table import Table
 
 from .expert_union_figure import expert_union
 from .expert_union_rows import MitigationRow, UnionRow, mitigation_rows, union_rows
-from .records import Json
+from .harness.records import Json
 from .report_section import Section, listed
 
 _DENSE = "dense"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from .analysis import family_of
 from .conditions import refuse_mixed
+from .harness.records import Json
 from .intervals import mean_interval, paired_difference, wilson
-from .records import Json
 
 _ONE_POINT = 0.01
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from .analysis import family_of
 from .conditions import refuse_mixed
-from .records import Json
-from .style import LINES, MARKS, OTHER_MARK, own_style, png
+from .harness.records import Json
+from .harness.style import LINES, MARKS, OTHER_MARK, own_style, png
 
 
 @own_style()

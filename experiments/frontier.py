@@ -17,7 +17,7 @@ from pathlib import Path
 from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ..models import Head, SeparateHead
 from .decode_point import DecodePoint, measure
-from .progress import console
+from .harness.progress import console
 from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .sweep import check_batches, check_different, check_invariance, check_machine, check_tasks, concluded, on_record

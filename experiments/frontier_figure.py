@@ -8,7 +8,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .analysis import Row, is_collapsed
-from .style import BLUE, GREEN, GREY, LINES, MARKS, ORANGE, OTHER_MARK, VERMILION, own_style, png
+from .harness.style import BLUE, GREEN, GREY, LINES, MARKS, ORANGE, OTHER_MARK, VERMILION, own_style, png
 
 _MARKS = MARKS | {"confident": (BLUE, "o"), "margin": (ORANGE, "s"), "random": (VERMILION, "^"),
                   "threshold": (GREEN, "D"), "collapsed": (GREY, "x")}

@@ -19,11 +19,11 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import SeparateHead
 from .decoding import batches, canvases
-from .execution import execution
 from .families import Family
+from .harness.execution import execution
+from .harness.locks import machine_shared
+from .harness.records import Json
 from .joint import joint_errors
-from .locks import machine_shared
-from .records import Json
 from .report import report_name, write_report
 from .runner import Runner
 from .sweep import check_machine, check_tasks, concluded, on_record

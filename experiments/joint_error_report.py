@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
+from .harness.records import Json
 from .joint_error_figure import joint_error
 from .joint_error_rows import Break, JointRow, breaks, joint_rows
-from .records import Json
 from .report_section import Section, listed
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernels.atomic_file import atomic_write
-from .records import Json
+from .harness.records import Json
 
 _KEPT = ("label", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "tensor_core", "wide_loads")
 _MORE_REGISTERS = 1.10

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..kernels.case import Case
 from ..kernels.dispatch import INTERPRETED, Implementation, named, recording, using
-from .records import Json
+from .harness.records import Json
 
 # Relative root-mean-square errors that a correct kernel stays under. Each kernel's own tests are stricter.
 TOLERANCES = {"float32": 5e-6, "float16": 1e-3, "bfloat16": 5e-3}

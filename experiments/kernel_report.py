@@ -9,6 +9,7 @@ from jinja2 import Environment
 from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
+from .harness.progress import console
 from .kernel_figures import roofline
 from .kernel_tables import (
     NO_GPU,
@@ -22,7 +23,6 @@ from .kernel_tables import (
     time_rows,
     times_csv,
 )
-from .progress import console
 
 
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],

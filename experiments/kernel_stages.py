@@ -15,20 +15,20 @@ import torch
 import triton
 
 from ..kernels.case import Case
-from .devices import device_name
-from .json_lines import JsonLines
+from .harness.devices import device_name
+from .harness.json_lines import JsonLines
+from .harness.locks import machine_alone, machine_shared
+from .harness.progress import bar, console
+from .harness.provenance import provenance
+from .harness.records import Json
+from .harness.roofline import floor
+from .harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
 from .kernel_baseline import program_name
 from .kernel_compile import compiled, compiler_environment, programs, versions
-from .kernel_floors import floor
 from .kernel_gate import TOLERANCES, verdict
 from .kernel_limits import MAIN_TARGET
 from .kernel_peers import OURS, peers
 from .kernel_timing import ceilings, timed
-from .kernel_worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
-from .locks import machine_alone, machine_shared
-from .progress import bar, console
-from .provenance import provenance
-from .records import Json
 
 _KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 _AFTER_ALL = 1000  # the rank of torch.compile, which takes longest

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..kernels.case import Case
 from ..kernels.dispatch import Implementation, using
-from .gpu_clocks import ramp
+from .harness.gpu_clocks import ramp
+from .harness.records import Json
 from .kernel_gate import verdict
 from .kernel_peers import OURS, contender
-from .records import Json
 
 _LEAST_CACHE_BYTES = 60e6
 _INFINITY_CACHE_BYTES = 2**28  # an MI300's, which its driver does not count

@@ -11,9 +11,9 @@ from ..decoders import Decoder, Request
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
 from .decoding import Contestant, batches, canvases
-from .execution import execution
-from .locks import machine_alone
-from .records import Json
+from .harness.execution import execution
+from .harness.locks import machine_alone
+from .harness.records import Json
 from .runner import Runner
 from .training import TrainingPoint
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .progress import console
-from .records import RecordStore
+from .harness.progress import console
+from .harness.records import RecordStore
 from .report import recorded_beside, write_report
 
 

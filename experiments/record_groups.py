@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .analysis import family_of, without_seeds
 from .conditions import refuse_mixed
-from .records import Json
+from .harness.records import Json
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from .conditions import Conditions, by_conditions, conditions_of
 from .figures import learning_curves
 from .findings import best_texts, findings
 from .frontier_figure import frontier
-from .progress import console
-from .records import Json, key_of, read_record
+from .harness.progress import console
+from .harness.records import Json, key_of, read_record
 from .report_section import Section
 from .speed_ups import SpeedUps, speed_ups
 from .training_rows import TrainingRow, training_rows

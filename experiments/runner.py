@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ..models import Transformer
-from .locks import exclusive
-from .progress import console
-from .provenance import provenance
-from .records import Json, RecordStore, key_of
+from .harness.locks import exclusive
+from .harness.progress import console
+from .harness.provenance import provenance
+from .harness.records import Json, RecordStore, key_of
 from .training import TrainingPoint, trained
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)

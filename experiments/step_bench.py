@@ -19,12 +19,12 @@ import triton
 from ..kernels.checks import check_instance, check_integer, check_real
 from ..kernels.dispatch import Implementation, using
 from ..models import Head
-from .json_lines import JsonLines
+from .harness.json_lines import JsonLines
+from .harness.locks import machine_alone
+from .harness.progress import Bar, bar, console
+from .harness.records import Json, describe
+from .harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
 from .kernel_stages import device_name, running_environment, sources
-from .kernel_worker import LATE_SECONDS, CallFailed, CutShort, Worker
-from .locks import machine_alone
-from .progress import Bar, bar, console
-from .records import Json, describe
 from .step_points import ModelShape, StepPoint
 from .step_report import NO_GPU, Line, write_report
 from .step_timing import measured, profiled

@@ -22,8 +22,8 @@ from ..kernels.case import Cost
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation
 from ..models import BlockCausal, Causal, Head, Shape, TransformerConfig
-from .kernel_floors import Floor, floor
-from .records import Json
+from .harness.records import Json
+from .harness.roofline import Floor, floor
 
 _TAU = 0.9  # Fast-dLLM's threshold
 _TOKEN_SEED = 0

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from ..kernels.atomic_file import atomic_write
-from .progress import console
-from .records import Json
+from .harness.progress import console
+from .harness.records import Json
 
 NO_GPU = "not measured: no GPU here"
 NOT_ON_A_CPU = "a CPU has none"

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..kernels.dispatch import Implementation, named, recording, using
-from .devices import peak_memory_bytes, reset_peak_memory
-from .gpu_clocks import ramp
+from .harness.devices import peak_memory_bytes, reset_peak_memory
+from .harness.gpu_clocks import ramp
+from .harness.records import Json
 from .ready_step import ReadyStep, weights
-from .records import Json
 from .step_points import StepPoint
 from .step_report import NOT_ON_A_CPU
 

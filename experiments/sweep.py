@@ -9,9 +9,9 @@ from ..kernels.batch_invariance import batch_invariant
 from ..kernels.batch_invariance import check_device as check_device_invariance
 from ..kernels.checks import check_instance, check_integer
 from ..kernels.dispatch import Implementation, using
-from .devices import check_device
-from .progress import bar, console
-from .records import Json
+from .harness.devices import check_device
+from .harness.progress import bar, console
+from .harness.records import Json
 from .runner import Runner
 from .task_setup import TaskSetup
 from .training import LARGEST_SEED

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ..kernels.checks import check_real
 from ..models import SeparateHead
-from .progress import console
-from .records import Json
+from .harness.progress import console
+from .harness.records import Json
 from .runner import Runner
 from .sweep import check_tasks
 from .task_setup import TaskSetup

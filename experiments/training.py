@@ -34,13 +34,13 @@ from ..models import (
 from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
 from ..models.routers import load, violation
 from .decoding import Contestant, share_right
-from .devices import check_device
-from .execution import ProductTypes, seen
-from .locks import exclusive, machine_shared
+from .harness.devices import check_device
+from .harness.execution import ProductTypes, seen
+from .harness.locks import exclusive, machine_shared
+from .harness.progress import bar, console
+from .harness.provenance import provenance
+from .harness.records import Json, RecordStore, key_of
 from .muon import Muon
-from .progress import bar, console
-from .provenance import provenance
-from .records import Json, RecordStore, key_of
 from .tasks.base import Format, Task
 
 _SECONDS_BETWEEN_SAVES = 10.0

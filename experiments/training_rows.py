@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .analysis import family_of
-from .records import Json
+from .harness.records import Json
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from ..kernels.dispatch import Implementation, recording, using
 from ..kernels.token_statistics import Question
 from ..models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
 from .decoding import Contestant, batches
-from .devices import wait_for
-from .execution import execution
-from .locks import machine_alone
-from .records import Json
+from .harness.devices import wait_for
+from .harness.execution import execution
+from .harness.locks import machine_alone
+from .harness.records import Json
 from .runner import Runner
 from .training import TrainingPoint, untrained
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from quicksilver.decoders import Request
 from quicksilver.experiments import agreement
-from quicksilver.experiments.interrupts import interrupt_once
+from quicksilver.experiments.harness.interrupts import interrupt_once
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
 from quicksilver.models import (
     AttentionPattern,

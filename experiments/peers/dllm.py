@@ -39,7 +39,7 @@ from ...decoders import (
 )
 from ...models import BlockCausal
 from ..agreement import close_decisions
-from ..records import describe
+from ..harness.records import describe
 from .base import Case, Comparison, Finding, RandomModels, Source, compared
 from .dllm_sampling import NUM_NEW, Sampling, load
 from .dream import ORDERS

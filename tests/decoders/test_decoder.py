@@ -43,7 +43,7 @@ from quicksilver.decoders import (
     Windows,
 )
 from quicksilver.experiments.agreement import CLOSE, close_decisions
-from quicksilver.experiments.records import describe, key_of
+from quicksilver.experiments.harness.records import describe, key_of
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.models import (
     AttentionPattern,

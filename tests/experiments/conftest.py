@@ -17,8 +17,8 @@ from quicksilver.decoders import (
     TopProbability,
     Whole,
 )
-from quicksilver.experiments import locks
 from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.harness import locks
 from quicksilver.experiments.task_setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
 from quicksilver.experiments.training import Recipe, TrainingPoint

@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure, style
+from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure
 from quicksilver.experiments.cache_error_rows import cache_rows
+from quicksilver.experiments.harness import style
 from quicksilver.experiments.joint_error_rows import joint_rows
 
 from tests.experiments.handmade import cache_record, joint_record, step

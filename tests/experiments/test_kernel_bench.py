@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from quicksilver.experiments import kernel_bench, kernel_stages
 from quicksilver.experiments.__main__ import _with_every_kernel
-from quicksilver.experiments.json_lines import JsonLines
+from quicksilver.experiments.harness.json_lines import JsonLines
 from quicksilver.experiments.kernel_baseline import HOW_TO_UPDATE
 from quicksilver.experiments.kernel_bench import KernelBench, KernelCases
 from quicksilver.experiments.kernel_stages import Compiled

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quicksilver.experiments.harness.worker import Worker
 from quicksilver.experiments.kernel_compile import compiled, compiler_environment, programs
 from quicksilver.experiments.kernel_limits import missing_tensor_core, violations
 from quicksilver.experiments.kernel_resources import PTX, SASS, Instruction, amd_resources, data_lines, wide_loads
-from quicksilver.experiments.kernel_worker import Worker
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 from quicksilver.kernels.token_statistics import TokenStatisticsCase
 

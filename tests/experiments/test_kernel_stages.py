@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from quicksilver.experiments import kernel_stages
-from quicksilver.experiments.json_lines import JsonLines
+from quicksilver.experiments.harness.json_lines import JsonLines
+from quicksilver.experiments.harness.worker import LATE_SECONDS, CutShort
 from quicksilver.experiments.kernel_stages import Item, TimingStage, floors
-from quicksilver.experiments.kernel_worker import LATE_SECONDS, CutShort
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
 from .rehearsal import NoCase, fake_ceilings, fake_timer

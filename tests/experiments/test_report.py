@@ -15,9 +15,9 @@ from quicksilver.experiments.analysis import rows, sources
 from quicksilver.experiments.families import Diffusion
 from quicksilver.experiments.findings import findings
 from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.harness.progress import console
+from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error import JointError
-from quicksilver.experiments.progress import console
-from quicksilver.experiments.records import RecordStore, key_of
 from quicksilver.experiments.report import recorded_beside, report_name, write_report
 
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step

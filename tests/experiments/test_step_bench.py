@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from quicksilver.experiments import step_bench
-from quicksilver.experiments.json_lines import JsonLines
-from quicksilver.experiments.kernel_worker import CallFailed, CutShort
+from quicksilver.experiments.harness.json_lines import JsonLines
+from quicksilver.experiments.harness.worker import CallFailed, CutShort
 from quicksilver.experiments.step_bench import StepBench
 from quicksilver.experiments.step_points import ModelShape, StepPoint
 from quicksilver.kernels.moe_router import Routing

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from quicksilver.experiments.records import describe
+from quicksilver.experiments.harness.records import describe
 from quicksilver.experiments.step_points import ModelShape, StepPoint
 from quicksilver.models import SeparateHead, Shape
 

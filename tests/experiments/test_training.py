@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from quicksilver.experiments import training
-from quicksilver.experiments.records import key_of
+from quicksilver.experiments.harness.records import key_of
 from quicksilver.experiments.training import Recipe, TrainingPoint, trained
 from quicksilver.models import Transformer
 

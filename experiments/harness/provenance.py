@@ -17,7 +17,7 @@ import triton
 from .cores import available_cores
 from .records import Json
 
-_SOURCE = Path(__file__).resolve().parents[1]
+_SOURCE = Path(__file__).resolve().parents[2]
 # Among them how long waiting threads spin.
 _CHANGES_SPEED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_BLOCKTIME", "ATEN_CPU_CAPABILITY",
                   "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "CUDA_LAUNCH_BLOCKING", "TRITON_INTERPRET")

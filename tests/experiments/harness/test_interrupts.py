@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from quicksilver.experiments import interrupts
-from quicksilver.experiments.interrupts import interrupt_once
+from quicksilver.experiments.harness import interrupts
+from quicksilver.experiments.harness.interrupts import interrupt_once
 
 TWICE = """
 import os, signal, time

@@ -2,7 +2,7 @@
 answer one call at a time. A call that kills its process, as a compiler or a GPU fault may, is an error like any other;
 the next call starts a new one.
 
-The child is this file: python -m quicksilver.experiments.kernel_worker
+The child is this file: python -m quicksilver.experiments.harness.worker
 """
 
 import os
@@ -70,7 +70,7 @@ class Worker:
 
     def _start(self) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `end`)
-        command = [sys.executable, "-m", "quicksilver.experiments.kernel_worker"]
+        command = [sys.executable, "-m", "quicksilver.experiments.harness.worker"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                                          env={**os.environ, **self.environment})
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.atomic_file import atomic_write, clear_temporaries
+from ...kernels.atomic_file import atomic_write, clear_temporaries
 from .records import Json
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.experiments import gpu_clocks
-from quicksilver.experiments.gpu_clocks import Ramp, hardware
+from quicksilver.experiments.harness import gpu_clocks
+from quicksilver.experiments.harness.gpu_clocks import Ramp, hardware
 
 GPU = torch.device("cuda")
 

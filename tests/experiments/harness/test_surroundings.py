@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SHOW = ("import os; from quicksilver.experiments.surroundings import mended; print(mended()); "
+SHOW = ("import os; from quicksilver.experiments.harness.surroundings import mended; print(mended()); "
         "null = os.stat(os.devnull).st_rdev; "
         "print([os.fstat(number).st_rdev == null for number in range(3)], file=open('seen', 'w'))")
 

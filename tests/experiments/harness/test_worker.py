@@ -6,8 +6,8 @@ import signal
 import time
 
 import pytest
-from quicksilver.experiments import kernel_worker
-from quicksilver.experiments.kernel_worker import CallFailed, CutShort, Pool, Worker
+from quicksilver.experiments.harness import worker as kernel_worker
+from quicksilver.experiments.harness.worker import CallFailed, CutShort, Pool, Worker
 
 ENVIRONMENT = {"QUICKSILVER_TEST": "yes"}
 

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from quicksilver.experiments.devices import _multiplies_bfloat16, fast_precision
+from quicksilver.experiments.harness.devices import _multiplies_bfloat16, fast_precision
 
 ZEN5, ZEN3, GRAVITON3, GRAVITON2 = (
     "flags\t\t: fpu avx2 avx512f avx512_bf16\n", "flags\t\t: fpu avx2 fma\n",
@@ -24,7 +24,7 @@ def test_bfloat16_is_fast_where_the_processor_has_it_and_pytorch_may_use_it(
 
 @pytest.mark.parametrize("limit", [{"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
 def test_a_process_that_may_not_use_the_instructions_takes_float32(limit: dict[str, str]) -> None:
-    program = "from quicksilver.experiments.devices import fast_precision; print(fast_precision('cpu'))"
+    program = "from quicksilver.experiments.harness.devices import fast_precision; print(fast_precision('cpu'))"
     printed = subprocess.run([sys.executable, "-c", program], env=os.environ | limit, capture_output=True, text=True)
     assert printed.stdout == "float32\n", printed.stderr
 

@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from ..kernels.atomic_file import atomic_write, clear_temporaries
+from ...kernels.atomic_file import atomic_write, clear_temporaries
 from .progress import console
 
 Json = dict[str, Any]

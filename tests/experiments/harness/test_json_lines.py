@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.json_lines import JsonLines
+from quicksilver.experiments.harness.json_lines import JsonLines
 
 ENDLESS = """
 import sys

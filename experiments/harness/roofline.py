@@ -3,7 +3,7 @@ peak of the units that run them."""
 
 from dataclasses import dataclass
 
-from ..kernels.case import Cost
+from ...kernels.case import Cost
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from quicksilver.experiments import locks
-from quicksilver.experiments.locks import exclusive
+from quicksilver.experiments.harness import locks
+from quicksilver.experiments.harness.locks import exclusive
 
 _HOLDER = """
 import sys, time

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..kernels.dispatch import Ran, named, recording
-from ..models import DecodableTransformer, LanguageModel, Transformer
+from ...kernels.dispatch import Ran, named, recording
+from ...models import DecodableTransformer, LanguageModel, Transformer
 from .devices import device_name
 from .records import Json
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.cores import _quotas, available_cores
+from quicksilver.experiments.harness.cores import _quotas, available_cores
 
 
 def write(folder: Path, **files: str) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.experiments import provenance as module
-from quicksilver.experiments.cores import available_cores
-from quicksilver.experiments.provenance import provenance
+from quicksilver.experiments.harness import provenance as module
+from quicksilver.experiments.harness.cores import available_cores
+from quicksilver.experiments.harness.provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_provenance_names_commit_machine_and_versions() -> None:
@@ -37,7 +37,8 @@ def test_a_package_that_was_linked_and_never_installed_has_its_checkout_s_versio
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "from importlib import metadata\n\n\ndef refuse(name):\n    raise metadata.PackageNotFoundError(name)\n\n\n"
         "metadata.distribution = refuse\n")
-    program = "import json; from quicksilver.experiments.provenance import provenance; print(json.dumps(provenance()))"
+    program = ("import json; from quicksilver.experiments.harness.provenance import provenance; "
+    "print(json.dumps(provenance()))")
     found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, text=True, capture_output=True, check=True,
                            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")})
     assert json.loads(found.stdout) == provenance()
@@ -59,7 +60,8 @@ def test_no_type_or_kernel_is_stated_of_a_process_that_measured_nothing() -> Non
 
 
 def test_what_was_set_of_the_processor_and_of_waiting_threads_is_seen() -> None:
-    code = "import json; from quicksilver.experiments.provenance import provenance; print(json.dumps(provenance()))"
+    code = ("import json; from quicksilver.experiments.harness.provenance import provenance; "
+    "print(json.dumps(provenance()))")
     settings = {"GOMP_SPINCOUNT": "7", "ATEN_CPU_CAPABILITY": "default"}
     finished = subprocess.run([sys.executable, "-c", code], env={**os.environ, **settings}, capture_output=True,
                               text=True, check=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quicksilver.experiments.kernel_floors import floor
+from quicksilver.experiments.harness.roofline import floor
 from quicksilver.kernels.attention import AttentionCase
 from quicksilver.kernels.case import Cost
 from quicksilver.kernels.lm_head_statistics import LMHeadCase

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quicksilver.experiments.execution import ProductTypes, execution, seen
+from quicksilver.experiments.harness.execution import ProductTypes, execution, seen
 from quicksilver.kernels.dispatch import recording
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.models import Bidirectional, DecodableTransformer, ExpertShape
