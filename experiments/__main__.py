@@ -39,8 +39,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
-from .config_reads import Place, reads
-from .config_types import ConfigTypes
+from .config.annotations import ConfigTypes
+from .config.reads import Place, reads
 from .harness import progress
 from .harness.devices import best_device, fast_precision
 from .harness.interrupts import interrupt_once

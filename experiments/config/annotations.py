@@ -11,7 +11,7 @@ from enum import EnumType
 from functools import cache
 from typing import Any
 
-from .config_reads import Place, children, followed
+from .reads import Place, children, followed
 
 _MISSING = "???"
 _SCALARS = {bool: "true or false", int: "an integer", float: "a number", str: "text", type(None): "null"}

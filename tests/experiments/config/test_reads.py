@@ -1,4 +1,4 @@
-from quicksilver.experiments.config_reads import followed, reads
+from quicksilver.experiments.config.reads import followed, reads
 
 CONFIG = {
     "experiment": {"seeds": "${seeds}", "count": "${model.experts.num}", "tasks": "${task}", "log": "at/${output}/x",

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from quicksilver.experiments.config_reads import Place, reads
-from quicksilver.experiments.config_types import ConfigTypes
+from quicksilver.experiments.config.annotations import ConfigTypes
+from quicksilver.experiments.config.reads import Place, reads
 from quicksilver.experiments.runner import Experiment
 
 HERE = __name__
