@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from quicksilver.experiments.ngram_judge import NgramJudge
+from quicksilver.experiments.tasks.ngram_model import NgramJudge
 
 LINES = ["return self.name", "return self.value", "import os", "x = None"] * 3
 JUDGE = NgramJudge.fitted(LINES, order=4)
