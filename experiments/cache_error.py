@@ -19,7 +19,6 @@ from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Polic
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
-from .decoding import batches, canvases
 from .families import Family
 from .harness.execution import execution
 from .harness.locks import machine_shared
@@ -29,7 +28,8 @@ from .report import report_name, write_report
 from .runner import Runner
 from .sweep import check_counts, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
-from .training import TrainingPoint
+from .training.evaluator import batches, canvases
+from .training.trainer import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .sweep import check_batches, check_counts, check_invariance, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
-from .training import Recipe, TrainingPoint
+from .training.trainer import Recipe, TrainingPoint
 
 _REFERENCE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 

@@ -34,7 +34,7 @@ from .report import report_name, write_report
 from .runner import Runner
 from .sweep import check_counts, check_different, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
-from .training import Recipe, TrainingPoint
+from .training.trainer import Recipe, TrainingPoint
 from .union import UnionPoint, measure_union
 
 DENSE = "dense"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .task_setup import TaskSetup
-from .training import Recipe
+from .training.trainer import Recipe
 
 
 class Family(Protocol):

@@ -22,7 +22,7 @@ from .report import recorded_beside, report_name, write_report
 from .runner import Runner
 from .sweep import check_batches, check_different, check_invariance, check_machine, check_tasks, concluded, on_record
 from .task_setup import TaskSetup
-from .training import TrainingPoint
+from .training.trainer import TrainingPoint
 
 
 @dataclass(frozen=True)

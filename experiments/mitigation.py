@@ -10,12 +10,12 @@ from torch import Tensor
 from ..decoders import Decoder, Request
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
-from .decoding import Contestant, batches, canvases
 from .harness.execution import execution
 from .harness.locks import machine_alone
 from .harness.records import Json
 from .runner import Runner
-from .training import TrainingPoint
+from .training.evaluator import Contestant, batches, canvases
+from .training.trainer import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .harness.locks import exclusive
 from .harness.progress import console
 from .harness.provenance import provenance
 from .harness.records import Json, RecordStore, key_of
-from .training import TrainingPoint, trained
+from .training.trainer import TrainingPoint, trained
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 

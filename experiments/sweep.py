@@ -14,7 +14,7 @@ from .harness.progress import bar, console
 from .harness.records import Json
 from .runner import Runner
 from .task_setup import TaskSetup
-from .training import LARGEST_SEED
+from .training.trainer import LARGEST_SEED
 
 _Point = TypeVar("_Point")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ..decoders import Cache, Greedy, Recompute, Sampler, Whole, Windows
 from ..kernels.checks import check_integer
 from .tasks.base import Task
-from .training import Recipe
+from .training.trainer import Recipe
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .harness.records import Json
 from .runner import Runner
 from .sweep import check_tasks
 from .task_setup import TaskSetup
-from .training import OutOfTime, TrainingPoint
+from .training.trainer import OutOfTime, TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -32,13 +32,13 @@ from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..kernels.token_statistics import Question
 from ..models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
-from .decoding import Contestant, batches
 from .harness.devices import wait_for
 from .harness.execution import execution
 from .harness.locks import machine_alone
 from .harness.records import Json
 from .runner import Runner
-from .training import TrainingPoint, untrained
+from .training.evaluator import Contestant, batches
+from .training.trainer import TrainingPoint, untrained
 
 _LEAST_ROUNDS = 25
 _STEPS = 8

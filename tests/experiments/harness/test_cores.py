@@ -56,7 +56,7 @@ def test_a_command_sets_how_threads_wait_unless_told(command: str, given: dict[s
 
 
 def test_a_library_that_imports_quicksilver_keeps_its_own_choice() -> None:
-    program = ("import os, quicksilver.decoders, quicksilver.experiments.training;"
+    program = ("import os, quicksilver.decoders, quicksilver.experiments.training.trainer;"
                "print(os.environ.get('GOMP_SPINCOUNT'))")
     bare = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     assert subprocess.run([sys.executable, "-c", program], env=bare, capture_output=True, text=True).stdout == "None\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quicksilver.experiments.harness.records import RecordStore, describe, key_of, read_record
-from quicksilver.experiments.training import TrainingPoint
+from quicksilver.experiments.training.trainer import TrainingPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..decoders import Completion, Decoder, Request
-from ..decoders.accounting import Accounting
-from ..models import LanguageModel
-from .harness.devices import wait_for
-from .tasks.base import Format, Task
+from ...decoders import Completion, Decoder, Request
+from ...decoders.accounting import Accounting
+from ...models import LanguageModel
+from ..harness.devices import wait_for
+from ..tasks.base import Format, Task
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..decoders import Decoder
-from ..kernels.atomic_file import clear_temporaries
-from ..kernels.checks import check_integer, check_real
-from ..kernels.dispatch import Ran, recording
-from ..models import (
+from ...decoders import Decoder
+from ...kernels.atomic_file import clear_temporaries
+from ...kernels.checks import check_integer, check_real
+from ...kernels.dispatch import Ran, recording
+from ...models import (
     Balancing,
     DecodableTransformer,
     Head,
@@ -31,17 +31,17 @@ from ..models import (
     TransformerConfig,
     Unbalanced,
 )
-from ..models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
-from ..models.routers import load, violation
-from .decoding import Contestant, share_right
-from .harness.devices import check_device
-from .harness.execution import ProductTypes, seen
-from .harness.locks import exclusive, machine_shared
-from .harness.progress import bar, console
-from .harness.provenance import provenance
-from .harness.records import Json, RecordStore, key_of
+from ...models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
+from ...models.routers import load, violation
+from ..harness.devices import check_device
+from ..harness.execution import ProductTypes, seen
+from ..harness.locks import exclusive, machine_shared
+from ..harness.progress import bar, console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore, key_of
+from ..tasks.base import Format, Task
+from .evaluator import Contestant, share_right
 from .muon import Muon
-from .tasks.base import Format, Task
 
 _SECONDS_BETWEEN_SAVES = 10.0
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from quicksilver.experiments.muon import Muon, orthogonalised
+from quicksilver.experiments.training.muon import Muon, orthogonalised
 from torch import nn
 
 SHAPES = [(12, 8), (8, 8), (8, 20), (12, 8)]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.experiments import training
 from quicksilver.experiments.harness.records import key_of
-from quicksilver.experiments.training import Recipe, TrainingPoint, trained
+from quicksilver.experiments.training import trainer as training
+from quicksilver.experiments.training.trainer import Recipe, TrainingPoint, trained
 from quicksilver.models import Transformer
 
 from tests.experiments.conftest import diffusion_recipe
@@ -158,7 +158,7 @@ trained(TrainingPoint("sudoku4", TASK, diffusion_recipe(updates=60), 0), Path(sy
 
 def test_kill_9_in_the_middle_loses_nothing(tmp_path: Path, training_point: Point) -> None:
     command = [sys.executable, "-c", _CHILD, str(tmp_path / "cut")]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     state = tmp_path / "cut" / "checkpoints" / f"{key_of(training_point(updates=60))}.state.safetensors"
     process = subprocess.Popen(command, cwd=root)
     while not state.exists():
