@@ -25,7 +25,7 @@ from .harness.locks import machine_alone
 from .harness.progress import console
 from .harness.provenance import provenance
 from .harness.records import Json, RecordStore
-from .sweep import check_different, check_machine
+from .study.checks import check_different, check_machine
 from .training.trainer import LARGEST_SEED
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

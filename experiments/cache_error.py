@@ -19,15 +19,15 @@ from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Polic
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import BlockCausal, Causal, SeparateHead
-from .families import Family
 from .harness.execution import execution
 from .harness.locks import machine_shared
 from .harness.records import Json
 from .oracle import Comparison, StepError, beside_recompute
 from .report import report_name, write_report
-from .runner import Runner
-from .sweep import check_counts, check_machine, check_tasks, concluded, on_record
-from .task_setup import TaskSetup
+from .study.checks import check_counts, check_machine, check_tasks, concluded, on_record
+from .study.families import Family
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.evaluator import batches, canvases
 from .training.trainer import TrainingPoint
 

@@ -14,10 +14,10 @@ from ..kernels.batch_invariance import batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
-from .families import Family
 from .harness.progress import console
-from .sweep import check_invariance, check_machine, check_tasks
-from .task_setup import TaskSetup
+from .study.checks import check_invariance, check_machine, check_tasks
+from .study.families import Family
+from .study.setup import TaskSetup
 from .training.evaluator import Contestant, batches, canvases
 from .training.trainer import TrainingPoint, trained
 

@@ -12,12 +12,20 @@ from pathlib import Path
 
 from ..decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
 from ..models import BlockCausal, Head, SeparateHead
-from .decode_point import DecodePoint, measure
-from .families import Autoregressive, Family
 from .report import recorded_beside, report_name, write_report
-from .runner import Runner
-from .sweep import check_batches, check_counts, check_invariance, check_machine, check_tasks, concluded, on_record
-from .task_setup import TaskSetup
+from .study.checks import (
+    check_batches,
+    check_counts,
+    check_invariance,
+    check_machine,
+    check_tasks,
+    concluded,
+    on_record,
+)
+from .study.decode_point import DecodePoint, measure
+from .study.families import Autoregressive, Family
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.trainer import Recipe, TrainingPoint
 
 _REFERENCE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())

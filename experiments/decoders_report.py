@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from .analysis import Row, rows
 from .decoder_table import DecoderTable, decoder_tables
 from .decoders_figure import decoders
 from .harness.records import Json
 from .report_section import Section, listed
+from .study.rows import Row, rows
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

@@ -31,9 +31,9 @@ from ..models import (
 from .harness.records import Json
 from .mitigation import MitigationPoint, measure_mitigation
 from .report import report_name, write_report
-from .runner import Runner
-from .sweep import check_counts, check_different, check_machine, check_tasks, concluded, on_record
-from .task_setup import TaskSetup
+from .study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.trainer import Recipe, TrainingPoint
 from .union import UnionPoint, measure_union
 

@@ -16,12 +16,20 @@ from pathlib import Path
 
 from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ..models import Head, SeparateHead
-from .decode_point import DecodePoint, measure
 from .harness.progress import console
 from .report import recorded_beside, report_name, write_report
-from .runner import Runner
-from .sweep import check_batches, check_different, check_invariance, check_machine, check_tasks, concluded, on_record
-from .task_setup import TaskSetup
+from .study.checks import (
+    check_batches,
+    check_different,
+    check_invariance,
+    check_machine,
+    check_tasks,
+    concluded,
+    on_record,
+)
+from .study.decode_point import DecodePoint, measure
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.trainer import TrainingPoint
 
 

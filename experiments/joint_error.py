@@ -18,15 +18,15 @@ from ..decoders import Decoder, Linear, Policy, Sampler
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, recording, using
 from ..models import SeparateHead
-from .families import Family
 from .harness.execution import execution
 from .harness.locks import machine_shared
 from .harness.records import Json
 from .joint import joint_errors
 from .report import report_name, write_report
-from .runner import Runner
-from .sweep import check_machine, check_tasks, concluded, on_record
-from .task_setup import TaskSetup
+from .study.checks import check_machine, check_tasks, concluded, on_record
+from .study.families import Family
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.evaluator import batches, canvases
 from .training.trainer import TrainingPoint
 

@@ -25,7 +25,7 @@ from .kernel_limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_ten
 from .kernel_report import write_report
 from .kernel_stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
 from .kernel_tables import OURS
-from .runner import check_folder
+from .study.runner import check_folder
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 

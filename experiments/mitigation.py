@@ -13,7 +13,7 @@ from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule
 from .harness.execution import execution
 from .harness.locks import machine_alone
 from .harness.records import Json
-from .runner import Runner
+from .study.runner import Runner
 from .training.evaluator import Contestant, batches, canvases
 from .training.trainer import TrainingPoint
 

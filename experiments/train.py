@@ -13,9 +13,9 @@ from ..kernels.checks import check_real
 from ..models import SeparateHead
 from .harness.progress import console
 from .harness.records import Json
-from .runner import Runner
-from .sweep import check_tasks
-from .task_setup import TaskSetup
+from .study.checks import check_tasks
+from .study.runner import Runner
+from .study.setup import TaskSetup
 from .training.trainer import OutOfTime, TrainingPoint
 
 

@@ -36,7 +36,7 @@ from .harness.devices import wait_for
 from .harness.execution import execution
 from .harness.locks import machine_alone
 from .harness.records import Json
-from .runner import Runner
+from .study.runner import Runner
 from .training.evaluator import Contestant, batches
 from .training.trainer import TrainingPoint, untrained
 

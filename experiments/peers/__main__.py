@@ -35,7 +35,7 @@ from ...kernels.dispatch import named, recording
 from ..harness.devices import device_name
 from ..harness.progress import console
 from ..harness.records import Json
-from ..runner import Runner
+from ..study.runner import Runner
 from . import dinfer, dllm, dream, fast_dllm, fast_dllm_model, llada, llada2, sdar, transformers, transformers_experts
 from .base import Comparison, Finding, Outcome, Timing
 from .origin import of_checkout, of_package

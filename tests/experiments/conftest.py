@@ -19,7 +19,7 @@ from quicksilver.decoders import (
 )
 from quicksilver.experiments.frontier import Frontier
 from quicksilver.experiments.harness import locks
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
 from quicksilver.experiments.training.trainer import Recipe, TrainingPoint
 from quicksilver.models import AutoregressiveNLL, MaskedDiffusion, Shape

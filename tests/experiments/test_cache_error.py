@@ -26,8 +26,8 @@ from quicksilver.decoders import (
 )
 from quicksilver.experiments import cache_error as module
 from quicksilver.experiments.cache_error import CacheError
-from quicksilver.experiments.families import Autoregressive, BlockDiffusion, Diffusion
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study.families import Autoregressive, BlockDiffusion, Diffusion
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import BlockDiffusion as BlockDiffusionObjective
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe

@@ -1,8 +1,7 @@
 """The table of decoders, from records written by hand."""
 
-from quicksilver.experiments.analysis import rows
 from quicksilver.experiments.decoder_table import decoder_tables
-
+from quicksilver.experiments.study.rows import rows
 from tests.experiments.test_analysis import record, reference
 
 

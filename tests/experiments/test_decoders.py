@@ -27,8 +27,8 @@ from quicksilver.decoders import (
 from quicksilver.decoders.caches import BlockCausalCache
 from quicksilver.decoders.policies import Threshold
 from quicksilver.experiments.decoders import Decoders, Preset, in_steps
-from quicksilver.experiments.families import Autoregressive, BlockDiffusion, Diffusion
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study.families import Autoregressive, BlockDiffusion, Diffusion
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import BlockDiffusion as BlockDiffusionObjective
 
 from tests.experiments.conftest import LEFT_TO_RIGHT, TASK, autoregressive_recipe, diffusion_recipe

@@ -3,7 +3,6 @@
 from typing import Any
 
 from quicksilver.experiments.decoders_report import section
-
 from tests.experiments.test_analysis import record, reference
 
 

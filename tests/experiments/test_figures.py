@@ -12,9 +12,9 @@ from quicksilver.experiments import balance_figure, cache_error_figure, figures,
 from quicksilver.experiments.cache_error_rows import cache_rows
 from quicksilver.experiments.harness import style
 from quicksilver.experiments.joint_error_rows import joint_rows
+from tests.experiments.test_analysis import training
 
 from tests.experiments.handmade import cache_record, joint_record, step
-from tests.experiments.test_analysis import training
 
 
 def trainings() -> list[dict[str, Any]]:

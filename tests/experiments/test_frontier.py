@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from quicksilver.decoders import Append, Blocks
-from quicksilver.experiments import decode_point as module
 from quicksilver.experiments.frontier import Frontier
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study import decode_point as module
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import Shape
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe

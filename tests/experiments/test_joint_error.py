@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Append, Blocks, Greedy, TopProbability
 from quicksilver.experiments import joint_error as module
-from quicksilver.experiments.families import Diffusion
 from quicksilver.experiments.joint_error import JointError
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study.families import Diffusion
+from quicksilver.experiments.study.setup import TaskSetup
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 

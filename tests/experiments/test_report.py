@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 from quicksilver.decoders import Greedy, TopProbability
-from quicksilver.experiments.analysis import rows, sources
-from quicksilver.experiments.families import Diffusion
 from quicksilver.experiments.findings import findings
 from quicksilver.experiments.frontier import Frontier
 from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error import JointError
 from quicksilver.experiments.report import recorded_beside, report_name, write_report
+from quicksilver.experiments.study.families import Diffusion
+from quicksilver.experiments.study.rows import rows, sources
+from tests.experiments.test_analysis import TEXT, record, reference, training
 
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step
-from tests.experiments.test_analysis import TEXT, record, reference, training
 
 EXACT = step(0, 0, kl=[0.0], flips=[0])
 

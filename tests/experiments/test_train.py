@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments import train
 from quicksilver.experiments.frontier import Frontier
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import trainer as training
 from quicksilver.experiments.training.trainer import TrainingPoint, trained

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..decoders import Decoder
-from ..kernels.batch_invariance import batch_invariant
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
-from ..models import Head
-from .harness.devices import peak_memory_bytes, reset_peak_memory
-from .harness.execution import execution
-from .harness.locks import machine_alone
-from .harness.records import Json
+from ...decoders import Decoder
+from ...kernels.batch_invariance import batch_invariant
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import Head
+from ..harness.devices import peak_memory_bytes, reset_peak_memory
+from ..harness.execution import execution
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+from ..training.evaluator import Contestant, TimedBatch, batches, canvases
+from ..training.trainer import TrainingPoint
 from .runner import Runner
-from .training.evaluator import Contestant, TimedBatch, batches, canvases
-from .training.trainer import TrainingPoint
 
 _NUM_ROUNDS = 8
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quicksilver.experiments.analysis import equal_quality, is_collapsed, rows, sources
 from quicksilver.experiments.balance_figure import balance
 from quicksilver.experiments.figures import learning_curves
 from quicksilver.experiments.frontier_figure import frontier
+from quicksilver.experiments.study.rows import equal_quality, is_collapsed, rows, sources
 
 ITEMS = 2000
 TEXT = {"valid": 1.0, "unique": 0.004, "novel": 0.5, "valid_unique_novel": 0.002}

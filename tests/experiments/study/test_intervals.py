@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from quicksilver.experiments.intervals import paired_difference, wilson
+from quicksilver.experiments.study.intervals import paired_difference, wilson
 
 
 @pytest.mark.parametrize(("right", "items", "low", "high"), [

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from ..models import Transformer
-from .harness.locks import exclusive
-from .harness.progress import console
-from .harness.provenance import provenance
-from .harness.records import Json, RecordStore, key_of
-from .training.trainer import TrainingPoint, trained
+from ...models import Transformer
+from ..harness.locks import exclusive
+from ..harness.progress import console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore, key_of
+from ..training.trainer import TrainingPoint, trained
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 

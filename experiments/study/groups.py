@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .analysis import family_of, without_seeds
+from ..harness.records import Json
 from .conditions import refuse_mixed
-from .harness.records import Json
+from .rows import family_of, without_seeds
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from .task_setup import TaskSetup
-from .training.trainer import Recipe
+from ..training.trainer import Recipe
+from .setup import TaskSetup
 
 
 class Family(Protocol):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..harness.records import Json
 from .conditions import conditions_of, refuse_mixed
-from .harness.records import Json
 from .intervals import paired_difference, wilson
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..decoders import Cache, Greedy, Recompute, Sampler, Whole, Windows
-from ..kernels.checks import check_integer
-from .tasks.base import Task
-from .training.trainer import Recipe
+from ...decoders import Cache, Greedy, Recompute, Sampler, Whole, Windows
+from ...kernels.checks import check_integer
+from ..tasks.base import Task
+from ..training.trainer import Recipe
 
 
 @dataclass(frozen=True)

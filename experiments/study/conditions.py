@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .harness.records import Json
+from ..harness.records import Json
 
 
 @dataclass(frozen=True, order=True)

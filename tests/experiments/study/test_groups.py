@@ -1,8 +1,8 @@
 """What is pooled and what is not."""
 
 import pytest
-from quicksilver.experiments.analysis import numbered
-from quicksilver.experiments.record_groups import groups_of
+from quicksilver.experiments.study.groups import groups_of
+from quicksilver.experiments.study.rows import numbered
 
 from tests.experiments.handmade import joint_record
 

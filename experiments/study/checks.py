@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..kernels.batch_invariance import batch_invariant
-from ..kernels.batch_invariance import check_device as check_device_invariance
-from ..kernels.checks import check_instance, check_integer
-from ..kernels.dispatch import Implementation, using
-from .harness.devices import check_device
-from .harness.progress import bar, console
-from .harness.records import Json
+from ...kernels.batch_invariance import batch_invariant
+from ...kernels.batch_invariance import check_device as check_device_invariance
+from ...kernels.checks import check_instance, check_integer
+from ...kernels.dispatch import Implementation, using
+from ..harness.devices import check_device
+from ..harness.progress import bar, console
+from ..harness.records import Json
+from ..training.trainer import LARGEST_SEED
 from .runner import Runner
-from .task_setup import TaskSetup
-from .training.trainer import LARGEST_SEED
+from .setup import TaskSetup
 
 _Point = TypeVar("_Point")
 
