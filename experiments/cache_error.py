@@ -23,7 +23,7 @@ from .harness.execution import execution
 from .harness.locks import machine_shared
 from .harness.records import Json
 from .oracle import Comparison, StepError, beside_recompute
-from .report import report_name, write_report
+from .report.page import report_name, write_report
 from .study.checks import check_counts, check_machine, check_tasks, concluded, on_record
 from .study.families import Family
 from .study.runner import Runner

@@ -7,7 +7,7 @@ from rich.table import Table
 from .cache_error_figure import FEW_POSITIONS, cache_error
 from .cache_error_rows import CacheRow, at_most_steps, cache_rows
 from .harness.records import Json
-from .report_section import Section, listed
+from .report.section import Section, listed
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
 from ..models import BlockCausal, Head, SeparateHead
-from .report import recorded_beside, report_name, write_report
+from .report.page import recorded_beside, report_name, write_report
 from .study.checks import (
     check_batches,
     check_counts,

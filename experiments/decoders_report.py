@@ -8,7 +8,7 @@ from rich.table import Table
 from .decoder_table import DecoderTable, decoder_tables
 from .decoders_figure import decoders
 from .harness.records import Json
-from .report_section import Section, listed
+from .report.section import Section, listed
 from .study.rows import Row, rows
 
 

@@ -30,7 +30,7 @@ from ..models import (
 )
 from .harness.records import Json
 from .mitigation import MitigationPoint, measure_mitigation
-from .report import report_name, write_report
+from .report.page import report_name, write_report
 from .study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
 from .study.runner import Runner
 from .study.setup import TaskSetup

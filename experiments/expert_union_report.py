@@ -8,7 +8,7 @@ from rich.table import Table
 from .expert_union_figure import expert_union
 from .expert_union_rows import MitigationRow, UnionRow, mitigation_rows, union_rows
 from .harness.records import Json
-from .report_section import Section, listed
+from .report.section import Section, listed
 
 _DENSE = "dense"
 _LEAST_SHARE = 0.05

@@ -4,7 +4,7 @@ a sentence says how they go together, over all tasks of which it holds. Every nu
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from .report_section import listed
+from .report.section import listed
 from .speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, SpeedUps, speed_ups
 from .study.rows import Row, is_collapsed, paired
 

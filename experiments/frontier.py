@@ -17,7 +17,7 @@ from pathlib import Path
 from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ..models import Head, SeparateHead
 from .harness.progress import console
-from .report import recorded_beside, report_name, write_report
+from .report.page import recorded_beside, report_name, write_report
 from .study.checks import (
     check_batches,
     check_different,

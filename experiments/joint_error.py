@@ -22,7 +22,7 @@ from .harness.execution import execution
 from .harness.locks import machine_shared
 from .harness.records import Json
 from .joint import joint_errors
-from .report import report_name, write_report
+from .report.page import report_name, write_report
 from .study.checks import check_machine, check_tasks, concluded, on_record
 from .study.families import Family
 from .study.runner import Runner

@@ -7,7 +7,7 @@ from rich.table import Table
 from .harness.records import Json
 from .joint_error_figure import joint_error
 from .joint_error_rows import Break, JointRow, breaks, joint_rows
-from .report_section import Section, listed
+from .report.section import Section, listed
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

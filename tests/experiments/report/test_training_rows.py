@@ -1,6 +1,6 @@
 """Rows of training records written by hand."""
 
-from quicksilver.experiments.training_rows import training_rows
+from quicksilver.experiments.report.training_rows import training_rows
 from tests.experiments.test_analysis import training
 
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .harness.records import Json
-from .study.rows import family_of
+from ..harness.records import Json
+from ..study.rows import family_of
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .harness.records import Json
-from .harness.style import BLUE, GREEN, GREY, VERMILION, own_style, png
-from .study.conditions import refuse_mixed
-from .study.rows import family_of
+from ..harness.records import Json
+from ..harness.style import BLUE, GREEN, GREY, VERMILION, own_style, png
+from ..study.conditions import refuse_mixed
+from ..study.rows import family_of
 
 _COLOURS = {"AuxiliaryLoss": BLUE, "LossFree": GREEN, "Unbalanced": VERMILION}
 _NAMES = {"AuxiliaryLoss": "auxiliary loss", "LossFree": "loss-free", "Unbalanced": "unbalanced"}

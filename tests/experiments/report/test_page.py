@@ -16,7 +16,7 @@ from quicksilver.experiments.frontier import Frontier
 from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error import JointError
-from quicksilver.experiments.report import recorded_beside, report_name, write_report
+from quicksilver.experiments.report.page import recorded_beside, report_name, write_report
 from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.rows import rows, sources
 from tests.experiments.test_analysis import TEXT, record, reference, training
@@ -270,6 +270,6 @@ def test_tasks_with_and_without_text_measures_share_a_table(tmp_path: Path) -> N
 
 
 def test_report_and_figures_import_no_torch() -> None:
-    code = ("import sys, quicksilver.experiments.rebuild, quicksilver.experiments.figures; "
+    code = ("import sys, quicksilver.experiments.report.experiment, quicksilver.experiments.report.learning_curves; "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

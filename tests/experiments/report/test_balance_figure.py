@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import balance_figure
-from quicksilver.experiments.balance_figure import balance, is_mixture
+from quicksilver.experiments.report import balance_figure
+from quicksilver.experiments.report.balance_figure import balance, is_mixture
 
 from tests.experiments.handmade import PROVENANCE
 

@@ -8,10 +8,12 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import balance_figure, cache_error_figure, figures, joint_error_figure
+from quicksilver.experiments import cache_error_figure, joint_error_figure
 from quicksilver.experiments.cache_error_rows import cache_rows
 from quicksilver.experiments.harness import style
 from quicksilver.experiments.joint_error_rows import joint_rows
+from quicksilver.experiments.report import balance_figure
+from quicksilver.experiments.report import learning_curves as figures
 from tests.experiments.test_analysis import training
 
 from tests.experiments.handmade import cache_record, joint_record, step

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .harness.progress import console
-from .harness.records import RecordStore
-from .report import recorded_beside, write_report
+from ..harness.progress import console
+from ..harness.records import RecordStore
+from .page import recorded_beside, write_report
 
 
 @dataclass(frozen=True)

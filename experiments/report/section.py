@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import RenderableType
 
-from .harness.records import Json
+from ..harness.records import Json
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from .harness.records import Json
-from .harness.style import LINES, MARKS, OTHER_MARK, own_style, png
-from .study.conditions import refuse_mixed
-from .study.rows import family_of
+from ..harness.records import Json
+from ..harness.style import LINES, MARKS, OTHER_MARK, own_style, png
+from ..study.conditions import refuse_mixed
+from ..study.rows import family_of
 
 
 @own_style()
