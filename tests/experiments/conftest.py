@@ -17,7 +17,7 @@ from quicksilver.decoders import (
     TopProbability,
     Whole,
 )
-from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.harness import locks
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku

@@ -12,7 +12,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments import train
-from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import trainer as training

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from quicksilver.decoders import Greedy, TopProbability
-from quicksilver.experiments.findings import findings
-from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.frontier.findings import findings
 from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error import JointError

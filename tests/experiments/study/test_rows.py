@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quicksilver.experiments.frontier_figure import frontier
+from quicksilver.experiments.frontier.figure import frontier
 from quicksilver.experiments.report.balance_figure import balance
 from quicksilver.experiments.report.learning_curves import learning_curves
 from quicksilver.experiments.study.rows import equal_quality, is_collapsed, rows, sources

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
-from ..models import Head, SeparateHead
-from .harness.progress import console
-from .report.page import recorded_beside, report_name, write_report
-from .study.checks import (
+from ...decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
+from ...models import Head, SeparateHead
+from ..harness.progress import console
+from ..report.page import recorded_beside, report_name, write_report
+from ..study.checks import (
     check_batches,
     check_different,
     check_invariance,
@@ -27,10 +27,10 @@ from .study.checks import (
     concluded,
     on_record,
 )
-from .study.decode_point import DecodePoint, measure
-from .study.runner import Runner
-from .study.setup import TaskSetup
-from .training.trainer import TrainingPoint
+from ..study.decode_point import DecodePoint, measure
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.trainer import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .harness.style import BLUE, GREEN, GREY, LINES, MARKS, ORANGE, OTHER_MARK, VERMILION, own_style, png
-from .study.rows import Row, is_collapsed
+from ..harness.style import BLUE, GREEN, GREY, LINES, MARKS, ORANGE, OTHER_MARK, VERMILION, own_style, png
+from ..study.rows import Row, is_collapsed
 
 _MARKS = MARKS | {"confident": (BLUE, "o"), "margin": (ORANGE, "s"), "random": (VERMILION, "^"),
                   "threshold": (GREEN, "D"), "collapsed": (GREY, "x")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from quicksilver.decoders import Append, Blocks
-from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.study import decode_point as module
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import Shape

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from quicksilver.experiments.findings import best_texts, findings
+from quicksilver.experiments.frontier.findings import best_texts, findings
 from quicksilver.experiments.report.section import listed
 from quicksilver.experiments.study.rows import rows
 from tests.experiments.test_analysis import TEXT, record, reference

@@ -4,9 +4,9 @@ a sentence says how they go together, over all tasks of which it holds. Every nu
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from .report.section import listed
+from ..report.section import listed
+from ..study.rows import Row, is_collapsed, paired
 from .speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, SpeedUps, speed_ups
-from .study.rows import Row, is_collapsed, paired
 
 _ONE_POINT = 0.01
 

@@ -1,6 +1,6 @@
 """Lines of the table of speed-ups, from records written by hand."""
 
-from quicksilver.experiments.speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, speed_ups
+from quicksilver.experiments.frontier.speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, speed_ups
 from quicksilver.experiments.study.rows import rows
 from tests.experiments.test_analysis import record, reference
 
