@@ -170,7 +170,7 @@ def _compose_presets(config: DictConfig, hydra_config: HydraConf) -> None:
     presets = {}
     for name in named:
         chosen = compose("config", overrides=["experiment=decode", f"decoder={name}"]).experiment
-        presets[name] = {"_target_": "quicksilver.experiments.decoders.Preset",
+        presets[name] = {"_target_": "quicksilver.experiments.presets.experiment.Preset",
                          "decoder": OmegaConf.to_container(chosen.decoder, resolve=True),
                          "family": OmegaConf.to_container(chosen.family, resolve=True)}
     config.experiment.presets = presets

@@ -1,6 +1,6 @@
 """The table of decoders, from records written by hand."""
 
-from quicksilver.experiments.decoder_table import decoder_tables
+from quicksilver.experiments.presets.rows import decoder_tables
 from quicksilver.experiments.study.rows import rows
 from tests.experiments.test_analysis import record, reference
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .study.rows import EqualQuality, Row, equal_quality, numbered
+from ..study.rows import EqualQuality, Row, equal_quality, numbered
 
 
 @dataclass(frozen=True)

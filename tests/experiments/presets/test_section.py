@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from quicksilver.experiments.decoders_report import section
+from quicksilver.experiments.presets.section import section
 from tests.experiments.test_analysis import record, reference
 
 

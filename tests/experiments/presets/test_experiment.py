@@ -26,7 +26,7 @@ from quicksilver.decoders import (
 )
 from quicksilver.decoders.caches import BlockCausalCache
 from quicksilver.decoders.policies import Threshold
-from quicksilver.experiments.decoders import Decoders, Preset, in_steps
+from quicksilver.experiments.presets.experiment import Decoders, Preset, in_steps
 from quicksilver.experiments.study.families import Autoregressive, BlockDiffusion, Diffusion
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import BlockDiffusion as BlockDiffusionObjective

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from .decoder_table import DecoderTable, decoder_tables
-from .decoders_figure import decoders
-from .harness.records import Json
-from .report.section import Section, listed
-from .study.rows import Row, rows
+from ..harness.records import Json
+from ..report.section import Section, listed
+from ..study.rows import Row, rows
+from .figure import decoders
+from .rows import DecoderTable, decoder_tables
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

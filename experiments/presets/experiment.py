@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from ..decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
-from ..models import BlockCausal, Head, SeparateHead
-from .report.page import recorded_beside, report_name, write_report
-from .study.checks import (
+from ...decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
+from ...models import BlockCausal, Head, SeparateHead
+from ..report.page import recorded_beside, report_name, write_report
+from ..study.checks import (
     check_batches,
     check_counts,
     check_invariance,
@@ -22,11 +22,11 @@ from .study.checks import (
     concluded,
     on_record,
 )
-from .study.decode_point import DecodePoint, measure
-from .study.families import Autoregressive, Family
-from .study.runner import Runner
-from .study.setup import TaskSetup
-from .training.trainer import Recipe, TrainingPoint
+from ..study.decode_point import DecodePoint, measure
+from ..study.families import Autoregressive, Family
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.trainer import Recipe, TrainingPoint
 
 _REFERENCE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 

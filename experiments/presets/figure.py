@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .decoder_table import DecoderTable
-from .harness.style import BLUE, VERMILION, own_style, png
+from ..harness.style import BLUE, VERMILION, own_style, png
+from .rows import DecoderTable
 
 _EQUAL, _WORSE, _LINE = BLUE, "#999999", VERMILION
 
