@@ -16,7 +16,8 @@ from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ...kernels.atomic_file import atomic_write
-from .. import cache_error_report, expert_union_report, joint_error_report
+from .. import expert_union_report, joint_error_report
+from ..cache_error import section as cache_error_report
 from ..frontier.figure import frontier
 from ..frontier.findings import best_texts, findings
 from ..frontier.speed_ups import SpeedUps, speed_ups

@@ -8,8 +8,9 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import cache_error_figure, joint_error_figure
-from quicksilver.experiments.cache_error_rows import cache_rows
+from quicksilver.experiments import joint_error_figure
+from quicksilver.experiments.cache_error import figure as cache_error_figure
+from quicksilver.experiments.cache_error.rows import cache_rows
 from quicksilver.experiments.harness import style
 from quicksilver.experiments.joint_error_rows import joint_rows
 from quicksilver.experiments.report import balance_figure

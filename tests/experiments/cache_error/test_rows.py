@@ -1,7 +1,7 @@
 """Rows of caches from records written by hand."""
 
 import pytest
-from quicksilver.experiments.cache_error_rows import StepRow, at_most_steps, cache_rows
+from quicksilver.experiments.cache_error.rows import StepRow, at_most_steps, cache_rows
 
 from tests.experiments.handmade import cache_record, step
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ..decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
-from ..kernels.logit_memories import Previous
-from ..kernels.token_statistics import Question, TokenStatistics
-from ..models import AttentionPattern, DecodableTransformer, KVStore, LanguageModel, Plan, Transformer
+from ...decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
+from ...kernels.logit_memories import Previous
+from ...kernels.token_statistics import Question, TokenStatistics
+from ...models import AttentionPattern, DecodableTransformer, KVStore, LanguageModel, Plan, Transformer
 
 
 @dataclass(frozen=True)

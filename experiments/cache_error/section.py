@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .cache_error_figure import FEW_POSITIONS, cache_error
-from .cache_error_rows import CacheRow, at_most_steps, cache_rows
-from .harness.records import Json
-from .report.section import Section, listed
+from ..harness.records import Json
+from ..report.section import Section, listed
+from .figure import FEW_POSITIONS, cache_error
+from .rows import CacheRow, at_most_steps, cache_rows
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

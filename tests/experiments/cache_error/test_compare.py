@@ -35,7 +35,7 @@ from quicksilver.decoders import (
     Windows,
 )
 from quicksilver.decoders.policies import Klass, TokenEditing
-from quicksilver.experiments.oracle import Comparison, beside_recompute
+from quicksilver.experiments.cache_error.compare import Comparison, beside_recompute
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer, KVStore, Plan
 from quicksilver.models import FusedHead as Fused
 from torch import Tensor

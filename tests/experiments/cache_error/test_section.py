@@ -1,7 +1,7 @@
 """What is said of caches, from records written by hand."""
 
 import numpy as np
-from quicksilver.experiments.cache_error_report import section, small
+from quicksilver.experiments.cache_error.section import section, small
 
 from tests.experiments.handmade import cache_record, step
 

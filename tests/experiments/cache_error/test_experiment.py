@@ -24,8 +24,8 @@ from quicksilver.decoders import (
     Recompute,
     TopProbability,
 )
-from quicksilver.experiments import cache_error as module
-from quicksilver.experiments.cache_error import CacheError
+from quicksilver.experiments.cache_error import experiment as module
+from quicksilver.experiments.cache_error.experiment import CacheError
 from quicksilver.experiments.study.families import Autoregressive, BlockDiffusion, Diffusion
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.models import BlockDiffusion as BlockDiffusionObjective

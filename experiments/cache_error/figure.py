@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from .cache_error_rows import EXACT_NATS, CacheRow, StepRow
-from .harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style, png
+from ..harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style, png
+from .rows import EXACT_NATS, CacheRow, StepRow
 
 _STYLES = {"recompute": (GREY, ""), "prefix": (BLUE, "o"), "dual": (VERMILION, "s"),
            "vicinity": (GREEN, "^"), "delayed": (PURPLE, "D"), "block_causal": (SKY, "v"),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .harness.records import Json
-from .study.groups import groups_of
-from .study.rows import numbered
+from ..harness.records import Json
+from ..study.groups import groups_of
+from ..study.rows import numbered
 
 EXACT_NATS = 1e-6
 """A mean KL up to this is float32 rounding."""

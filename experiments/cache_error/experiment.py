@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
-from ..models import BlockCausal, Causal, SeparateHead
-from .harness.execution import execution
-from .harness.locks import machine_shared
-from .harness.records import Json
-from .oracle import Comparison, StepError, beside_recompute
-from .report.page import report_name, write_report
-from .study.checks import check_counts, check_machine, check_tasks, concluded, on_record
-from .study.families import Family
-from .study.runner import Runner
-from .study.setup import TaskSetup
-from .training.evaluator import batches, canvases
-from .training.trainer import TrainingPoint
+from ...decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import BlockCausal, Causal, SeparateHead
+from ..harness.execution import execution
+from ..harness.locks import machine_shared
+from ..harness.records import Json
+from ..report.page import report_name, write_report
+from ..study.checks import check_counts, check_machine, check_tasks, concluded, on_record
+from ..study.families import Family
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.evaluator import batches, canvases
+from ..training.trainer import TrainingPoint
+from .compare import Comparison, StepError, beside_recompute
 
 
 @dataclass(frozen=True)
