@@ -16,13 +16,14 @@ from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ...kernels.atomic_file import atomic_write
-from .. import expert_union_report, joint_error_report
+from .. import expert_union_report
 from ..cache_error import section as cache_error_report
 from ..frontier.figure import frontier
 from ..frontier.findings import best_texts, findings
 from ..frontier.speed_ups import SpeedUps, speed_ups
 from ..harness.progress import console
 from ..harness.records import Json, key_of, read_record
+from ..joint_error import section as joint_error_report
 from ..presets import section as decoders_report
 from ..study.conditions import Conditions, by_conditions, conditions_of
 from ..study.rows import Row, commit_of, family_of, is_collapsed, numbered, rows, sources

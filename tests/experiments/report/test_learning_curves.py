@@ -8,11 +8,11 @@ from typing import Any
 import matplotlib
 import pytest
 from matplotlib.figure import Figure
-from quicksilver.experiments import joint_error_figure
 from quicksilver.experiments.cache_error import figure as cache_error_figure
 from quicksilver.experiments.cache_error.rows import cache_rows
 from quicksilver.experiments.harness import style
-from quicksilver.experiments.joint_error_rows import joint_rows
+from quicksilver.experiments.joint_error import figure as joint_error_figure
+from quicksilver.experiments.joint_error.rows import joint_rows
 from quicksilver.experiments.report import balance_figure
 from quicksilver.experiments.report import learning_curves as figures
 from tests.experiments.test_analysis import training

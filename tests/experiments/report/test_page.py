@@ -15,7 +15,7 @@ from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.frontier.findings import findings
 from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
-from quicksilver.experiments.joint_error import JointError
+from quicksilver.experiments.joint_error.experiment import JointError
 from quicksilver.experiments.report.page import recorded_beside, report_name, write_report
 from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.rows import rows, sources

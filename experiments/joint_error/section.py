@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from .harness.records import Json
-from .joint_error_figure import joint_error
-from .joint_error_rows import Break, JointRow, breaks, joint_rows
-from .report.section import Section, listed
+from ..harness.records import Json
+from ..report.section import Section, listed
+from .figure import joint_error
+from .rows import Break, JointRow, breaks, joint_rows
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

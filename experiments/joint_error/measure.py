@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..decoders import Canvas, Completion, Decoder, Moment, Recompute, Request
-from ..decoders.windows import Window
-from ..kernels.checks import check_integer
-from ..kernels.token_statistics import Question, TokenStatistics
-from ..models import LanguageModel
+from ...decoders import Canvas, Completion, Decoder, Moment, Recompute, Request
+from ...decoders.windows import Window
+from ...kernels.checks import check_integer
+from ...kernels.token_statistics import Question, TokenStatistics
+from ...models import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from quicksilver.decoders import (
 )
 from quicksilver.decoders.policies import TokenEditing
 from quicksilver.decoders.windows import WindowGrid
-from quicksilver.experiments.joint import commit_error, joint_errors
+from quicksilver.experiments.joint_error.measure import commit_error, joint_errors
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
 from quicksilver.models import Bidirectional, KVStore, Plan
 from torch import Tensor

@@ -1,10 +1,10 @@
 """What is said of parallel commits, from records written by hand."""
 
 import numpy as np
-from quicksilver.experiments.joint_error_report import section
+from quicksilver.experiments.joint_error.section import section
+from tests.experiments.test_joint_error_rows import BAD, GOOD
 
 from tests.experiments.handmade import joint_record
-from tests.experiments.test_joint_error_rows import BAD, GOOD
 
 
 def test_where_quality_breaks_is_told_with_what_is_lost_there_over_all_tasks() -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .harness.records import Json
-from .study.groups import groups_of
-from .study.intervals import paired_difference, wilson
-from .study.rows import numbered
+from ..harness.records import Json
+from ..study.groups import groups_of
+from ..study.intervals import paired_difference, wilson
+from ..study.rows import numbered
 
 _ONE_POINT = 0.01
 _LEAST_SHARE = 0.05

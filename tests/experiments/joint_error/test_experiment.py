@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Append, Blocks, Greedy, TopProbability
-from quicksilver.experiments import joint_error as module
-from quicksilver.experiments.joint_error import JointError
+from quicksilver.experiments.joint_error import experiment as module
+from quicksilver.experiments.joint_error.experiment import JointError
 from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.setup import TaskSetup
 

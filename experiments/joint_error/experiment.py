@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..decoders import Decoder, Linear, Policy, Sampler
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
-from ..models import SeparateHead
-from .harness.execution import execution
-from .harness.locks import machine_shared
-from .harness.records import Json
-from .joint import joint_errors
-from .report.page import report_name, write_report
-from .study.checks import check_machine, check_tasks, concluded, on_record
-from .study.families import Family
-from .study.runner import Runner
-from .study.setup import TaskSetup
-from .training.evaluator import batches, canvases
-from .training.trainer import TrainingPoint
+from ...decoders import Decoder, Linear, Policy, Sampler
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import SeparateHead
+from ..harness.execution import execution
+from ..harness.locks import machine_shared
+from ..harness.records import Json
+from ..report.page import report_name, write_report
+from ..study.checks import check_machine, check_tasks, concluded, on_record
+from ..study.families import Family
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.evaluator import batches, canvases
+from ..training.trainer import TrainingPoint
+from .measure import joint_errors
 
 
 @dataclass(frozen=True)

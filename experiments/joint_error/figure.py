@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from .harness.style import BLUE, GREY, ORANGE, VERMILION, own_style, png
-from .joint_error_rows import JointRow
+from ..harness.style import BLUE, GREY, ORANGE, VERMILION, own_style, png
+from .rows import JointRow
 
 _LINEAR_BELOW = 0.1
 

@@ -1,7 +1,7 @@
 """Rows of parallel commits, and where quality breaks, from records written by hand."""
 
 import pytest
-from quicksilver.experiments.joint_error_rows import breaks, joint_rows
+from quicksilver.experiments.joint_error.rows import breaks, joint_rows
 
 from tests.experiments.handmade import joint_record
 
