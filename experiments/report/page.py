@@ -16,8 +16,8 @@ from jinja2 import Environment, FunctionLoader
 from rich.table import Table
 
 from ...kernels.atomic_file import atomic_write
-from .. import expert_union_report
 from ..cache_error import section as cache_error_report
+from ..expert_union import section as expert_union_report
 from ..frontier.figure import frontier
 from ..frontier.findings import best_texts, findings
 from ..frontier.speed_ups import SpeedUps, speed_ups

@@ -15,26 +15,17 @@ from pathlib import Path
 
 import torch
 
-from ..decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
-from ..decoders.policies.expert_affinity import ExpertAffinity
-from ..kernels.checks import check_instance, check_integer, check_real
-from ..models import (
-    Balancing,
-    ExpertAware,
-    ExpertShape,
-    OwnChoice,
-    RoutingRule,
-    SeparateHead,
-    Transformer,
-    Unbalanced,
-)
-from .harness.records import Json
+from ...decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
+from ...decoders.policies.expert_affinity import ExpertAffinity
+from ...kernels.checks import check_instance, check_integer, check_real
+from ...models import Balancing, ExpertAware, ExpertShape, OwnChoice, RoutingRule, SeparateHead, Transformer, Unbalanced
+from ..harness.records import Json
+from ..report.page import report_name, write_report
+from ..study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.trainer import Recipe, TrainingPoint
 from .mitigation import MitigationPoint, measure_mitigation
-from .report.page import report_name, write_report
-from .study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
-from .study.runner import Runner
-from .study.setup import TaskSetup
-from .training.trainer import Recipe, TrainingPoint
 from .union import UnionPoint, measure_union
 
 DENSE = "dense"

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..decoders import (
+from ...decoders import (
     Append,
     Blocks,
     Canvas,
@@ -28,17 +28,17 @@ from ..decoders import (
     TopProbability,
     Whole,
 )
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
-from ..kernels.token_statistics import Question
-from ..models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
-from .harness.devices import wait_for
-from .harness.execution import execution
-from .harness.locks import machine_alone
-from .harness.records import Json
-from .study.runner import Runner
-from .training.evaluator import Contestant, batches
-from .training.trainer import TrainingPoint, untrained
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...kernels.token_statistics import Question
+from ...models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
+from ..harness.devices import wait_for
+from ..harness.execution import execution
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+from ..study.runner import Runner
+from ..training.evaluator import Contestant, batches
+from ..training.trainer import TrainingPoint, untrained
 
 _LEAST_ROUNDS = 25
 _STEPS = 8

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group
 from rich.table import Table
 
-from .expert_union_figure import expert_union
-from .expert_union_rows import MitigationRow, UnionRow, mitigation_rows, union_rows
-from .harness.records import Json
-from .report.section import Section, listed
+from ..harness.records import Json
+from ..report.section import Section, listed
+from .figure import expert_union
+from .rows import MitigationRow, UnionRow, mitigation_rows, union_rows
 
 _DENSE = "dense"
 _LEAST_SHARE = 0.05

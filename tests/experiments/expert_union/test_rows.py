@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from quicksilver.experiments.expert_union_rows import Estimate, mitigation_rows, union_rows
+from quicksilver.experiments.expert_union.rows import Estimate, mitigation_rows, union_rows
 
 from tests.experiments.handmade import PROVENANCE
 

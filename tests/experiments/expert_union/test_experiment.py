@@ -10,10 +10,10 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder
-from quicksilver.experiments.expert_union import DENSE, ExpertUnion, RouterSetup
+from quicksilver.experiments.expert_union.experiment import DENSE, ExpertUnion, RouterSetup
+from quicksilver.experiments.expert_union.union import Seen, TimedForward, followed, unions
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.training.trainer import untrained
-from quicksilver.experiments.union import Seen, TimedForward, followed, unions
 from quicksilver.kernels.moe_router import Routing, Scoring
 from quicksilver.models import (
     AuxiliaryLoss,

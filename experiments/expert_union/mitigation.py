@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..decoders import Decoder, Request
-from ..kernels.dispatch import Implementation, recording, using
-from ..models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
-from .harness.execution import execution
-from .harness.locks import machine_alone
-from .harness.records import Json
-from .study.runner import Runner
-from .training.evaluator import Contestant, batches, canvases
-from .training.trainer import TrainingPoint
+from ...decoders import Decoder, Request
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
+from ..harness.execution import execution
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+from ..study.runner import Runner
+from ..training.evaluator import Contestant, batches, canvases
+from ..training.trainer import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from .expert_union_rows import Estimate, MitigationRow, UnionRow
-from .harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, own_style, png
+from ..harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, own_style, png
+from .rows import Estimate, MitigationRow, UnionRow
 
 _BATCH_COLOURS = (BLUE, GREEN, PURPLE, ORANGE)
 _OTHER_COLOURS = ("#882255", "#999933", "#44AA99")

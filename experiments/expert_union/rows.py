@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .harness.records import Json
-from .study.conditions import refuse_mixed
-from .study.intervals import mean_interval, paired_difference, wilson
-from .study.rows import family_of
+from ..harness.records import Json
+from ..study.conditions import refuse_mixed
+from ..study.intervals import mean_interval, paired_difference, wilson
+from ..study.rows import family_of
 
 _ONE_POINT = 0.01
 
