@@ -24,7 +24,7 @@ from .harness.locks import machine_alone
 from .harness.progress import Bar, bar, console
 from .harness.records import Json, describe
 from .harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
-from .kernel_stages import device_name, running_environment, sources
+from .kernel_bench.stages import device_name, running_environment, sources
 from .step_points import ModelShape, StepPoint
 from .step_report import NO_GPU, Line, write_report
 from .step_timing import measured, profiled

@@ -16,7 +16,7 @@ from quicksilver.experiments import __main__ as entry_point
 from quicksilver.experiments.decode import Decode
 from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.harness import progress
-from quicksilver.experiments.kernel_bench import KernelBench
+from quicksilver.experiments.kernel_bench.experiment import KernelBench
 from quicksilver.experiments.step_bench import StepBench
 from quicksilver.experiments.train import Train
 

@@ -14,20 +14,20 @@ from pathlib import Path
 import torch
 import triton
 
-from ..kernels.case import Case
-from ..kernels.checks import check_integer, check_real
-from .harness.json_lines import JsonLines
-from .harness.progress import console
-from .harness.records import Json
-from .kernel_baseline import HOW_TO_UPDATE, Baseline, minor_version
-from .kernel_gate import TOLERANCES
-from .kernel_limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
-from .kernel_report import write_report
-from .kernel_stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
-from .kernel_tables import OURS
-from .study.runner import check_folder
+from ...kernels.case import Case
+from ...kernels.checks import check_integer, check_real
+from ..harness.json_lines import JsonLines
+from ..harness.progress import console
+from ..harness.records import Json
+from ..study.runner import check_folder
+from .baseline import HOW_TO_UPDATE, Baseline, minor_version
+from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
+from .page import write_report
+from .rows import OURS
+from .stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
+from .verify import TOLERANCES
 
-_CHECKOUT = Path(__file__).resolve().parents[1]
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quicksilver.experiments import kernel_stages
 from quicksilver.experiments.harness.json_lines import JsonLines
 from quicksilver.experiments.harness.worker import LATE_SECONDS, CutShort
-from quicksilver.experiments.kernel_stages import Item, TimingStage, floors
+from quicksilver.experiments.kernel_bench import stages as kernel_stages
+from quicksilver.experiments.kernel_bench.stages import Item, TimingStage, floors
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
 from .rehearsal import NoCase, fake_ceilings, fake_timer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CASES: Any = NoCase(2), NoCase(4), NoCase(2)
 ITEMS = [Item("norm", "small", "float32", CASES[0]), Item("norm", "large", "float32", CASES[1]),
          Item("statistics", "only", "bfloat16", CASES[2])]
@@ -85,7 +85,7 @@ def test_a_late_row_gets_what_is_left_and_is_missing_if_that_is_too_little(
 
 def test_each_item_has_its_floor_its_peers_and_whether_they_are_installed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quicksilver.experiments.kernel_peers.find_spec", lambda name: None)
+    monkeypatch.setattr("quicksilver.experiments.kernel_bench.competitors.find_spec", lambda name: None)
     items = [Item("norm", "small", "float32", AddRMSNormCase(2, 8))]
     row = floors(items, JsonLines(tmp_path / "cases.jsonl"))[0]
     assert row["num_bytes"] == (4 * 2 + 1) * 8 * 4

@@ -15,12 +15,12 @@ import torch
 import triton.testing
 from torch import Tensor
 
-from ..kernels.case import Case
-from ..kernels.dispatch import Implementation, using
-from .harness.gpu_clocks import ramp
-from .harness.records import Json
-from .kernel_gate import verdict
-from .kernel_peers import OURS, contender
+from ...kernels.case import Case
+from ...kernels.dispatch import Implementation, using
+from ..harness.gpu_clocks import ramp
+from ..harness.records import Json
+from .competitors import OURS, contender
+from .verify import verdict
 
 _LEAST_CACHE_BYTES = 60e6
 _INFINITY_CACHE_BYTES = 2**28  # an MI300's, which its driver does not count

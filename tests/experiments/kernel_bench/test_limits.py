@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from quicksilver.experiments.kernel_limits import TARGETS, missing_tensor_core, occupancy, violations
+from quicksilver.experiments.kernel_bench.limits import TARGETS, missing_tensor_core, occupancy, violations
 
 GOOD = {"target": "sm_90", "spill_bytes": 0, "stack_bytes": 0, "shared_bytes": 65_536, "tensor_memory_columns": 0,
         "num_stores": 1, "needs_wide_loads": True, "wide_loads": True, "narrow_loads": [], "needs_hgmma": [],

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from ..kernels import moe_router
-from ..kernels.case import Case
-from ..kernels.token_statistics import Question, token_statistics
+from ...kernels import moe_router
+from ...kernels.case import Case
+from ...kernels.token_statistics import Question, token_statistics
 
 OURS = "quicksilver"
 Call = Callable[..., Any]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quicksilver.experiments.kernel_baseline import HOW_TO_UPDATE, Baseline, minor_version
+from quicksilver.experiments.kernel_bench.baseline import HOW_TO_UPDATE, Baseline, minor_version
 
 RECORD = {"kernel": "head", "triton": "3.9.0", "target": "sm_90", "key": "abc", "label": "_head[bf16]",
           "registers": 100, "spill_bytes": 0, "stack_bytes": 0, "shared_bytes": 1024, "tensor_core": {"HGMMA": 8},

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 from quicksilver.experiments.harness.worker import Worker
-from quicksilver.experiments.kernel_compile import compiled, compiler_environment, programs
-from quicksilver.experiments.kernel_limits import missing_tensor_core, violations
-from quicksilver.experiments.kernel_resources import PTX, SASS, Instruction, amd_resources, data_lines, wide_loads
+from quicksilver.experiments.kernel_bench.compile import compiled, compiler_environment, programs
+from quicksilver.experiments.kernel_bench.limits import missing_tensor_core, violations
+from quicksilver.experiments.kernel_bench.resources import PTX, SASS, Instruction, amd_resources, data_lines, wide_loads
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 from quicksilver.kernels.token_statistics import TokenStatisticsCase
 
 from .planted_kernels import ProductCase
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")

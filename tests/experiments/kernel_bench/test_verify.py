@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from quicksilver.experiments.kernel_gate import compared, verdict
+from quicksilver.experiments.kernel_bench.verify import compared, verdict
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
 from .planted_kernels import WrongCase

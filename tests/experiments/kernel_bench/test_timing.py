@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from quicksilver.experiments import kernel_timing
-from quicksilver.experiments.kernel_peers import OURS, peers
-from quicksilver.experiments.kernel_timing import ceilings, num_bytes, timed
+from quicksilver.experiments.kernel_bench import timing as kernel_timing
+from quicksilver.experiments.kernel_bench.competitors import OURS, peers
+from quicksilver.experiments.kernel_bench.timing import ceilings, num_bytes, timed
 from quicksilver.kernels.attention import AttentionCase
 from quicksilver.kernels.case import Case, Cost
 from quicksilver.kernels.lm_head_statistics import LMHeadCase

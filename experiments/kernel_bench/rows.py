@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kernel_limits import MAIN_TARGET, TARGETS
+from .limits import MAIN_TARGET, TARGETS
 
 Json = dict[str, Any]
 

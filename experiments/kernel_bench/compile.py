@@ -26,11 +26,11 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 
-from ..kernels.case import Case
-from ..kernels.dispatch import compiling, launch
-from .harness.records import Json
-from .kernel_limits import TARGETS, occupancy
-from .kernel_resources import amd_resources, cuda_resources, data_lines
+from ...kernels.case import Case
+from ...kernels.dispatch import compiling, launch
+from ..harness.records import Json
+from .limits import TARGETS, occupancy
+from .resources import amd_resources, cuda_resources, data_lines
 
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 # A program is held to wide loads where one of its tensors of floats is at least this share of the case's largest; one

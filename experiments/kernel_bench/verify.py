@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels.case import Case
-from ..kernels.dispatch import INTERPRETED, Implementation, named, recording, using
-from .harness.records import Json
+from ...kernels.case import Case
+from ...kernels.dispatch import INTERPRETED, Implementation, named, recording, using
+from ..harness.records import Json
 
 # Relative root-mean-square errors that a correct kernel stays under. Each kernel's own tests are stricter.
 TOLERANCES = {"float32": 5e-6, "float16": 1e-3, "bfloat16": 5e-3}

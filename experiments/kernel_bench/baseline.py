@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.atomic_file import atomic_write
-from .harness.records import Json
+from ...kernels.atomic_file import atomic_write
+from ..harness.records import Json
 
 _KEPT = ("label", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "tensor_core", "wide_loads")
 _MORE_REGISTERS = 1.10

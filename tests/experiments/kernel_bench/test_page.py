@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.image import imread
-from quicksilver.experiments import kernel_report
-from quicksilver.experiments.kernel_report import write_report
+from quicksilver.experiments.kernel_bench import page as kernel_report
+from quicksilver.experiments.kernel_bench.page import write_report
 from rich.console import Console
 
 from .test_kernel_tables import CASE, CEILINGS, PROGRAM, TIME

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from quicksilver.experiments.kernel_tables import NO_GPU, kernel_lines, programs_csv, time_rows, times_csv
+from quicksilver.experiments.kernel_bench.rows import NO_GPU, kernel_lines, programs_csv, time_rows, times_csv
 
 CASE = {"kernel": "head", "shape": "32 rows", "dtype": "bfloat16", "case": "C()", "source_hash": "a" * 16,
         "num_bytes": 430_000_000, "num_flops": 79_000_000, "floor_us": 100.0, "bound": "memory",

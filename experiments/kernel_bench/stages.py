@@ -14,23 +14,23 @@ from typing import Any
 import torch
 import triton
 
-from ..kernels.case import Case
-from .harness.devices import device_name
-from .harness.json_lines import JsonLines
-from .harness.locks import machine_alone, machine_shared
-from .harness.progress import bar, console
-from .harness.provenance import provenance
-from .harness.records import Json
-from .harness.roofline import floor
-from .harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
-from .kernel_baseline import program_name
-from .kernel_compile import compiled, compiler_environment, programs, versions
-from .kernel_gate import TOLERANCES, verdict
-from .kernel_limits import MAIN_TARGET
-from .kernel_peers import OURS, peers
-from .kernel_timing import ceilings, timed
+from ...kernels.case import Case
+from ..harness.devices import device_name
+from ..harness.json_lines import JsonLines
+from ..harness.locks import machine_alone, machine_shared
+from ..harness.progress import bar, console
+from ..harness.provenance import provenance
+from ..harness.records import Json
+from ..harness.roofline import floor
+from ..harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
+from .baseline import program_name
+from .competitors import OURS, peers
+from .compile import compiled, compiler_environment, programs, versions
+from .limits import MAIN_TARGET
+from .timing import ceilings, timed
+from .verify import TOLERANCES, verdict
 
-_KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+_KERNELS = Path(__file__).resolve().parents[2] / "kernels"
 _AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
 
 

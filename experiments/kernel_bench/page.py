@@ -8,10 +8,10 @@ from pathlib import Path
 from jinja2 import Environment
 from rich.table import Table
 
-from ..kernels.atomic_file import atomic_write
-from .harness.progress import console
-from .kernel_figures import roofline
-from .kernel_tables import (
+from ...kernels.atomic_file import atomic_write
+from ..harness.progress import console
+from .figure import roofline
+from .rows import (
     NO_GPU,
     OURS,
     SHARE_FROM_US,

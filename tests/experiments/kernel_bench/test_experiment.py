@@ -10,17 +10,18 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from quicksilver.experiments import kernel_bench, kernel_stages
 from quicksilver.experiments.__main__ import _with_every_kernel
 from quicksilver.experiments.harness.json_lines import JsonLines
-from quicksilver.experiments.kernel_baseline import HOW_TO_UPDATE
-from quicksilver.experiments.kernel_bench import KernelBench, KernelCases
-from quicksilver.experiments.kernel_stages import Compiled
+from quicksilver.experiments.kernel_bench import experiment as kernel_bench
+from quicksilver.experiments.kernel_bench import stages as kernel_stages
+from quicksilver.experiments.kernel_bench.baseline import HOW_TO_UPDATE
+from quicksilver.experiments.kernel_bench.experiment import KernelBench, KernelCases
+from quicksilver.experiments.kernel_bench.stages import Compiled
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
 from .rehearsal import NoCase, fake_ceilings, fake_timer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONF, EXPERIMENTS = ROOT / "conf", ROOT / "experiments"
 KERNELS = sorted(path.stem for path in (CONF / "kernel").glob("*.yaml"))
 MODELS = ("LLaDA-8B", "Qwen3-8B", "LLaDA-MoE-7B-A1B", "LLaDA2-mini", "Mistral-Small-4-like")
@@ -135,7 +136,7 @@ def test_a_run_that_is_cut_while_it_times_reports_what_it_has_and_says_what_is_m
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_run_may_be_cut_at_any_stage(
         stage: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"quicksilver.experiments.kernel_bench.{stage}", interrupted)
+    monkeypatch.setattr(f"quicksilver.experiments.kernel_bench.experiment.{stage}", interrupted)
     with pytest.raises(KeyboardInterrupt):
         replace(bench(tmp_path), targets=["sm_90"] if "Compile" in stage else []).run(tmp_path)
     assert f"This run was cut: {missing}." in (tmp_path / "kernels" / "report.html").read_text()
