@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.experiments import step_timing
-from quicksilver.experiments.step_points import StepPoint
-from quicksilver.experiments.step_timing import GraphClock, HostClock, measured, profiled, summary
+from quicksilver.experiments.step_bench import timing as step_timing
+from quicksilver.experiments.step_bench.point import StepPoint
+from quicksilver.experiments.step_bench.timing import GraphClock, HostClock, measured, profiled, summary
 
 from tests.experiments.small_steps import MIXED, name, point
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from quicksilver.experiments import step_bench
 from quicksilver.experiments.harness.json_lines import JsonLines
 from quicksilver.experiments.harness.worker import CallFailed, CutShort
-from quicksilver.experiments.step_bench import StepBench
-from quicksilver.experiments.step_points import ModelShape, StepPoint
+from quicksilver.experiments.step_bench import experiment as step_bench
+from quicksilver.experiments.step_bench.experiment import StepBench
+from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.models import ExpertShape, FusedHead, SeparateHead, Shape
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from ..kernels.dispatch import Implementation, named, recording, using
-from .harness.devices import peak_memory_bytes, reset_peak_memory
-from .harness.gpu_clocks import ramp
-from .harness.records import Json
-from .ready_step import ReadyStep, weights
-from .step_points import StepPoint
-from .step_report import NOT_ON_A_CPU
+from ...kernels.dispatch import Implementation, named, recording, using
+from ..harness.devices import peak_memory_bytes, reset_peak_memory
+from ..harness.gpu_clocks import ramp
+from ..harness.records import Json
+from .page import NOT_ON_A_CPU
+from .point import StepPoint
+from .prepared_step import ReadyStep, weights
 
 _QUANTILES = (0.5, 0.2, 0.8)
 _NUM_WARM_UPS = 3

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments.harness.records import describe
-from quicksilver.experiments.step_points import ModelShape, StepPoint
+from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
 from quicksilver.models import SeparateHead, Shape
 
 from tests.test_conf import check_types

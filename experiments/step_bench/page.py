@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from ..kernels.atomic_file import atomic_write
-from .harness.progress import console
-from .harness.records import Json
+from ...kernels.atomic_file import atomic_write
+from ..harness.progress import console
+from ..harness.records import Json
 
 NO_GPU = "not measured: no GPU here"
 NOT_ON_A_CPU = "a CPU has none"

@@ -12,9 +12,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..decoders import Canvas, Decoder, Decoding, Visit
-from ..models import Causal, DecodableTransformer, RouterWatch, Transformer, TransformerConfig
-from .step_points import ModelShape, StepPoint
+from ...decoders import Canvas, Decoder, Decoding, Visit
+from ...models import Causal, DecodableTransformer, RouterWatch, Transformer, TransformerConfig
+from .point import ModelShape, StepPoint
 
 _WEIGHT_SEED, _STORE_SEED = 0, 1
 

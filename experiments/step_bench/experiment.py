@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 import triton
 
-from ..kernels.checks import check_instance, check_integer, check_real
-from ..kernels.dispatch import Implementation, using
-from ..models import Head
-from .harness.json_lines import JsonLines
-from .harness.locks import machine_alone
-from .harness.progress import Bar, bar, console
-from .harness.records import Json, describe
-from .harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
-from .kernel_bench.stages import device_name, running_environment, sources
-from .step_points import ModelShape, StepPoint
-from .step_report import NO_GPU, Line, write_report
-from .step_timing import measured, profiled
+from ...kernels.checks import check_instance, check_integer, check_real
+from ...kernels.dispatch import Implementation, using
+from ...models import Head
+from ..harness.json_lines import JsonLines
+from ..harness.locks import machine_alone
+from ..harness.progress import Bar, bar, console
+from ..harness.records import Json, describe
+from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
+from ..kernel_bench.stages import device_name, running_environment, sources
+from .page import NO_GPU, Line, write_report
+from .point import ModelShape, StepPoint
+from .timing import measured, profiled
 
 _PROFILE_SHARE = 0.15  # of the time
 _NOT_REACHED = "not measured: the time ran out"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quicksilver.experiments import step_report
-from quicksilver.experiments.step_report import NO_GPU, Line, write_report
+from quicksilver.experiments.step_bench import page as step_report
+from quicksilver.experiments.step_bench.page import NO_GPU, Line, write_report
 from rich.console import Console
 
 ORIGIN = {"commit": "0123456789abcdef", "dirty": False, "source_hash": "feed", "device": "NVIDIA H200",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from quicksilver.decoders.canvas import Canvas
 from quicksilver.decoders.decoder import Decoding
-from quicksilver.experiments.ready_step import ReadyStep, weights
-from quicksilver.experiments.step_points import ModelShape, StepPoint
+from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
+from quicksilver.experiments.step_bench.prepared_step import ReadyStep, weights
 from quicksilver.kernels.dispatch import Implementation, recording, using
 from quicksilver.models import (
     DecodableTransformer,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..decoders import (
+from ...decoders import (
     Append,
     BlockCausalCacheApart,
     Blocks,
@@ -18,12 +18,12 @@ from ..decoders import (
     Threshold,
     Unbounded,
 )
-from ..kernels.case import Cost
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation
-from ..models import BlockCausal, Causal, Head, Shape, TransformerConfig
-from .harness.records import Json
-from .harness.roofline import Floor, floor
+from ...kernels.case import Cost
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation
+from ...models import BlockCausal, Causal, Head, Shape, TransformerConfig
+from ..harness.records import Json
+from ..harness.roofline import Floor, floor
 
 _TAU = 0.9  # Fast-dLLM's threshold
 _TOKEN_SEED = 0
