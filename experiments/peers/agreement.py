@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
-from ..kernels.token_statistics import Question, Statistic, TokenStatistics
-from ..models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
-from .harness.locks import machine_alone
-from .harness.records import Json
+from ...decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
+from ...kernels.token_statistics import Question, Statistic, TokenStatistics
+from ...models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
+from ..harness.locks import machine_alone
+from ..harness.records import Json
 
 CLOSE = 1e-5
 _HEAD_SCALE = 6.0

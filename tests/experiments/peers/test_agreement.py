@@ -1,6 +1,6 @@
 """Two runs in turns: each round times both, the first round is warm-up."""
 
-from quicksilver.experiments.agreement import Turns, in_turns
+from quicksilver.experiments.peers.agreement import Turns, in_turns
 
 
 def test_both_run_in_every_round_and_the_first_is_not_counted() -> None:
