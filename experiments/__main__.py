@@ -44,8 +44,8 @@ from .config.reads import Place, reads
 from .harness import progress
 from .harness.devices import best_device, fast_precision
 from .harness.interrupts import interrupt_once
+from .smollm2.weights import WeightsUnavailable
 from .study.runner import Experiment, PointsFailed, check_folder
-from .wheel_weights import WeightsUnavailable
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")

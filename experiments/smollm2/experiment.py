@@ -15,18 +15,18 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..decoders import Decoder, generate, stream_generate
-from ..decoders.generation import GenerationStream
-from ..kernels.checks import check_integer
-from ..kernels.dispatch import Implementation, recording, using
-from ..models import HuggingFaceModel
-from .harness.devices import wait_for
-from .harness.locks import machine_alone
-from .harness.progress import console
-from .harness.provenance import provenance
-from .harness.records import Json, RecordStore
-from .study.checks import check_different, check_machine
-from .training.trainer import LARGEST_SEED
+from ...decoders import Decoder, generate, stream_generate
+from ...decoders.generation import GenerationStream
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import HuggingFaceModel
+from ..harness.devices import wait_for
+from ..harness.locks import machine_alone
+from ..harness.progress import console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore
+from ..study.checks import check_different, check_machine
+from ..training.trainer import LARGEST_SEED
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What stands for a position without a token, and for half a character.

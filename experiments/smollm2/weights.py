@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .harness.locks import exclusive
-from .harness.progress import console
+from ..harness.locks import exclusive
+from ..harness.progress import console
 
 _READERS = ("transformers", "gguf", "accelerate")
 _EXTRA = "pip install 'quicksilver[gguf]'"

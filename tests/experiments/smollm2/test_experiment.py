@@ -10,7 +10,7 @@ import pytest
 import torch
 from quicksilver.decoders import Append, Blocks, Categorical, Decoder, Greedy, Leftmost, Linear, Update
 from quicksilver.decoders.trace import TraceStep
-from quicksilver.experiments.answer import Answer, written
+from quicksilver.experiments.smollm2.experiment import Answer, written
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
