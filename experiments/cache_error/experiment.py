@@ -128,7 +128,7 @@ class CacheError:
         measured = on_record(runner, list(self.points()),
                              lambda point: f"{point.name}, {point.cache}, {point.steps} steps", _measure)
         name = report_name("cache_error-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, [], measured), [*training, *measured])
+        return concluded(write_report(folder / name, training, measured), [*training, *measured])
 
 
 def _measure(point: CacheErrorPoint, runner: Runner) -> Json:

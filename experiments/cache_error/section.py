@@ -9,6 +9,8 @@ from ..report.section import Section, listed
 from .figure import FEW_POSITIONS, cache_error
 from .rows import CacheRow, at_most_steps, cache_rows
 
+KINDS = {"CacheErrorPoint": "cache error"}
+
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records."""
@@ -17,7 +19,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     in_error = {row.task for row in finest if not row.is_exact}
     drawn = [row for row in finest if row.task in in_error] or finest
     return Section(
-        "What caches get wrong", "cache_error.html.j2",
+        "What caches get wrong", "cache_error/section.html.j2",
         {"rows": rows, "finest": finest, "num_layers": max((len(row.kl) for row in rows), default=0), "small": small,
          "few": FEW_POSITIONS},
         {"cache_error.png": cache_error(drawn, sources)} if rows else {}, list(_findings(finest)), _shown(rows))

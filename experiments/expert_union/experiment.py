@@ -183,4 +183,4 @@ class ExpertUnion:
         measured += on_record(runner, list(self.mitigation_points()),
                               lambda point: f"{point.name}, {point.mitigation}", measure_mitigation)
         name = report_name("expert_union-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, [], measured), [*training, *measured])
+        return concluded(write_report(folder / name, training, measured), [*training, *measured])

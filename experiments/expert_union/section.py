@@ -13,6 +13,8 @@ from .rows import MitigationRow, UnionRow, mitigation_rows, union_rows
 _DENSE = "dense"
 _LEAST_SHARE = 0.05
 
+KINDS = {"UnionPoint": "expert union", "MitigationPoint": "mitigation"}
+
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records of unions and mitigations."""
@@ -21,7 +23,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     router = next((row.router for row in unions if row.time_ratio is not None and row.router != _DENSE), None)
     images = {} if router is None else {"expert_union.png": expert_union(unions, mitigations, router, sources)}
     values: Json = {"unions": _by_model(unions), "mitigations": mitigations}
-    return Section("Sparse activation under parallel decoding", "expert_union.html.j2", values, images,
+    return Section("Sparse activation under parallel decoding", "expert_union/section.html.j2", values, images,
                    list(_findings(unions, mitigations)), _shown(unions, mitigations))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from ...decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
 from ...models import Head, SeparateHead
 from ..harness.progress import console
-from ..report.page import recorded_beside, report_name, write_report
+from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
     check_different,
@@ -31,6 +31,7 @@ from ..study.decode_point import DecodePoint, measure
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.trainer import TrainingPoint
+from .section import KINDS
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,8 @@ class Frontier:
                 measured += on_record(runner, list(self._points(name, seed)),
                                       lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
                 to_come.pop(0)
-                others = recorded_beside(runner.records.folder, training)
-                page = write_report(report, training, measured, others, to_come)
+                others = related_records(runner.records.folder, training, but=KINDS)
+                page = write_report(report, training, [*measured, *others], to_come)
                 if to_come:
                     console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
         return concluded(report / "report.html", [*training, *measured])

@@ -92,7 +92,7 @@ class JointError:
         training = [runner.train(point) for point in self.training_points()]
         measured = on_record(runner, list(self.points()), lambda point: f"{point.name}, {point.steps} steps", _measure)
         name = report_name("joint_error-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, [], measured), [*training, *measured])
+        return concluded(write_report(folder / name, training, measured), [*training, *measured])
 
 
 def _measure(point: JointErrorPoint, runner: Runner) -> Json:

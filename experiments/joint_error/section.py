@@ -9,13 +9,16 @@ from ..report.section import Section, listed
 from .figure import joint_error
 from .rows import Break, JointRow, breaks, joint_rows
 
+KINDS = {"JointErrorPoint": "joint error"}
+
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records."""
     rows = joint_rows(records)
     broken = breaks(rows)
     images = {"joint_error.png": joint_error(rows, sources)} if rows else {}
-    return Section("What parallel commits lose", "joint_error.html.j2", {"rows": rows, "breaks": broken}, images,
+    values: Json = {"rows": rows, "breaks": broken}
+    return Section("What parallel commits lose", "joint_error/section.html.j2", values, images,
                    list(_findings(broken)), _shown(rows))
 
 

@@ -37,7 +37,7 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
         atomic_write(folder / "roofline.png", image)
     atomic_write(folder / "programs.csv", programs_csv(compiled).encode())
     atomic_write(folder / "times.csv", times_csv(rows).encode())
-    template = resources.files("quicksilver.experiments").joinpath("kernel_report.html.j2").read_text()
+    template = resources.files("quicksilver.experiments").joinpath("kernel_bench/page.html.j2").read_text()
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
         origins=origins, failures=failures, cut=cut, image=base64.b64encode(image).decode(), no_times=no_times,
         lines=kernel_lines(compiled, verdicts, rows), programs=program_rows(compiled), verdicts=verdicts,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
 from ...models import BlockCausal, Head, SeparateHead
-from ..report.page import recorded_beside, report_name, write_report
+from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
     check_counts,
@@ -27,6 +27,7 @@ from ..study.families import Autoregressive, Family
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.trainer import Recipe, TrainingPoint
+from .section import KINDS
 
 _REFERENCE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
 
@@ -134,7 +135,6 @@ class Decoders:
         measured = on_record(runner, points, lambda point: f"{point.name}, {point.order}, batch {point.batch_size}",
                              measure)
         name = report_name("decoders-", self.tasks, self.seeds, self)
-        beside = [record for record in recorded_beside(runner.records.folder, training)
-                  if record["point"]["kind"] != PresetPoint.__name__]
-        report = write_report(folder / name, training, [], [*measured, *beside])
+        related = related_records(runner.records.folder, training, but=("DecodePoint", *KINDS))
+        report = write_report(folder / name, training, [*measured, *related])
         return concluded(report, [*training, *measured])

@@ -11,6 +11,8 @@ from ..study.rows import Row, rows
 from .figure import decoders
 from .rows import DecoderTable, decoder_tables
 
+KINDS = {"PresetPoint": "decode"}
+
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
     """The section of these records of presets."""
@@ -20,7 +22,8 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
               for number, table in enumerate(tables) if table.cells}
     summary = _summary(tables)
     values: Json = {"tables": tables, "summary": summary, "settings": settings}
-    return Section("Decoder presets", "decoders.html.j2", values, images, list(_findings(summary)), _shown(tables))
+    return Section("Decoder presets", "presets/section.html.j2", values, images, list(_findings(summary)),
+                   _shown(tables))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..harness.progress import console
 from ..harness.records import RecordStore
-from .page import recorded_beside, write_report
+from .page import write_report
+from .section import kinds_of_records
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Report:
         """Write report.html and the figures to `folder`. Returns 0."""
         records = list(RecordStore(Path(self.records)).all())
         training = [record for record in records if record["point"]["kind"] == "TrainingPoint"]
-        measured = [record for record in records if record["point"]["kind"] == "DecodePoint"]
-        others = recorded_beside(Path(self.records), training)
-        console.print(f"report: {write_report(folder, training, measured, others)}", markup=False)
+        known = kinds_of_records()
+        measured = [record for record in records if record["point"]["kind"] in known]
+        console.print(f"report: {write_report(folder, training, measured)}", markup=False)
         return 0

@@ -6,7 +6,8 @@ import pytest
 from quicksilver.experiments.frontier.findings import best_texts, findings
 from quicksilver.experiments.report.section import listed
 from quicksilver.experiments.study.rows import rows
-from tests.experiments.test_analysis import TEXT, record, reference
+
+from tests.experiments.study.test_rows import TEXT, record, reference
 
 
 def said(*records: dict[str, Any]) -> list[str]:

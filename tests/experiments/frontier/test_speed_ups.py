@@ -2,7 +2,8 @@
 
 from quicksilver.experiments.frontier.speed_ups import FAILS, FASTER, NONE, SLOWER, UNMEASURED, speed_ups
 from quicksilver.experiments.study.rows import rows
-from tests.experiments.test_analysis import record, reference
+
+from tests.experiments.study.test_rows import record, reference
 
 
 def test_a_task_is_a_line_and_a_batch_size_a_cell_with_its_outcome() -> None:

@@ -2,9 +2,9 @@
 
 import numpy as np
 from quicksilver.experiments.joint_error.section import section
-from tests.experiments.test_joint_error_rows import BAD, GOOD
 
 from tests.experiments.handmade import joint_record
+from tests.experiments.joint_error.test_rows import BAD, GOOD
 
 
 def test_where_quality_breaks_is_told_with_what_is_lost_there_over_all_tasks() -> None:

@@ -2,7 +2,8 @@
 
 from quicksilver.experiments.presets.rows import decoder_tables
 from quicksilver.experiments.study.rows import rows
-from tests.experiments.test_analysis import record, reference
+
+from tests.experiments.study.test_rows import record, reference
 
 
 def test_a_cell_is_the_fastest_setting_that_is_as_good_as_autoregression() -> None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from quicksilver.experiments.presets.section import section
-from tests.experiments.test_analysis import record, reference
+
+from tests.experiments.study.test_rows import record, reference
 
 
 def presets(task: str, share: float, batch_size: int = 1) -> list[dict[str, Any]]:

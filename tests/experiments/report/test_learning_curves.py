@@ -15,9 +15,9 @@ from quicksilver.experiments.joint_error import figure as joint_error_figure
 from quicksilver.experiments.joint_error.rows import joint_rows
 from quicksilver.experiments.report import balance_figure
 from quicksilver.experiments.report import learning_curves as figures
-from tests.experiments.test_analysis import training
 
 from tests.experiments.handmade import cache_record, joint_record, step
+from tests.experiments.study.test_rows import training
 
 
 def trainings() -> list[dict[str, Any]]:

@@ -16,12 +16,12 @@ from quicksilver.experiments.frontier.findings import findings
 from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error.experiment import JointError
-from quicksilver.experiments.report.page import recorded_beside, report_name, write_report
+from quicksilver.experiments.report.page import related_records, report_name, write_report
 from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.rows import rows, sources
-from tests.experiments.test_analysis import TEXT, record, reference, training
 
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step
+from tests.experiments.study.test_rows import TEXT, record, reference, training
 
 EXACT = step(0, 0, kl=[0.0], flips=[0])
 
@@ -33,7 +33,7 @@ def stored(folder: Path, record: dict[str, Any]) -> Path:
 
 
 def test_each_kind_of_record_makes_a_section(tmp_path: Path) -> None:
-    page = write_report(tmp_path, [], [], [joint_record(2, "11"), cache_record("dual", [EXACT])])
+    page = write_report(tmp_path, [], [joint_record(2, "11"), cache_record("dual", [EXACT])])
     html = page.read_text()
     assert "<h1>What caches get wrong; What parallel commits lose</h1>" in html
     assert html.count("</h2>") == 4  # what was found, the two, and every setting
@@ -46,13 +46,13 @@ def test_each_kind_of_record_makes_a_section(tmp_path: Path) -> None:
 
 def test_failures_of_a_section_are_counted_on_the_page(tmp_path: Path) -> None:
     failed = joint_record(1, "1") | {"result": {"failed": "RuntimeError: out of memory"}}
-    assert "1 points failed" in write_report(tmp_path, [], [], [joint_record(2, "11"), failed]).read_text()
+    assert "1 points failed" in write_report(tmp_path, [], [joint_record(2, "11"), failed]).read_text()
 
 
 def test_a_record_of_no_known_kind_is_refused(tmp_path: Path) -> None:
     made = joint_record(2, "11")
     with pytest.raises(ValueError, match="kind=.Other.: must be one of .*CacheErrorPoint, JointErrorPoint"):
-        write_report(tmp_path, [], [], [made | {"point": made["point"] | {"kind": "Other"}}])
+        write_report(tmp_path, [], [made | {"point": made["point"] | {"kind": "Other"}}])
 
 
 def test_only_whole_records_of_the_same_models_lie_beside(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_only_whole_records_of_the_same_models_lie_beside(tmp_path: Path) -> Non
     damaged = stored(tmp_path, cache_record("dual", [EXACT]))
     damaged.write_text(damaged.read_text()[:-9])
     with console.capture() as said:
-        assert recorded_beside(tmp_path, [{"point": model()}]) == [mine]
+        assert related_records(tmp_path, [{"point": model()}], but=()) == [mine]
     assert f"left out: {damaged}" in said.get()
 
 
@@ -132,7 +132,7 @@ class Tables(HTMLParser):
             self.tables[-1][-1][-1] += data.strip()
 
 
-def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Trainings, decodes of two tasks and of text at two batch sizes and seeds, presets and studies."""
     decodes = [made | {"point": made["point"] | {"model": made["point"]["model"] | {"seed": seed}}}
                for seed in (0, 1) for size in (1, 16) for made in (
@@ -146,7 +146,7 @@ def everything() -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[
     mixture["point"]["recipe"] |= {"balancing": {"kind": "LossFree"}, "shape": {"experts": {
         "num_experts": 32, "shared_width": 16, "routing": {"top_k": 4, "scoring": "sigmoid"}}}}
     mixture["result"] |= {"parameters": 1_234_000, "active_parameters": 567_000, "violations": [1.0, 0.5]}
-    return [training(), mixture], decodes, [*presets, joint_record(2, "11"), cache_record("dual", [EXACT])]
+    return [training(), mixture], [*decodes, *presets, joint_record(2, "11"), cache_record("dual", [EXACT])]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_each_precision_has_figures_tables_and_sentences_of_its_own(tmp_path: Pa
     alone = [line for made in records.values() for line in findings(rows(made))]
     with console.capture() as said:
         page = write_report(tmp_path, [training(), training(precision="float32")],
-                            [made for side in records.values() for made in side], [joint_record(2, "11")])
+                            [*(made for side in records.values() for made in side), joint_record(2, "11")])
     html = page.read_text()
     assert "These records were made under several conditions:" in html
     for precision in records:

@@ -1,7 +1,8 @@
 """Rows of training records written by hand."""
 
 from quicksilver.experiments.report.training_rows import training_rows
-from tests.experiments.test_analysis import training
+
+from tests.experiments.study.test_rows import training
 
 
 def test_quality_at_equal_seconds_is_that_of_the_last_look_in_the_quicker_models_time() -> None:

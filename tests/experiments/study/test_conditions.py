@@ -1,7 +1,8 @@
 """Conditions of records written by hand."""
 
 from quicksilver.experiments.study.conditions import Conditions, by_conditions, conditions_of
-from tests.experiments.test_analysis import record, reference, training
+
+from tests.experiments.study.test_rows import record, reference, training
 
 HERE = Conditions("bfloat16", "cpu", 1)
 
