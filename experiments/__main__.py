@@ -43,9 +43,8 @@ from .config.annotations import ConfigTypes
 from .config.reads import Place, reads
 from .harness import progress
 from .harness.devices import best_device, fast_precision
+from .harness.experiment import Experiment, PointsFailed, Unavailable, check_folder
 from .harness.interrupts import interrupt_once
-from .smollm2.weights import WeightsUnavailable
-from .study.runner import Experiment, PointsFailed, check_folder
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")
@@ -95,7 +94,7 @@ def _run(config: DictConfig) -> None:
         check_folder("output", folder)
     try:
         num_failed = experiment.run(folder)
-    except WeightsUnavailable as error:
+    except Unavailable as error:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except OSError as error:

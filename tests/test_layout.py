@@ -1,7 +1,8 @@
 """The house rules that a machine can hold: who imports whom, what is packaged, file lengths, mirrored tests."""
 
 import ast
-import tomllib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("kernels", "models", "decoders", "experiments")
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
-MUST_NOT_IMPORT_TORCH = ("analysis.py", "cache_error_figure.py", "cache_error_report.py", "cache_error_rows.py",
-                         "conditions.py", "decoder_table.py", "decoders_figure.py", "decoders_report.py",
-                         "figures.py", "findings.py", "intervals.py", "joint_error_figure.py", "joint_error_report.py",
-                         "joint_error_rows.py", "record_groups.py", "report.py", "report_section.py",
-                         "speed_ups.py", "training_rows.py")
+ROOMS = ("harness", "tasks", "training", "study", "report")
+"""The lower rooms of experiments/, each resting on those before it. All others are studies, which rest on these and not
+on one another; kernel_bench and step_bench on the harness alone."""
+PAGES = ("balance_figure", "conditions", "figure", "findings", "groups", "intervals", "learning_curves", "page", "rows",
+         "section", "speed_ups", "style", "training_rows")
+"""Modules that read records and make pages of them."""
 
 
 def imported_modules(path: Path) -> list[str]:
@@ -36,9 +38,47 @@ def test_a_layer_imports_only_layers_below_it(path: Path) -> None:
     assert not [name for name in imported_modules(path) if any(name.startswith(other) for other in above)]
 
 
-@pytest.mark.parametrize("name", MUST_NOT_IMPORT_TORCH)
-def test_figures_and_report_read_records_only(name: str) -> None:
-    assert "torch" not in imported_modules(ROOT / "experiments" / name)
+def room(path: Path) -> str:
+    """The room of experiments/ that a file is in: its folder, or the file itself where it lies on top."""
+    return path.relative_to(ROOT / "experiments").parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = [name.split(".") for name in imported_modules(path)]
+    return {name[2] for name in names if name[:2] == ["quicksilver", "experiments"] and len(name) > 2} - {room(path)}
+
+
+def allowed(name: str) -> tuple[str, ...]:
+    if name == "__main__":
+        return ("harness", "config")
+    if name in ("kernel_bench", "step_bench"):
+        return ("harness",)
+    return ROOMS[: ROOMS.index(name)] if name in ROOMS else () if name == "config" else ROOMS
+
+
+EXPERIMENTS = [path for path in SOURCES if path.is_relative_to(ROOT / "experiments")]
+
+
+@pytest.mark.parametrize("name", sorted({room(path) for path in EXPERIMENTS}))
+def test_a_room_of_experiments_rests_on_those_below_it_and_no_study_on_another(name: str) -> None:
+    members = [path for path in EXPERIMENTS if room(path) == name]
+    assert not {(path.name, other) for path in members for other in rooms_imported(path) - set(allowed(name))}
+
+
+def test_no_module_of_a_room_carries_another_ones_name_as_a_prefix() -> None:
+    folders = {path.parent for path in EXPERIMENTS} - {ROOT / "experiments" / "peers"}  # named after the peers' own
+    stems = {folder: sorted(path.stem for path in folder.glob("*.py")) for folder in folders}
+    assert not [(folder, name, other) for folder, names in stems.items() for name in names for other in names
+                if name != other and name.startswith(other)]
+
+
+def test_pages_are_made_from_records_without_torch() -> None:
+    modules = [".".join(("quicksilver", *path.relative_to(ROOT).with_suffix("").parts)) for path in EXPERIMENTS
+               if path.stem in PAGES]
+    assert len(modules) > 20
+    code = (f"import importlib, sys; [importlib.import_module(name) for name in {modules}]; "
+            "sys.exit('torch' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_only_the_entry_point_knows_hydra() -> None:
@@ -50,12 +90,6 @@ def test_only_the_entry_point_knows_hydra() -> None:
 def test_there_is_one_decoding_loop() -> None:
     steppers = [path.name for path in SOURCES if ".policy.select(" in path.read_text()]
     assert steppers == ["decoder.py"]
-
-
-def test_every_source_folder_is_packaged() -> None:
-    declared = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    folders = {path.parent.relative_to(ROOT) for path in SOURCES} | {Path("conf")}
-    assert declared == {"quicksilver." + ".".join(folder.parts) for folder in folders}
 
 
 def test_kernels_is_no_top_level_package() -> None:

@@ -40,6 +40,11 @@ def provenance() -> Json:
     }
 
 
+def provenance_on(device: str) -> Json:
+    """That of a row of a kernel or a step on a device ("none" where nothing ran); what ran, the row says itself."""
+    return provenance() | {"device": device}
+
+
 @cache
 def machine() -> Json:
     """What is there, used or not: a result says where it was measured."""

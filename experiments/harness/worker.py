@@ -22,6 +22,11 @@ ENOUGH_SECONDS = 60.0  # a call that has not answered by then hangs
 LATE_SECONDS = 10.0  # what a call may take beyond the end of the time in which it began
 
 
+def running_environment(device: str) -> dict[str, str]:
+    """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
+    return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+
 class CallFailed(RuntimeError):
     """A call raised an error, killed its process, or took too long: the message says which."""
 

@@ -16,10 +16,10 @@ import triton
 
 from ...kernels.case import Case
 from ...kernels.checks import check_integer, check_real
+from ..harness.experiment import check_folder
 from ..harness.json_lines import JsonLines
 from ..harness.progress import console
 from ..harness.records import Json
-from ..study.runner import check_folder
 from .baseline import HOW_TO_UPDATE, Baseline, minor_version
 from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
 from .page import write_report

@@ -19,10 +19,10 @@ from ..harness.devices import device_name
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone, machine_shared
 from ..harness.progress import bar, console
-from ..harness.provenance import provenance
+from ..harness.provenance import provenance_on
 from ..harness.records import Json
 from ..harness.roofline import floor
-from ..harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
+from ..harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker, running_environment
 from .baseline import program_name
 from .competitors import OURS, peers
 from .compile import compiled, compiler_environment, programs, versions
@@ -50,11 +50,6 @@ class Item:
                 "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
 
 
-def sources(device: str) -> Json:
-    """The provenance of a row. What ran, the row says itself: nothing where it was compiled or counted alone."""
-    return provenance() | {"device": device}
-
-
 @cache
 def _file_hash(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
@@ -72,7 +67,7 @@ def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
         cost = item.case.cost(getattr(torch, item.dtype))
         least = floor(cost, item.dtype)
         rows.append(item.row | {"num_bytes": cost.num_bytes, "num_flops": cost.num_flops, "bound": least.bound,
-                                "floor_us": least.microseconds, "provenance": sources("none"),
+                                "floor_us": least.microseconds, "provenance": provenance_on("none"),
                                 "peers": {peer.name: peer.is_installed for peer in peers(item.case)}})
     file.replace(rows)
     return rows
@@ -131,7 +126,7 @@ class CompileStage:
                         found.failures.append(f"{record['kernel']}, Triton {version['triton']}, {target}: "
                                               f"{record['label']}: {resources}")
                         continue
-                    row = record | {"target": target, **version} | resources | {"provenance": sources("none")}
+                    row = record | {"target": target, **version} | resources | {"provenance": provenance_on("none")}
                     file.append(row)
                     found.records.append(row)
                 progress.update(done, target)
@@ -192,15 +187,10 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
             if isinstance(answer, CallFailed):
                 answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
                           "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
-            row = items[place].row | answer | {"provenance": sources(device_name(device))}
+            row = items[place].row | answer | {"provenance": provenance_on(device_name(device))}
             file.append(row)
             yield row
             progress.update(done, items[place].kernel)
-
-
-def running_environment(device: str) -> dict[str, str]:
-    """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
-    return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
 
 
 @dataclass(frozen=True)
@@ -223,7 +213,7 @@ class TimingStage:
                 left = ends - time.monotonic()
                 if left <= 0:
                     return len(missing) - count + num_cut
-                row = _named(contender, item, name) | {"provenance": sources(name)}
+                row = _named(contender, item, name) | {"provenance": provenance_on(name)}
                 progress.update(count, f"{row.get('kernel', '')} {contender}")
                 try:
                     function, about = (measure_ceilings, ()) if item is None else (

@@ -21,9 +21,9 @@ _PACKAGE = "quicksilver.experiments"
 
 @dataclass(frozen=True)
 class Section:
-    """`template` (a path below experiments/) shows `values` and `images`, PNGs by file name; `summary` and `details` are
-    templates that show more of the values, below the findings and at the end of the page. `findings` are sentences,
-    `shown` goes to the terminal, and a `headline` takes the place of all titles at the top of the page."""
+    """`template`, a path below experiments/, shows `values` and `images` (PNGs by file name). `summary` and `details`,
+    templates too, show more of the values: below the findings, and at the end of the page. `findings` are sentences,
+    `shown` goes to the terminal. A `headline` takes the place of all titles at the top of the page."""
 
     title: str
     template: str

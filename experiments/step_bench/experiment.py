@@ -19,12 +19,13 @@ import triton
 from ...kernels.checks import check_instance, check_integer, check_real
 from ...kernels.dispatch import Implementation, using
 from ...models import Head
+from ..harness.devices import device_name
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone
 from ..harness.progress import Bar, bar, console
+from ..harness.provenance import provenance, provenance_on
 from ..harness.records import Json, describe
-from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
-from ..kernel_bench.stages import device_name, running_environment, sources
+from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker, running_environment
 from .page import NO_GPU, Line, write_report
 from .point import ModelShape, StepPoint
 from .timing import measured, profiled
@@ -157,7 +158,7 @@ class _Session:
         if result is None:
             return
         self._record(point, {"key": _key(point, name), "point": describe(point), "result": result,
-                             "provenance": sources(name) | {"dtype": point.dtype, "kernels": point.kernels}})
+                             "provenance": provenance_on(name) | {"dtype": point.dtype, "kernels": point.kernels}})
 
     def profile(self, point: StepPoint, ends: float) -> None:
         """Add the profile to the row of a point, if that has times and none yet."""
@@ -203,5 +204,5 @@ def _line(point: StepPoint, row: Json | None, state: str) -> Line:
 
 def _key(point: StepPoint, device: str) -> str:
     """What makes a time another time: the point, the code, the device and the versions."""
-    parts = [describe(point), sources(device)["source_hash"], device, torch.__version__, triton.__version__]
+    parts = [describe(point), provenance()["source_hash"], device, torch.__version__, triton.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,10 +1,8 @@
 """Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
 
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from ...models import Transformer
 from ..harness.locks import exclusive
@@ -14,32 +12,6 @@ from ..harness.records import Json, RecordStore, key_of
 from ..training.trainer import TrainingPoint, trained
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
-
-
-class Experiment(Protocol):
-    """What the command line runs."""
-
-    def check(self) -> None:
-        """ValueError with the reason if it could not be run; before anything is made."""
-        ...
-
-    def run(self, folder: Path) -> int:
-        """Make what is missing in `folder`. Returns how many points failed."""
-        ...
-
-
-class PointsFailed(Exception):
-    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
-
-
-def check_folder(name: str, folder: Path) -> None:
-    """ValueError where no file can be made in the folder that the option `name` names; it is made if it is missing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{name}={str(folder)!r}: must be a folder that can be written ({error.strerror})") from None
 
 
 class Runner:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from quicksilver.experiments.config.annotations import ConfigTypes
 from quicksilver.experiments.config.reads import Place, reads
-from quicksilver.experiments.study.runner import Experiment
+from quicksilver.experiments.harness.experiment import Experiment
 
 HERE = __name__
 VALUES: tuple[Any, ...] = ([], None, 12345, 1.5, "text", {"a": 1})

@@ -10,7 +10,7 @@ from quicksilver.experiments.harness.interrupts import interrupt_once
 
 TWICE = """
 import os, signal, time
-from quicksilver.experiments.interrupts import interrupt_once
+from quicksilver.experiments.harness.interrupts import interrupt_once
 interrupt_once()
 try:
     os.kill(os.getpid(), signal.SIGINT)

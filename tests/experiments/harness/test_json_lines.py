@@ -14,7 +14,7 @@ from quicksilver.experiments.harness.json_lines import JsonLines
 ENDLESS = """
 import sys
 from pathlib import Path
-from quicksilver.experiments.json_lines import JsonLines
+from quicksilver.experiments.harness.json_lines import JsonLines
 file = JsonLines(Path(sys.argv[1]))
 while True:
     file.append({"number": len(file.rows()), "filler": "x" * 20000})

@@ -13,7 +13,7 @@ from quicksilver.experiments.harness.locks import exclusive
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from quicksilver.experiments.locks import exclusive
+from quicksilver.experiments.harness.locks import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -22,7 +22,7 @@ with exclusive(Path(sys.argv[1])):
 _WAITER = """
 import sys
 from pathlib import Path
-from quicksilver.experiments.locks import exclusive
+from quicksilver.experiments.harness.locks import exclusive
 print("waiting", flush=True)
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
@@ -31,7 +31,7 @@ with exclusive(Path(sys.argv[1])):
 _SHARER = """
 import sys
 from pathlib import Path
-from quicksilver.experiments import locks
+from quicksilver.experiments.harness import locks
 locks._MACHINE = Path(sys.argv[1])
 print("waiting", flush=True)
 with locks.machine_shared():

@@ -1,6 +1,5 @@
 """The experiment as a whole, on one small shape; and every kernel's configuration."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,12 +51,6 @@ def test_every_kernel_is_found_where_none_is_named_and_builds_its_cases() -> Non
         other = compose("config", overrides=["task=sudoku4"], return_hydra_config=True)
         HydraConfig.instance().set_config(other)
         assert _with_every_kernel(other, HydraConfig.get()) is other
-
-
-def test_other_experiments_import_no_kernel_bench() -> None:
-    for name in ("__main__", "frontier", "decode", "rebuild", "runner", "training", "decoding", "records"):
-        text = (EXPERIMENTS / f"{name}.py").read_text()
-        assert not re.search(r"(from|import) \.*[\w.]*kernel_\w+", text), name
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU does")

@@ -1,6 +1,5 @@
 """The page and the figure come from records alone, without torch, and say what was not measured."""
 
-import ast
 import io
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from quicksilver.experiments.kernel_bench import page as kernel_report
 from quicksilver.experiments.kernel_bench.page import write_report
 from rich.console import Console
 
-from .test_kernel_tables import CASE, CEILINGS, PROGRAM, TIME
+from .test_rows import CASE, CEILINGS, PROGRAM, TIME
 
 PROVENANCE = {"commit": "c" * 40, "dirty": False, "source_hash": "s" * 16, "device": "none",
               "machine": {"cpu": "a processor"}, "versions": {"triton": "3.9.0"}}
@@ -80,11 +79,3 @@ def test_what_was_launched_only_keeps_its_row(tmp_path: Path, screen: io.StringI
     page = write_report(tmp_path, cases, [], [], [launched], [], has_gpu=True).read_text()
     assert "130 <span" in page
     assert "RuntimeError: capture" in page
-
-
-@pytest.mark.parametrize("name", ["kernel_report.py", "kernel_figures.py", "kernel_tables.py", "kernel_limits.py"])
-def test_no_file_of_the_report_imports_torch(name: str) -> None:
-    tree = ast.parse((FOLDER / name).read_text())
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert not [module for module in names if module.partition(".")[0] in ("torch", "triton")]

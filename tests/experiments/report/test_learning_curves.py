@@ -68,7 +68,7 @@ def test_a_users_style_of_matplotlib_changes_no_figure_and_stays_as_it_is(monkey
 
 
 def test_whatever_makes_a_figure_draws_in_its_own_style() -> None:
-    makers = [(path.name, function) for path in sorted(Path(figures.__file__).parent.rglob("*.py"))
+    makers = [(path.name, function) for path in sorted(Path(figures.__file__).parents[1].rglob("*.py"))
               for function in ast.walk(ast.parse(path.read_text())) if isinstance(function, ast.FunctionDef)
               and any(isinstance(call, ast.Call) and ast.unparse(call.func) == "Figure" for call in ast.walk(function))]
     assert len(makers) >= 8

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.experiments.small_steps import DENSE, HEADS, MIXED, name, point
+from tests.experiments.step_bench.small_steps import DENSE, HEADS, MIXED, name, point
 
 
 def ready(of: StepPoint) -> ReadyStep:

@@ -11,7 +11,7 @@ from quicksilver.experiments.step_bench import timing as step_timing
 from quicksilver.experiments.step_bench.point import StepPoint
 from quicksilver.experiments.step_bench.timing import GraphClock, HostClock, measured, profiled, summary
 
-from tests.experiments.small_steps import MIXED, name, point
+from tests.experiments.step_bench.small_steps import MIXED, name, point
 
 
 @pytest.mark.parametrize("of", [point(dtype="bfloat16"), point(MIXED, None, "fused", dtype="bfloat16")], ids=name)

@@ -147,8 +147,8 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
 _CHILD = """
 import sys
 from pathlib import Path
-from quicksilver.experiments import training
-from quicksilver.experiments.training import TrainingPoint, trained
+from quicksilver.experiments.training import trainer as training
+from quicksilver.experiments.training.trainer import TrainingPoint, trained
 from tests.experiments.conftest import TASK, diffusion_recipe
 
 training._SECONDS_BETWEEN_SAVES = 0.0

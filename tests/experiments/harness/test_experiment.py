@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.study.runner import check_folder
+from quicksilver.experiments.harness.experiment import check_folder
 
 
 def test_a_missing_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
