@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import re
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -38,6 +40,10 @@ from torch import Tensor
 VOCAB_SIZE, MASK_ID, MAX_LENGTH = 11, 10, 24
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the pages in place of comparing with them")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """A run that is cut sums up what ran: it is interrupted once, and its workers end at once."""
     if hasattr(config, "workerinput"):
@@ -55,6 +61,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     distribution: Any = session.config.pluginmanager.getplugin("dsession")
     if distribution is not None and exitstatus == pytest.ExitCode.INTERRUPTED:
         distribution.nodemanager.EXIT_TIMEOUT = 1
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Hold a page to the file of that name in the test's folder golden/. Images are left out, since they differ with
+    the versions of other libraries; --update-golden writes the file anew."""
+
+    def compare(name: str, page: str) -> None:
+        path = request.path.parent / "golden" / name
+        shown = re.sub(r"base64,[A-Za-z0-9+/=]+", "base64,", page)
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(shown)
+        assert shown == path.read_text()
+
+    return compare
 
 
 @pytest.fixture(autouse=True)

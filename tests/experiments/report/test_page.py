@@ -154,6 +154,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(tmp_path_factory.mktemp("whole"), *everything())
 
 
+def test_the_page_of_everything_is_as_it_was_looked_at(whole: Path, golden: Callable[[str, str], None]) -> None:
+    golden("everything.html", whole.read_text())
+
+
 def test_tables_can_be_scrolled_and_have_room_on_a_narrow_page(whole: Path) -> None:
     """Rendered at 800 px and more, no table of results/ is wider than the page; 13 columns of numbers are what fits."""
     tables = Tables.of(whole.read_text())

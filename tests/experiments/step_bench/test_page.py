@@ -1,6 +1,7 @@
 """The step report: what is said of rows with a time, without one, and without a GPU."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,11 @@ def rows_of(page: str) -> list[dict[str, str]]:
     return [dict(zip(table[0], cells, strict=True)) for cells in table[2:]]
 
 
-def test_a_row_holds_its_time_its_share_of_the_floor_and_its_ratio_to_the_autoregressive_step(tmp_path: Path) -> None:
+def test_a_row_holds_its_time_its_share_of_the_floor_and_its_ratio_to_the_autoregressive_step(
+        tmp_path: Path, golden: Callable[[str, str], None]) -> None:
     lines = [line(32, timed(4.0, distinct_experts=[60, 62]), expected_experts=63.1), line(None, timed(2.5)),
              line(8, {"failed": "CUDA out of memory"})]
-    page = write_report(tmp_path, lines, [ORIGIN, ORIGIN]).read_text()
-    autoregressive, failed, block = rows_of(page)
-    assert autoregressive["step"] == "autoregressive"
-    assert block == {
-        "context": "1024", "step": "block of 32", "head": "separate", "kernels": "triton", "ms": "4.000",
-        "p20 - p80": "3.900 - 4.100", "floor ms": "3.000", "bound": "memory", "% of floor": "75", "x AR": "1.60",
-        "floor x AR": "1.50", "launches": "1,234", "launched ms": "10.000", "host gap ms": "6.000", "GPU busy %": "40",
-        "experts": "61.0 (63.1)"}
-    assert (failed["step"], failed["ms"], failed["floor ms"]) == ("block of 8", "-", "3.000")
-    assert "- failed: CUDA out of memory (1024 block of 8 separate triton)" in page
-    assert page.count("commit 0123456789ab, source feed; NVIDIA H200, bfloat16; torch 2.11.0, triton 3.6.0") == 1
-    assert NO_GPU not in page
-    assert "7,000M parameters in the layers' matrices, 1,400M of them active at a position." in page
+    golden("times.md", write_report(tmp_path, lines, [ORIGIN, ORIGIN]).read_text())
 
 
 def test_the_widest_row_fits_a_terminal(tmp_path: Path, terminal: io.StringIO) -> None:
