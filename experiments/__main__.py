@@ -16,8 +16,8 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from .cores import available_cores, waiting_threads
-from .surroundings import mended
+from .harness.cores import available_cores, waiting_threads
+from .harness.surroundings import mended
 
 os.environ.update(mended())
 os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
@@ -39,13 +39,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
-from . import progress
-from .config_reads import Place, reads
-from .config_types import ConfigTypes
-from .devices import best_device, fast_precision
-from .interrupts import interrupt_once
-from .runner import Experiment, PointsFailed, check_folder
-from .wheel_weights import WeightsUnavailable
+from .config.annotations import ConfigTypes
+from .config.reads import Place, reads
+from .harness import progress
+from .harness.devices import best_device, fast_precision
+from .harness.interrupts import interrupt_once
+from .smollm2.weights import WeightsUnavailable
+from .study.runner import Experiment, PointsFailed, check_folder
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")
@@ -170,7 +170,7 @@ def _compose_presets(config: DictConfig, hydra_config: HydraConf) -> None:
     presets = {}
     for name in named:
         chosen = compose("config", overrides=["experiment=decode", f"decoder={name}"]).experiment
-        presets[name] = {"_target_": "quicksilver.experiments.decoders.Preset",
+        presets[name] = {"_target_": "quicksilver.experiments.presets.experiment.Preset",
                          "decoder": OmegaConf.to_container(chosen.decoder, resolve=True),
                          "family": OmegaConf.to_container(chosen.family, resolve=True)}
     config.experiment.presets = presets

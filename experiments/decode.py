@@ -14,12 +14,12 @@ from ..kernels.batch_invariance import batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
-from .decoding import Contestant, batches, canvases
-from .families import Family
-from .progress import console
-from .sweep import check_invariance, check_machine, check_tasks
-from .task_setup import TaskSetup
-from .training import TrainingPoint, trained
+from .harness.progress import console
+from .study.checks import check_invariance, check_machine, check_tasks
+from .study.families import Family
+from .study.setup import TaskSetup
+from .training.evaluator import Contestant, batches, canvases
+from .training.trainer import TrainingPoint, trained
 
 
 @dataclass(frozen=True)

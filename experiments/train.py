@@ -11,12 +11,12 @@ from pathlib import Path
 
 from ..kernels.checks import check_real
 from ..models import SeparateHead
-from .progress import console
-from .records import Json
-from .runner import Runner
-from .sweep import check_tasks
-from .task_setup import TaskSetup
-from .training import OutOfTime, TrainingPoint
+from .harness.progress import console
+from .harness.records import Json
+from .study.checks import check_tasks
+from .study.runner import Runner
+from .study.setup import TaskSetup
+from .training.trainer import OutOfTime, TrainingPoint
 
 
 @dataclass(frozen=True)

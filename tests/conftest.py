@@ -19,8 +19,8 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 import numpy as np
 import pytest
 from quicksilver.decoders import Request
-from quicksilver.experiments import agreement
-from quicksilver.experiments.interrupts import interrupt_once
+from quicksilver.experiments.harness.interrupts import interrupt_once
+from quicksilver.experiments.peers import agreement
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
 from quicksilver.models import (
     AttentionPattern,

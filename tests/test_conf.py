@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments.decode import Decode
-from quicksilver.experiments.frontier import Frontier
+from quicksilver.experiments.frontier.experiment import Frontier
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))

@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Request
-from quicksilver.experiments.decoders import in_steps
+from quicksilver.experiments.presets.experiment import in_steps
 from quicksilver.kernels.dispatch import Implementation, recording
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.rms_norm import rms_norm

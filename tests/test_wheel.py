@@ -48,6 +48,6 @@ def test_the_wheel_is_complete_and_runs_on_its_own(tmp_path: Path) -> None:
     python = tmp_path / "env" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel)
     assert run(python, *STRICTLY, "-c", readme_example()).count("\n") == 4
-    assert "quicksilver.experiments.frontier.Frontier" in run(python, "-m", "quicksilver.experiments", "--cfg", "job")
-    printed = run(python, "-c", "import quicksilver.experiments.records as r; print(r.__file__)")
+    assert "quicksilver.experiments.frontier.experiment.Frontier" in run(python, "-m", "quicksilver.experiments", "--cfg", "job")
+    printed = run(python, "-c", "import quicksilver.experiments.harness.records as r; print(r.__file__)")
     assert str(tmp_path) in printed

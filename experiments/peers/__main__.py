@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cores import waiting_threads
+from ..harness.cores import waiting_threads
 
 os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
 
@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ...kernels.dispatch import named, recording
-from ..devices import device_name
-from ..progress import console
-from ..records import Json
-from ..runner import Runner
+from ..harness.devices import device_name
+from ..harness.progress import console
+from ..harness.records import Json
+from ..study.runner import Runner
 from . import dinfer, dllm, dream, fast_dllm, fast_dllm_model, llada, llada2, sdar, transformers, transformers_experts
 from .base import Comparison, Finding, Outcome, Timing
 from .origin import of_checkout, of_package

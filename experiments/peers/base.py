@@ -18,8 +18,8 @@ import torch
 
 from ...decoders import Decoder, Request
 from ...models import AttentionPattern, Bidirectional, DecodableTransformer, Shape
-from ..agreement import close_decisions, random_transformer
-from ..records import Json, describe
+from ..harness.records import Json, describe
+from .agreement import close_decisions, random_transformer
 
 Engine = Callable[[DecodableTransformer, list[int]], list[int]]
 """A peer's decode: from our model and a prompt to the whole canvas."""

@@ -38,8 +38,8 @@ from ...decoders import (
     Unbounded,
 )
 from ...models import BlockCausal
-from ..agreement import close_decisions
-from ..records import describe
+from ..harness.records import describe
+from .agreement import close_decisions
 from .base import Case, Comparison, Finding, RandomModels, Source, compared
 from .dllm_sampling import NUM_NEW, Sampling, load
 from .dream import ORDERS

@@ -30,7 +30,7 @@ from ...decoders import (
     TokenEditing,
 )
 from ...models import BlockCausal, DecodableTransformer
-from ..records import describe
+from ..harness.records import describe
 from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared
 from .dllm_sampling import Called, Sampling, load
 from .sdar import most_probable

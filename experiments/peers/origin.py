@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..records import Json
+from ..harness.records import Json
 
 
 def of_package(name: str) -> Json:

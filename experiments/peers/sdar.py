@@ -32,7 +32,7 @@ from ...decoders import (
     TopProbability,
 )
 from ...models import BlockCausal, DecodableTransformer
-from ..records import describe
+from ..harness.records import describe
 from .base import Case, Comparison, Finding, RandomModels, Source, compared
 from .views import logits_of
 

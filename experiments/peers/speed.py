@@ -15,8 +15,8 @@ from torch import Tensor
 from ...decoders import Accounting, Decoder, Request
 from ...kernels.token_statistics import Question, TokenStatistics
 from ...models import AttentionPattern, Bidirectional, DecodableTransformer, KVStore, Plan, Shape
-from ..agreement import in_turns, random_transformer
-from ..records import describe
+from ..harness.records import describe
+from .agreement import in_turns, random_transformer
 from .base import Comparison, Timing
 
 

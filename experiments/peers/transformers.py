@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ...decoders import Append, Blocks, Decoder, Greedy, Leftmost, Linear, Request
 from ...models import Causal, DecodableTransformer, Shape, Transformer
-from ..agreement import close_decisions, in_turns, random_transformer
-from ..records import describe
+from ..harness.records import describe
+from .agreement import close_decisions, in_turns, random_transformer
 from .base import Comparison, Finding, Timing
 from .speed import dtype_of
 

@@ -14,9 +14,9 @@ import torch
 
 from ...kernels.moe_router import Routing
 from ...models import ExpertShape, Mixture
-from ..agreement import in_turns
-from ..progress import console
-from ..records import describe
+from ..harness.progress import console
+from ..harness.records import describe
+from .agreement import in_turns
 from .base import Comparison, Timing
 
 WIDTH = 512

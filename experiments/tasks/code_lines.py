@@ -25,8 +25,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ...kernels.checks import check_integer
-from ..ngram_judge import NgramJudge
 from .base import Encoded
+from .ngram_model import NgramJudge
 
 _SHORTEST, _LONGEST = 8, 47
 _SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return, ast.Raise, ast.Assert, ast.Import,

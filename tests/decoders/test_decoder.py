@@ -42,8 +42,8 @@ from quicksilver.decoders import (
     Whole,
     Windows,
 )
-from quicksilver.experiments.agreement import CLOSE, close_decisions
-from quicksilver.experiments.records import describe, key_of
+from quicksilver.experiments.harness.records import describe, key_of
+from quicksilver.experiments.peers.agreement import CLOSE, close_decisions
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.models import (
     AttentionPattern,

@@ -17,11 +17,11 @@ from quicksilver.decoders import (
     TopProbability,
     Whole,
 )
-from quicksilver.experiments import locks
-from quicksilver.experiments.frontier import Frontier
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.harness import locks
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
-from quicksilver.experiments.training import Recipe, TrainingPoint
+from quicksilver.experiments.training.trainer import Recipe, TrainingPoint
 from quicksilver.models import AutoregressiveNLL, MaskedDiffusion, Shape
 
 TASK = Sudoku(2, 2, 10, num_training_bases=20)

@@ -1,6 +1,6 @@
 """Small points of the step benchmark for its tests."""
 
-from quicksilver.experiments.step_points import ModelShape, StepPoint
+from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
 from quicksilver.models import ExpertShape, FusedHead, Head, SeparateHead, Shape
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from quicksilver.experiments import __main__ as entry_point
-from quicksilver.experiments import progress
 from quicksilver.experiments.decode import Decode
-from quicksilver.experiments.frontier import Frontier
-from quicksilver.experiments.kernel_bench import KernelBench
-from quicksilver.experiments.step_bench import StepBench
+from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.harness import progress
+from quicksilver.experiments.kernel_bench.experiment import KernelBench
+from quicksilver.experiments.step_bench.experiment import StepBench
 from quicksilver.experiments.train import Train
 
 TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",

@@ -7,9 +7,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
-from quicksilver.experiments.decoding import share_right
-from quicksilver.experiments.devices import fast_precision
-from quicksilver.experiments.training import TrainingPoint, trained
+from quicksilver.experiments.harness.devices import fast_precision
+from quicksilver.experiments.training.evaluator import share_right
+from quicksilver.experiments.training.trainer import TrainingPoint, trained
 from quicksilver.models import SeparateHead
 
 pytestmark = pytest.mark.slow

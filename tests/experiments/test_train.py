@@ -11,11 +11,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from quicksilver.experiments import train, training
-from quicksilver.experiments.frontier import Frontier
-from quicksilver.experiments.task_setup import TaskSetup
+from quicksilver.experiments import train
+from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
-from quicksilver.experiments.training import TrainingPoint, trained
+from quicksilver.experiments.training import trainer as training
+from quicksilver.experiments.training.trainer import TrainingPoint, trained
 from quicksilver.models import Causal, TransformerConfig
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe

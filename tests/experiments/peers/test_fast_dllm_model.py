@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import fast_dllm_model, speed
+from quicksilver.experiments.peers.agreement import Turns
 from quicksilver.experiments.peers.base import RandomModels
 from quicksilver.experiments.peers.fast_dllm_model import Banned, agreement, check_transformers, with_weights_of
 from quicksilver.experiments.peers.views import BANNED, Whole

@@ -4,8 +4,8 @@ itself is not here; a stand-in with its signature is."""
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import speed
+from quicksilver.experiments.peers.agreement import Turns
 from quicksilver.experiments.peers.llada import agreement
 from quicksilver.experiments.peers.llada import speed as llada_speed
 from quicksilver.models import Shape

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from quicksilver.decoders import Blocks, Decoder, Dual, Greedy, Linear, Recompute, Request, TopProbability
-from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import speed
+from quicksilver.experiments.peers.agreement import Turns
 from quicksilver.experiments.peers.speed import Rival, Setting, Stopwatch, accounted, in_bfloat16, outside, race, raced
 from quicksilver.models import Plan, Shape
 from torch import Tensor

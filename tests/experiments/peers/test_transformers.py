@@ -1,8 +1,8 @@
 """Our weights in transformers' Llama give our greedy tokens."""
 
 import pytest
-from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import transformers
+from quicksilver.experiments.peers.agreement import Turns
 from quicksilver.models import Shape
 
 from tests.experiments.peers.stand_ins import measured

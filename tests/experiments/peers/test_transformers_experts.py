@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from quicksilver.experiments.agreement import Turns
 from quicksilver.experiments.peers import transformers_experts
+from quicksilver.experiments.peers.agreement import Turns
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.models import ExpertShape
 from rich.console import Console

@@ -1,0 +1,234 @@
+"""The oracle: a decode with any cache, and at every step the same canvas computed whole beside it.
+
+With h and p a layer's state and distribution from the cache, h* and p* the same from the whole canvas, per position:
+
+    KL              sum_v p*_v (log p*_v - log p_v), in nats
+    flip            argmax p != argmax p*
+    relative error  |h - h*| / |h*|
+
+A layer's state is its residual stream after the final norm, and its distribution what the head makes of that (a logit
+lens); the last layer's are the model's answer. The decode goes on with what the cache gave, so that errors build up as
+they do in use; the policy is only asked what it would have done.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ...decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
+from ...kernels.logit_memories import Previous
+from ...kernels.token_statistics import Question, TokenStatistics
+from ...models import AttentionPattern, DecodableTransformer, KVStore, LanguageModel, Plan, Transformer
+
+
+@dataclass(frozen=True)
+class StepError:
+    """One step, number `index` of its window. `rows` maps the batch to the requests.
+
+    Float32 and bool [N, B, Q] by layer, first to last, one layer where a model does not show them: `kl` in nats,
+    `flipped`, `relative_error`; they count where a position is eligible, bool [B, Q]. Bool [B, Q] too: what was
+    committed; where the policy would have committed or returned to mask otherwise; and the committed positions at which
+    the exact proposal has another token. Positions through the network, padding included, forwards that only store
+    counted with the step that follows."""
+
+    window: int
+    index: int
+    rows: tuple[int, ...]
+    eligible_BQ: Tensor
+    kl_NBQ: Tensor
+    flipped_NBQ: Tensor
+    relative_error_NBQ: Tensor
+    commit_BQ: Tensor
+    edited_otherwise_BQ: Tensor
+    token_differs_BQ: Tensor
+    positions_computed: int
+    positions_whole: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The steps of a decode, its completions, and those of a decode of its own in which everything is recomputed."""
+
+    steps: list[StepError]
+    completions: list[Completion]
+    exact_completions: list[Completion]
+
+
+@torch.inference_mode()
+def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[Request]) -> Comparison:
+    """Decode the requests as one batch and compare every step. Inner layers are seen of a DecodableTransformer alone.
+
+    ValueError where the decoder or the model does not fit, where the head is fused (whole distributions are compared),
+    and with a guidance that no cache serves."""
+    if not model.holds_logits:
+        raise ValueError("a fused head: the oracle compares all logits of a position, which only a separate head holds")
+    if not decoder.guidance.takes_store:
+        raise ValueError(f"guidance={decoder.guidance}: no cache serves it, so there is nothing to compare")
+    asked: list[Situation] = []
+    watched, steps = replace(decoder, policy=_kept(decoder.policy, asked)), []
+    with _watching(model) as layers:
+        seen = _Seen(model, layers)
+        decoding = watched.begin(seen, requests)
+        for step in watched.stream(decoding):
+            steps.append(_step_error(step, decoder.policy, asked.pop(), seen))
+    exact = replace(decoder, cache=Recompute())
+    return Comparison(steps, watched.completions(decoding), exact.decode(model, requests))
+
+
+def _step_error(step: Step, policy: Policy, situation: Situation, seen: "_Seen") -> StepError:
+    model, states_NBQE, eligible_BQ = seen.model, seen.states_NBQE, situation.eligible_BQ
+    assert seen.question is not None
+    assert states_NBQE is not None
+    plan = Recompute().plan(Moment(step.index, situation.step, step.window, situation.canvas, model.shift, 0))
+    exact_BQE = model.hidden(situation.canvas.tokens_BS, plan, None)
+    exact_NBQE = seen.layers.states(exact_BQE, plan.index(model.shift))
+    compared = [_divergence(model, cached_BQE, other_BQE)
+                for cached_BQE, other_BQE in zip(states_NBQE, exact_NBQE, strict=True)]
+    kl_NBQ, flipped_NBQ = (torch.stack(values) for values in zip(*compared, strict=True))
+    distance_NBQ = (states_NBQE - exact_NBQE).float().norm(dim=-1)
+    exact_proposal = model.statistics(exact_BQE, seen.question)
+    exact_edit = policy.select(replace(situation, proposal=exact_proposal))
+    otherwise_BQ = (step.edit.commit_BQ != exact_edit.commit_BQ) | (_remask(step.edit) != _remask(exact_edit))
+    num_computed, seen.num_computed = seen.num_computed, 0
+    return StepError(step.window.index, step.index, step.rows, eligible_BQ, kl_NBQ, flipped_NBQ,
+                     distance_NBQ / exact_NBQE.float().norm(dim=-1), step.edit.commit_BQ, otherwise_BQ,
+                     step.edit.commit_BQ & (step.proposal.token_BQ != exact_proposal.token_BQ),
+                     num_computed, plan.feed_BF.numel())
+
+
+def _divergence(model: LanguageModel, cached_BQE: Tensor, exact_BQE: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(exact || cached) of what the head makes of two states, in nats, and whether their argmaxes differ, [B, Q]."""
+    shape = torch.Size((*cached_BQE.shape[:2], model.vocab_size))
+    question = Question(frozenset({"divergence"}), previous=Previous.unknown(shape, model.device))
+    cached, exact = model.statistics(cached_BQE, question), model.statistics(exact_BQE, question)
+    assert exact.divergence_BQ is not None
+    return exact.divergence_BQ, cached.token_BQ != exact.token_BQ
+
+
+def _remask(edit: Edit) -> Tensor:
+    return torch.zeros_like(edit.commit_BQ) if edit.remask_BQ is None else edit.remask_BQ
+
+
+def _kept(policy: Policy, asked: list[Situation]) -> Policy:
+    """The policy, which also puts a copy of every situation into `asked`, and looks at the whole window."""
+
+    class Kept(Policy):
+        statistics = policy.statistics
+        needs_open_quota = policy.needs_open_quota
+        needs_free_quota = policy.needs_free_quota
+        needs_times = policy.needs_times
+        revises = policy.revises
+        needs_whole_window = True
+
+        def begin(self, query_BQ: Tensor) -> Tensor | None:
+            return policy.begin(query_BQ)
+
+        def select(self, situation: Situation) -> Edit:
+            every_row_B = torch.arange(len(situation.query_BQ), device=situation.query_BQ.device)
+            state = None if situation.state is None else situation.state.clone()
+            asked.append(replace(situation, canvas=situation.canvas.rows(every_row_B), state=state))
+            return policy.select(situation)
+
+    return Kept()
+
+
+@dataclass
+class _Layers:
+    """The states of a model's layers in its last forward. `transformer` is None where a model does not show them."""
+
+    transformer: Transformer | None
+    outputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def states(self, hidden_BQE: Tensor, index_BQ: Tensor | None) -> Tensor:
+        """Every layer's states at the queried positions, [N, B, Q, E], of the forward that gave `hidden_BQE`, with
+        index_BQ where these lie among the fed ones (None: each at its place)."""
+        outputs, self.outputs = self.outputs, []
+        if self.transformer is None or not hidden_BQE.shape[1]:
+            return hidden_BQE[None]
+        inner = [self.transformer.norm.of_sum(_at(index_BQ, stream_BFE), _at(index_BQ, delta_BFE))[0]
+                 for stream_BFE, delta_BFE in outputs[:-1]]
+        return torch.stack([*inner, hidden_BQE])
+
+
+@contextmanager
+def _watching(model: LanguageModel) -> Iterator[_Layers]:
+    """The model's layers, seen by hooks while the context lasts."""
+    layers = _Layers(model.transformer if isinstance(model, DecodableTransformer) else None)
+
+    def keep(block: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        layers.outputs.append(output)
+
+    with ExitStack() as hooks:
+        for block in () if layers.transformer is None else layers.transformer.blocks:
+            hooks.callback(block.register_forward_hook(keep).remove)
+        yield layers
+
+
+def _at(index_BQ: Tensor | None, x_BFE: Tensor) -> Tensor:
+    return x_BFE if index_BQ is None else x_BFE.gather(1, index_BQ[..., None].expand(-1, -1, x_BFE.shape[-1]))
+
+
+@dataclass
+class _Seen:
+    """A LanguageModel that keeps the layers' states of its last forward and the last question asked of it, and counts
+    the positions it computes."""
+
+    model: LanguageModel
+    layers: _Layers
+    states_NBQE: Tensor | None = None
+    question: Question | None = None
+    num_computed: int = 0
+
+    @property
+    def mask_id(self) -> int:
+        return self.model.mask_id
+
+    @property
+    def shift(self) -> int:
+        return self.model.shift
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.vocab_size
+
+    @property
+    def max_length(self) -> int:
+        return self.model.max_length
+
+    @property
+    def pattern(self) -> AttentionPattern:
+        return self.model.pattern
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def holds_logits(self) -> bool:
+        return self.model.holds_logits
+
+    def new_store(self, num_rows: int, length: int) -> KVStore:
+        return self.model.new_store(num_rows, length)
+
+    def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
+        hidden_BQE = self.model.hidden(tokens_BS, plan, store)
+        self.states_NBQE = self.layers.states(hidden_BQE, plan.index(self.model.shift))
+        self.num_computed += plan.feed_BF.numel()
+        return hidden_BQE
+
+    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+        self.question = _of_its_own(question)
+        return self.model.statistics(hidden_BQE, question)
+
+    def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
+        return self.model.forward_cost(num_fed, num_keys_seen, num_queried, num_stored_read)
+
+
+def _of_its_own(question: Question) -> Question:
+    """The question with copies of its memories, which an answer writes to."""
+    previous, credit = question.previous, question.credit
+    return replace(question, previous=None if previous is None else Previous(previous.log_probs_BQV.clone()),
+                   credit=None if credit is None else replace(credit, credit_BQV=credit.credit_BQV.clone()))

@@ -1,0 +1,228 @@
+"""How many experts a forward of a given width touches, and how long it takes, on canvases that a decode goes through.
+
+A decode is followed step by step, and each of its canvases goes through the model once more, whole and watched. A step
+that feeds a block of W positions of B rows touches, in each layer, the union of what these positions choose there.
+Blocks lie on a grid from position 0 and count while one of their positions is masked. An autoregressive step feeds the
+position before the one that it decides.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...decoders import (
+    Append,
+    Blocks,
+    Canvas,
+    Decoder,
+    Greedy,
+    Leftmost,
+    Linear,
+    Recompute,
+    Request,
+    TopProbability,
+    Whole,
+)
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...kernels.token_statistics import Question
+from ...models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
+from ..harness.devices import wait_for
+from ..harness.execution import execution
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+from ..study.runner import Runner
+from ..training.evaluator import Contestant, batches
+from ..training.trainer import TrainingPoint, untrained
+
+_LEAST_ROUNDS = 25
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class UnionPoint:
+    """A model at each of `widths` and `batch_sizes`; `state` says with what share of the recipe's updates it was
+    trained to the end (0: not at all), and `router` names its experts. Where it is to be timed, then in turns with one
+    position of the `reference`."""
+
+    name: str
+    model: TrainingPoint
+    reference: TrainingPoint
+    router: str
+    state: float
+    is_timed: bool
+    widths: Sequence[int]
+    batch_sizes: Sequence[int]
+    num_items: int
+    threads: int
+    device: str
+    kernels: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A canvas on the way: its tokens [B, L], which positions a step is for (bool [B, L]: those that are masked; of an
+    autoregressive model those before them), and the experts that every position chose, int32 [N, B, L, A] over the
+    layers that have experts."""
+
+    tokens_BL: Tensor
+    counted_BL: Tensor
+    expert_NBLA: Tensor
+
+
+def followed(contestant: Contestant, requests: Sequence[Request]) -> Iterator[Seen]:
+    """The canvases of a decode of one batch of requests of one length: of an autoregressive model the last, else those
+    before each of its steps. ValueError if a row ends before the others."""
+    model, decoder = contestant.model, contestant.decoder
+    assert isinstance(model, DecodableTransformer)
+    decoding = decoder.begin(model, requests)
+    tokens_BL, masked_BL = _read(decoding.live)
+    if isinstance(model.pattern, Causal):
+        for _ in decoder.stream(decoding):
+            pass
+        decoding.gather()
+        yield _seen(model, decoding.whole.tokens_BS[:, :-1], F.pad(masked_BL[:, 1:], (0, 1)))
+        return
+    for step in decoder.stream(decoding):
+        if len(step.rows) < len(requests):
+            raise ValueError(f"{len(requests) - len(step.rows)} rows ended early: give requests of one length")
+        yield _seen(model, tokens_BL, masked_BL)
+        tokens_BL, masked_BL = _read(step.canvas)
+
+
+def _read(canvas: Canvas) -> tuple[Tensor, Tensor]:
+    return canvas.tokens_BS[:, :-1].clone(), canvas.masked_BS[:, :-1].clone()
+
+
+@torch.inference_mode()
+def _seen(model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor) -> Seen:
+    with RouterWatch(model.transformer) as watch:
+        model.transformer.sequence_hidden(tokens_BL)
+    layers = [routed.expert_BFA for (routed,) in watch.routed]
+    return Seen(tokens_BL, counted_BL, torch.stack(layers) if layers else tokens_BL.new_empty((0, *tokens_BL.shape, 0)))
+
+
+def unions(seen: Seen, num_experts: int, width: int, batch_size: int) -> Tensor:
+    """Distinct experts of every block of `width` positions of every `batch_size` consecutive rows, where one of these
+    positions counts: int64 [N, U]. Positions and rows that fill no whole block are left out."""
+    check_integer("width", width, at_most=seen.tokens_BL.shape[1])
+    check_integer("batch_size", batch_size, at_most=seen.tokens_BL.shape[0])
+    num_groups, num_blocks = seen.tokens_BL.shape[0] // batch_size, seen.tokens_BL.shape[1] // width
+    rows, positions = num_groups * batch_size, num_blocks * width
+    chosen_NBLX = F.one_hot(seen.expert_NBLA[:, :rows, :positions].long(), num_experts).sum(3) > 0
+    united_NGKX = chosen_NBLX.unflatten(2, (num_blocks, width)).any(3).unflatten(1, (num_groups, batch_size)).any(2)
+    counted_GK = seen.counted_BL[:rows, :positions].unflatten(1, (num_blocks, width)).any(2).unflatten(
+        0, (num_groups, batch_size)).any(1)
+    return united_NGKX.sum(-1)[:, counted_GK]
+
+
+class TimedForward:
+    """A forward of blocks of `width` positions of all rows of a canvas, after a store of the whole of it, and the
+    statistics of the same positions. An autoregressive model's block reads what lies before it, as the append cache
+    has it; blocks of which no position counts are left out."""
+
+    @torch.inference_mode()
+    def __init__(self, model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor, width: int) -> None:
+        num_rows, length = tokens_BL.shape
+        whole_BL = torch.arange(length, device=tokens_BL.device).expand(num_rows, -1).contiguous()
+        self.model, self.tokens_BS = model, F.pad(tokens_BL, (0, 1))
+        self.store: KVStore = model.new_store(num_rows, length)
+        model.hidden(self.tokens_BS, Plan(whole_BL, whole_BL, context=length), self.store)
+        is_causal = isinstance(model.pattern, Causal)
+        self.plans = []
+        for begin in range(0, length - width + 1, width):
+            if counted_BL[:, begin : begin + width].any():
+                block_BF = whole_BL[:, begin : begin + width].contiguous()
+                context = begin + width if is_causal else length
+                self.plans.append(Plan(block_BF, block_BF, context=context, sees_all=is_causal and width == 1))
+
+    @torch.inference_mode()
+    def seconds(self, number: int) -> float:
+        """Of one forward, of block `number` modulo their number."""
+        plan = self.plans[number % len(self.plans)]
+        wait_for(self.model.device)
+        began = time.perf_counter()
+        hidden_BQE = self.model.hidden(self.tokens_BS, plan, self.store)
+        self.model.statistics(hidden_BQE, Question(frozenset({"log_prob"})))
+        wait_for(self.model.device)
+        return time.perf_counter() - began
+
+
+def measure_union(point: UnionPoint, runner: Runner) -> Json:
+    """Distinct experts, bytes and, where it is to be timed, times of a forward."""
+    torch.set_num_threads(point.threads)
+    transformer = untrained(point.model) if point.state == 0 else runner.model(point.model)
+    contestant = _contestant(point.model, transformer.to(point.device))
+    model, most_rows = contestant.model, max(point.batch_sizes)
+    assert isinstance(model, DecodableTransformer)
+    task = point.model.task
+    requests = contestant.requests(task, task.test_problems(point.num_items), point.model.seed)
+    with using(Implementation.named(point.kernels)), recording() as ran:
+        seen = [canvas for batch in batches(requests, most_rows) if len(batch) == most_rows
+                for canvas in followed(contestant, batch)]
+        cells = [_cell(model, seen, width, batch_size) for width in point.widths for batch_size in point.batch_sizes]
+        if point.is_timed:
+            reference = _contestant(point.reference, runner.model(point.reference).to(point.device))
+            requests = reference.requests(task, task.test_problems(most_rows), point.reference.seed)
+            assert isinstance(reference.model, DecodableTransformer)
+            with machine_alone():
+                _time(cells, model, _timed(seen), reference.model, next(followed(reference, requests)))
+    return {"cells": cells, "num_canvases": len(seen)} | execution(model, ran)
+
+
+def _contestant(point: TrainingPoint, transformer: Transformer) -> Contestant:
+    decoder = Decoder(Whole(), Linear(_STEPS), Greedy(), TopProbability(), Recompute())
+    if isinstance(transformer.config.attention, Causal):
+        decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+    return point.contestant(transformer, decoder, SeparateHead())
+
+
+def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_size: int) -> Json:
+    experts, num_fed = model.config.shape.experts, width * batch_size
+    cell: Json = {"width": width, "batch_size": batch_size}
+    mean = None
+    if experts is not None:
+        distinct_NU = torch.cat([unions(canvas, experts.num_experts, width, batch_size) for canvas in seen], 1)
+        by_layer = distinct_NU.double().mean(1).tolist()
+        mean = statistics.fmean(by_layer)
+        cell |= {"distinct": by_layer, "num_unions": distinct_NU.shape[1],
+                 "uniform": experts.expected_distinct(num_fed)}
+    stored = round(batch_size * _stored(model, seen, width))
+    return cell | {"stored_positions": stored,
+                   "bytes": model.config.forward_bytes(num_fed, stored, num_fed, num_distinct_experts=mean)}
+
+
+def _stored(model: DecodableTransformer, seen: Sequence[Seen], width: int) -> float:
+    """Stored positions of a row that a step reads: all beside the block; of an autoregressive model those before the
+    position that it feeds, on average."""
+    if not isinstance(model.pattern, Causal):
+        return seen[0].tokens_BL.shape[1] - width
+    return torch.cat([canvas.counted_BL.nonzero()[:, 1] for canvas in seen]).double().mean().item()
+
+
+def _timed(seen: Sequence[Seen]) -> Seen:
+    """A canvas half-way through a decode; an autoregressive model shows the last one alone."""
+    return seen[min(len(seen) - 1, _STEPS // 2)]
+
+
+def _time(cells: Sequence[Json], model: DecodableTransformer, canvas: Seen, reference: DecodableTransformer,
+          decided: Seen) -> None:
+    """Add the seconds of a cell's forward (median, p20, p80), and how many times those of the reference's next token it
+    takes at the same batch size, in turns."""
+    ones: dict[int, TimedForward] = {}
+    for cell in cells:
+        size = cell["batch_size"]
+        if size not in ones:
+            ones[size] = TimedForward(reference, decided.tokens_BL[:size], decided.counted_BL[:size], 1)
+        forward = TimedForward(model, canvas.tokens_BL[:size], canvas.counted_BL[:size], cell["width"])
+        num_rounds = max(_LEAST_ROUNDS, len(ones[size].plans))
+        pairs = [(forward.seconds(number), ones[size].seconds(number)) for number in range(num_rounds + 2)][2:]
+        for name, values in (("seconds", [ours for ours, _ in pairs]),
+                             ("times_next_token", [ours / theirs for ours, theirs in pairs])):
+            p20, *_, p80 = statistics.quantiles(values, n=5)
+            cell |= {name: statistics.median(values), f"{name}_p20": p20, f"{name}_p80": p80}

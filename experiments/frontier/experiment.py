@@ -1,0 +1,123 @@
+"""The frontier experiment: tokens per second and quality of the same outputs, for every decoder setting of each task.
+
+For each task and seed it trains the matched pair where a checkpoint is missing, then decodes the same test items with
+
+    autoregressive          greedy, KV cache
+    orders x steps          confident, margin, random order; a fixed number of steps a window
+    thresholds              commit what is sure enough
+
+at each batch size. Every timed point also times its autoregressive reference, in turns and in the same process, so a
+speed-up is a ratio inside one record.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
+from ...models import Head, SeparateHead
+from ..harness.progress import console
+from ..report.page import recorded_beside, report_name, write_report
+from ..study.checks import (
+    check_batches,
+    check_different,
+    check_invariance,
+    check_machine,
+    check_tasks,
+    concluded,
+    on_record,
+)
+from ..study.decode_point import DecodePoint, measure
+from ..study.runner import Runner
+from ..study.setup import TaskSetup
+from ..training.trainer import TrainingPoint
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """`num_items` are decoded at each of `batch_sizes`, in their order, on `device` (cpu or cuda) with the
+    implementation of the kernels that `kernels` names (auto, reference or triton)."""
+
+    tasks: Mapping[str, TaskSetup]
+    seeds: Sequence[int]
+    orders: Mapping[str, Policy]
+    thresholds: Sequence[float]
+    batch_sizes: Sequence[int]
+    num_items: Sequence[int]
+    threads: int
+    device: str = "cpu"
+    kernels: str = "auto"
+    head: Head = field(default_factory=SeparateHead)
+    batch_invariant: bool = False
+
+    def __post_init__(self) -> None:
+        check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
+        check_tasks(self.tasks, self.seeds)
+        check_batches(self.batch_sizes, self.num_items)
+        check_different("thresholds", self.thresholds)
+        for tau in self.thresholds:
+            Threshold(tau)
+
+    def training_points(self) -> Iterator[TrainingPoint]:
+        for seed in self.seeds:
+            for name in self.tasks:
+                yield from self._pair(name, seed)
+
+    def points(self) -> Iterator[DecodePoint]:
+        for seed in self.seeds:
+            for name in self.tasks:
+                yield from self._points(name, seed)
+
+    def _pair(self, name: str, seed: int) -> tuple[TrainingPoint, TrainingPoint]:
+        """The task's diffusion and its autoregressive model."""
+        setup = self.tasks[name]
+        return (TrainingPoint(name, setup.task, setup.diffusion, seed),
+                TrainingPoint(name, setup.task, setup.autoregressive, seed))
+
+    def _points(self, name: str, seed: int) -> Iterator[DecodePoint]:
+        setup, (diffusion, autoregressive) = self.tasks[name], self._pair(name, seed)
+        for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
+            for sampler_name, sampler in setup.samplers.items():
+                reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append())
+
+                def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None, *,
+                          sampler_name: str = sampler_name, reference: Decoder = reference,
+                          batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
+                    return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
+                                       self.threads, self.device, self.kernels, self.head, autoregressive,
+                                       reference, self.batch_invariant)
+
+                yield point(autoregressive, reference, "autoregressive", "left to right", None)
+                for number, (order, policy) in enumerate(self.orders.items()):
+                    for steps in setup.contrast_steps if number else setup.steps:
+                        decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache)
+                        yield point(diffusion, decoder, "diffusion", order, steps)
+                for tau in self.thresholds:
+                    decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache)
+                    yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
+
+    def check(self) -> None:
+        """ValueError with the reason if a setting could not be decoded; before anything is trained."""
+        for point in self.points():
+            point.model.check(point.decoder, point.head)
+
+    def run(self, folder: Path) -> int:
+        """Train and measure what is missing in `folder`, a task after the other; the report is written anew after each,
+        the tables printed at the end. Returns the number of points that failed."""
+        runner, training, measured = Runner(folder), [], []
+        report = folder / report_name("", self.tasks, self.seeds, self)
+        to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name
+                   for seed in self.seeds for name in self.tasks]
+        num_pairs = len(to_come)
+        for seed in self.seeds:
+            for name in self.tasks:
+                training += [runner.train(point) for point in self._pair(name, seed)]
+                measured += on_record(runner, list(self._points(name, seed)),
+                                      lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
+                to_come.pop(0)
+                others = recorded_beside(runner.records.folder, training)
+                page = write_report(report, training, measured, others, to_come)
+                if to_come:
+                    console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
+        return concluded(report / "report.html", [*training, *measured])

@@ -1,0 +1,107 @@
+"""Records: one JSON file a measured point, named by the hash of the point and written atomically.
+
+A record's existence is the resume check. A file that does not parse, or whose name is not its point's hash, is
+damaged: it is named and treated as absent, never read as data.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from enum import Enum
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from ...kernels.atomic_file import atomic_write, clear_temporaries
+from .progress import console
+
+Json = dict[str, Any]
+
+
+def describe(value: object) -> Any:
+    """A frozen dataclass (or a value of one) as JSON values: its public class name, then its fields."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, Real):  # of another library: what is equal has one key
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise ValueError(f"{value!r}: a point holds dataclasses, enums, numbers, strings, lists and dicts only")
+
+
+def key_of(point: object) -> str:
+    """The name of a point: 16 hex digits of the SHA-256 of its description."""
+    return _key(describe(point))
+
+
+def _key(description: Any) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordStore:
+    """The records in one folder."""
+
+    folder: Path
+
+    def path(self, point: object) -> Path:
+        return self.folder / f"{key_of(point)}.json"
+
+    def read(self, point: object) -> Json | None:
+        """The point's record, or None where there is none yet. ValueError names a damaged file."""
+        path = self.path(point)
+        return read_record(path) if path.exists() else None
+
+    def read_whole(self, point: object) -> Json | None:
+        """As `read`, but a damaged file is named on the screen and counts as absent."""
+        try:
+            return self.read(point)
+        except ValueError as error:
+            console.print(f"made again: {error}", markup=False, style="yellow")
+            return None
+
+    def write(self, point: object, result: Json, provenance: Json) -> Json:
+        """Write and return the point's record. FloatingPointError if the result holds a NaN or an infinity."""
+        record = {"point": describe(point), "result": result, "provenance": provenance}
+        _refuse_nan(record, self.path(point))
+        clear_temporaries(self.path(point))
+        atomic_write(self.path(point), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+        return record
+
+    def all(self) -> Iterator[Json]:
+        """Every record of the folder. ValueError names a damaged one."""
+        for path in sorted(self.folder.glob("*.json")):
+            yield read_record(path)
+
+
+def read_record(path: Path) -> Json:
+    """The record in `path`. ValueError names the file if it is damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+        if not record.keys() >= {"point", "result", "provenance"}:
+            raise ValueError("parts are missing")
+        if _key(record["point"]) != path.stem:
+            raise ValueError("its point has another hash than its name")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: a damaged record ({error})") from None
+    return record
+
+
+def _refuse_nan(value: Any, where: Path) -> None:
+    if isinstance(value, dict):
+        for item in value.values():
+            _refuse_nan(item, where)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_nan(item, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise FloatingPointError(f"{where}: a record may not hold {value}")

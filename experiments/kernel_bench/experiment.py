@@ -1,0 +1,210 @@
+"""The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]] [full=true]
+
+Without a GPU it compiles every shipped configuration, holds what they take against hard limits and a baseline, states
+the physical floor of every shape, and checks results in Triton's interpreter; with one it times kernels and peers.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+
+from ...kernels.case import Case
+from ...kernels.checks import check_integer, check_real
+from ..harness.json_lines import JsonLines
+from ..harness.progress import console
+from ..harness.records import Json
+from ..study.runner import check_folder
+from .baseline import HOW_TO_UPDATE, Baseline, minor_version
+from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
+from .page import write_report
+from .rows import OURS
+from .stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
+from .verify import TOLERANCES
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class KernelCases:
+    """A kernel's part of the benchmark: the input types it ships for, tiny cases for its verdict, and named shapes."""
+
+    dtypes: list[str]
+    tiny: list[Case]
+    shapes: dict[str, Case]
+
+    def __post_init__(self) -> None:
+        for dtype in self.dtypes:
+            if dtype not in TOLERANCES:
+                raise ValueError(f"dtypes={self.dtypes!r}: must be of {', '.join(TOLERANCES)}")
+
+
+@dataclass(frozen=True)
+class KernelBench:
+    """The experiment. `other_tritons` are folders that hold another Triton each; `targets` are compiled for, none to
+    leave that out; `baseline` is the folder of the guard's files; on a GPU nothing is timed later than `seconds` after
+    the run began."""
+
+    kernels: dict[str, KernelCases]
+    targets: list[str]
+    other_tritons: list[str]
+    full: bool
+    update_baseline: bool
+    baseline: str
+    seconds: float
+    num_processes: int
+
+    def check(self) -> None:
+        """ValueError for a target or a folder that is not there, or a Triton that is there twice."""
+        check_integer("num_processes", self.num_processes)
+        check_real("seconds", self.seconds, at_least=0)
+        if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
+            raise ValueError(f"baseline={self.baseline!r}: must be a folder, here or in {_CHECKOUT}; "
+                             "update_baseline=true makes it")
+        for target in self.targets:
+            if target not in TARGETS:
+                raise ValueError(f"targets={self.targets!r}: must be of {', '.join(TARGETS)}")
+        found = [minor_version(triton.__version__), *map(_triton_in, self.other_tritons)]
+        if len(set(found)) < len(found):
+            raise ValueError(f"other_tritons={self.other_tritons!r}: must hold versions other than each other's and "
+                             f"this environment's; found {', '.join(found)}")
+        if self.update_baseline:
+            check_folder("baseline", Path(self.baseline))
+
+    @property
+    def baseline_folder(self) -> Path:
+        """The baseline's folder in the current one; where it is not there, in the checkout that holds this file."""
+        own = _CHECKOUT / self.baseline
+        return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
+
+    def run(self, folder: Path) -> int:
+        """Run the stages and write the report to `folder`/kernels, of what was done when interrupted. Returns how much
+        failed."""
+        stages = _Stages(self, folder / "kernels")
+        try:
+            stages.run()
+        except KeyboardInterrupt:
+            stages.cut = f"cut: {', '.join(stages.missing())} missing"
+            console.print(stages.cut, markup=False)
+            raise
+        finally:
+            failures = stages.report()
+        return len(failures)
+
+    def guard(self, compiled: Compiled) -> list[str]:
+        """What breaks a limit or is worse than the baseline, which is written instead if that was asked for."""
+        baseline = Baseline(self.baseline_folder)
+        console.print(f"{compiled.num_configurations} configurations ship, at most {MAX_CONFIGURATIONS} may",
+                      markup=False)
+        found = list(compiled.failures)
+        if compiled.num_configurations > MAX_CONFIGURATIONS:
+            found.append(f"{compiled.num_configurations} configurations, more than {MAX_CONFIGURATIONS}: "
+                         f"{_shares(compiled.records)}")
+        found += [f"{record['kernel']}, Triton {minor_version(record['triton'])}, {record['target']}: "
+                  f"{record['label']} {what}" for record in compiled.records for what in violations(record)]
+        for kernel, version in compiled.existing:
+            records = [record for record in compiled.records
+                       if (record["kernel"], record["triton"]) == (kernel, version)]
+            found += [f"{kernel}, Triton {minor_version(version)}: {what}" for what in missing_tensor_core(records)]
+        if self.update_baseline:
+            for path in baseline.update(compiled.records, compiled.existing):
+                console.print(f"baseline: {path}", markup=False)
+            return found
+        worse = baseline.regressions(compiled.records, compiled.existing)
+        return found + ([*worse, HOW_TO_UPDATE] if worse else [])
+
+
+@dataclass
+class _Stages:
+    """A run of the benchmark: its stages one after the other, and what they have found so far."""
+
+    bench: KernelBench
+    folder: Path
+    began: float = field(default_factory=time.monotonic)
+    cases: list[Json] = field(default_factory=list)
+    compiled: Compiled = field(default_factory=Compiled)
+    judged: list[Json] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    cut: str | None = None
+
+    def __post_init__(self) -> None:
+        kernels = self.bench.kernels.items()
+        self.has_gpu = torch.cuda.is_available()
+        self.shipped = [Item(name, shape, dtype, case) for name, kernel in kernels
+                        for dtype in kernel.dtypes for shape, case in kernel.shapes.items()]
+        self.tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in kernels
+                     for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
+        self.times = JsonLines(self.folder / "times.jsonl")
+
+    def run(self) -> None:
+        bench = self.bench
+        self.cases = floors(self.shipped, JsonLines(self.folder / "cases.jsonl"))
+        if bench.targets:
+            stage = CompileStage(bench.targets, bench.other_tritons, bench.full, bench.num_processes)
+            stage.run(self.shipped, JsonLines(self.folder / "programs.jsonl"), self.compiled)
+            self.failures += bench.guard(self.compiled)
+        device = "cuda" if self.has_gpu else "cpu"
+        for row in verdicts(self.tiny, device, bench.num_processes, JsonLines(self.folder / "verdicts.jsonl")):
+            self.judged.append(row)
+        if self.has_gpu:
+            num_left = TimingStage(bench.seconds - (time.monotonic() - self.began)).run(self.shipped, self.times)
+            if num_left:
+                console.print(f"{bench.seconds:.0f} s ended {num_left} times early; the same command goes on from here",
+                              markup=False)
+
+    def missing(self) -> list[str]:
+        """What a whole run would have and this one has not."""
+        parts = ["some programs"] if self.bench.targets and not self.compiled.is_whole else []
+        if len(self.judged) < len(self.tiny):
+            parts.append(f"{len(self.tiny) - len(self.judged)} of {len(self.tiny)} verdicts")
+        if self.has_gpu:
+            parts.append(f"{len(TimingStage(0).missing(self.shipped, self.times))} times")
+        return parts
+
+    def report(self) -> list[str]:
+        """Write the report, and print and return what failed."""
+        judged = sorted(self.judged, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
+        times = self.times.rows() if self.has_gpu else []
+        failures = self.failures + [f"{row['kernel']}, {row['case']}, {row['dtype']}: {_wrong(row)}" for row in judged
+                                    if not row["passed"]]
+        failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in _latest(times)
+                     if row["contender"] == OURS and "failed" in row]
+        path = write_report(self.folder, self.cases, self.compiled.records, judged, times, failures,
+                            has_gpu=self.has_gpu, cut=self.cut)
+        for failure in failures:
+            console.print(f"- {failure}", markup=False, style="red")
+        console.print(f"report: {path}", markup=False)
+        return failures
+
+
+def _shares(records: Sequence[Json]) -> str:
+    """How many programs for the main target each kernel uses; some are shared."""
+    programs = {(record["kernel"], record["key"]) for record in records if record["target"] == MAIN_TARGET}
+    counts = Counter(kernel for kernel, _ in programs)
+    return ", ".join(f"{kernel} {count}" for kernel, count in counts.most_common())
+
+
+def _triton_in(site: str) -> str:
+    """The version of the Triton in a folder, without importing it."""
+    file = Path(site) / "triton" / "__init__.py"
+    match = re.search(r"^__version__ = ['\"]([^'\"]+)", file.read_text(), re.MULTILINE) if file.exists() else None
+    if match is None:
+        raise ValueError(f"other_tritons: {site!r} must be a folder that holds Triton: pip install --no-deps --target")
+    return minor_version(match[1])
+
+
+def _latest(rows: list[Json]) -> list[Json]:
+    """The last row of each key: what was tried again counts once."""
+    return list({row["key"]: row for row in rows}.values())
+
+
+def _wrong(row: Json) -> str:
+    if "failed" in row:
+        return row["failed"]
+    error = "not finite" if row["error"] is None else f"{row['error']:.1e}"
+    return f"error {error}, allowed {row['tolerance']:.0e}; {row['integers_differ']} integers differ; ran {row['ran']}"

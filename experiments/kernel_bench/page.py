@@ -1,0 +1,109 @@
+"""The kernel report: a page, a figure, two CSV files and a table on the terminal, made from records alone."""
+
+import base64
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment
+from rich.table import Table
+
+from ...kernels.atomic_file import atomic_write
+from ..harness.progress import console
+from .figure import roofline
+from .rows import (
+    NO_GPU,
+    OURS,
+    SHARE_FROM_US,
+    Json,
+    TimeRow,
+    kernel_lines,
+    program_rows,
+    programs_csv,
+    time_rows,
+    times_csv,
+)
+
+
+def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
+                 times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
+    """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line a kernel, and return the
+    page's path. `cut` says what is missing of a run that did not end; its time has ended, so that it gets no figure."""
+    no_times = None if has_gpu else NO_GPU
+    rows = time_rows(cases, times, no_times)
+    origins = _origins((*cases, *compiled, *verdicts, *times))
+    image = b"" if cut else roofline(rows, origins, no_times)
+    if image:
+        atomic_write(folder / "roofline.png", image)
+    atomic_write(folder / "programs.csv", programs_csv(compiled).encode())
+    atomic_write(folder / "times.csv", times_csv(rows).encode())
+    template = resources.files("quicksilver.experiments").joinpath("kernel_report.html.j2").read_text()
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
+        origins=origins, failures=failures, cut=cut, image=base64.b64encode(image).decode(), no_times=no_times,
+        lines=kernel_lines(compiled, verdicts, rows), programs=program_rows(compiled), verdicts=verdicts,
+        rows=[row for row in rows if row.contender == OURS or has_gpu], ours=OURS, beside=_beside(cases),
+        share_from=SHARE_FROM_US,
+        ceilings=next((row for row in reversed(times) if row["contender"] == "ceilings" and "failed" not in row), None),
+        tritons=list(dict.fromkeys(record["triton"] for record in compiled)))
+    path = folder / "report.html"
+    atomic_write(path, page.encode())
+    _print(kernel_lines(compiled, verdicts, rows), rows)
+    return path
+
+
+def _origins(records: Sequence[Json]) -> list[str]:
+    """The code, machine and versions behind the records, each once."""
+    found = []
+    for record in records:
+        origin = record["provenance"]
+        where = {"none": "compiled only", "cpu": f"interpreted on {origin['machine']['cpu']}"}
+        driver = record.get("hardware", {}).get("driver_version")
+        versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+        found.append(f"commit {origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}, source "
+                     f"{origin['source_hash']}; {where.get(origin['device'], origin['device'])}"
+                     f"{f', driver {driver}' if driver else ''}; {versions}")
+    return list(dict.fromkeys(found))
+
+
+def _beside(cases: Sequence[Json]) -> dict[tuple[str, str], str]:
+    """Whom each shape would be timed beside, in words."""
+    return {(case["kernel"], case["shape"]): ", ".join(
+        name if is_installed else f"{name} (not installed)" for name, is_installed in case["peers"].items())
+        for case in cases}
+
+
+def _print(lines: Sequence[Json], rows: Sequence[TimeRow]) -> None:
+    """A line a kernel on the terminal: its programs for sm_90, its verdicts and floors; and its times, if there are."""
+    shown = _table("sm_90", ("programs", "registers", "spills", "KiB", "products", "128-bit", "right", "floor us"))
+    for line in lines:
+        shown.add_row(line["kernel"], str(line["num_programs"]), _number(line["registers"]),
+                      _number(line["spill_bytes"]), _number(line["shared_kib"]), ", ".join(line["tensor_core"]) or "-",
+                      {True: "yes", False: "no", None: "-"}[line["wide_loads"]],
+                      f"{line['num_right']}/{line['num_verdicts']}", _range(line["floor_us"], ".3g"))
+    console.print(shown)
+    if not any(row.median_us for row in rows):
+        console.print(f"times: {rows[0].state if rows else 'none'}", markup=False)
+        return
+    shown = _table("replays, median", ("floor us", "time us", f"% of floor over {SHARE_FROM_US} us"))
+    for line in lines:
+        shown.add_row(line["kernel"], *(_range(line[name], form) for name, form in (
+            ("floor_us", ".3g"), ("times_us", ".3g"), ("percent_of_floor", ".0f"))))
+    console.print(shown)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", padding=(0, 1))
+    table.add_column("kernel", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _range(ends: tuple[float, float] | None, form: str) -> str:
+    if ends is None:
+        return "-"
+    return " to ".join("<0.001" if 0 < end < 0.001 else f"{end:{form}}" for end in ends)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"

@@ -1,0 +1,274 @@
+"""The three proofs of a set of kernels: compiled for GPUs that are not here, right against float64, and, on a GPU,
+timed beside their peers. Each stage appends its rows to a file of JSON lines as they come."""
+
+import hashlib
+import inspect
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+
+from ...kernels.case import Case
+from ..harness.devices import device_name
+from ..harness.json_lines import JsonLines
+from ..harness.locks import machine_alone, machine_shared
+from ..harness.progress import bar, console
+from ..harness.provenance import provenance
+from ..harness.records import Json
+from ..harness.roofline import floor
+from ..harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker
+from .baseline import program_name
+from .competitors import OURS, peers
+from .compile import compiled, compiler_environment, programs, versions
+from .limits import MAIN_TARGET
+from .timing import ceilings, timed
+from .verify import TOLERANCES, verdict
+
+_KERNELS = Path(__file__).resolve().parents[2] / "kernels"
+_AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case of a kernel in one input type."""
+
+    kernel: str
+    shape: str
+    dtype: str
+    case: Case
+
+    @property
+    def row(self) -> Json:
+        """What names the item in a record, with the hash of its kernel's file."""
+        return {"kernel": self.kernel, "shape": self.shape, "dtype": self.dtype, "case": repr(self.case),
+                "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
+
+
+def sources(device: str) -> Json:
+    """The provenance of a row. What ran, the row says itself: nothing where it was compiled or counted alone."""
+    return provenance() | {"device": device}
+
+
+@cache
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+@cache
+def _kernels_hash() -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_KERNELS.glob("*.py")))).hexdigest()[:16]
+
+
+def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
+    """The least work of each item, its floor, and whom it is timed beside."""
+    rows = []
+    for item in items:
+        cost = item.case.cost(getattr(torch, item.dtype))
+        least = floor(cost, item.dtype)
+        rows.append(item.row | {"num_bytes": cost.num_bytes, "num_flops": cost.num_flops, "bound": least.bound,
+                                "floor_us": least.microseconds, "provenance": sources("none"),
+                                "peers": {peer.name: peer.is_installed for peer in peers(item.case)}})
+    file.replace(rows)
+    return rows
+
+
+@dataclass
+class Compiled:
+    """What a compile stage found: a record for each kernel and program; every program that exists now, compiled in this
+    run or not; how many configurations ship; what failed; and whether all was done."""
+
+    records: list[Json] = field(default_factory=list)
+    existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    num_configurations: int = 0
+    failures: list[str] = field(default_factory=list)
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class CompileStage:
+    """Compiles with this Triton and those in the folders `other_tritons`. For the main target every program; for the
+    other `targets` the first of each Triton function, with this Triton; everything everywhere if `full`."""
+
+    targets: Sequence[str]
+    other_tritons: Sequence[str]
+    full: bool
+    num_processes: int
+
+    def run(self, items: Sequence[Item], file: JsonLines, found: Compiled) -> None:
+        """Compile what the items launch, and add to `found` as it comes."""
+        file.replace([])
+        with machine_shared():
+            for site in (None, *self.other_tritons):
+                with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
+                        Pool(compiler_environment(site, Path(folder)), self.num_processes) as pool:
+                    self._with_one_triton(site, items, pool, file, found)
+        found.is_whole = True
+
+    def _with_one_triton(self, site: str | None, items: Sequence[Item], pool: Pool, file: JsonLines,
+                         found: Compiled) -> None:
+        (_, version), = pool.ask_all(versions, [()])
+        if isinstance(version, CallFailed):
+            found.failures.append(f"Triton of {site or 'this environment'}: {version}")
+            return
+        wanted: dict[tuple[str, str], list[tuple[Item, Json]]] = {}
+        for item, target, program in self._existing(items, version["triton"], pool, found):
+            wanted.setdefault((target, program["key"]), []).append((item, program))
+        if site is None:
+            found.num_configurations = sum(target == MAIN_TARGET for target, _ in wanted)
+        chosen = list(wanted) if self.full else _representatives(wanted, is_other=site is not None)
+        calls = [(wanted[at][0][0].case, wanted[at][0][0].dtype, *at) for at in chosen]
+        with bar(f"compile with Triton {version['triton']}", len(calls)) as progress:
+            for done, (place, resources) in enumerate(pool.ask_all(compiled, calls), 1):
+                target, _ = chosen[place]
+                for record in _by_kernel(wanted[chosen[place]], target):
+                    if isinstance(resources, CallFailed):
+                        found.failures.append(f"{record['kernel']}, Triton {version['triton']}, {target}: "
+                                              f"{record['label']}: {resources}")
+                        continue
+                    row = record | {"target": target, **version} | resources | {"provenance": sources("none")}
+                    file.append(row)
+                    found.records.append(row)
+                progress.update(done, target)
+
+    def _existing(self, items: Sequence[Item], version: str, pool: Pool, found: Compiled
+                  ) -> Iterator[tuple[Item, str, Json]]:
+        """Every program of every item for every target, in the order of the items."""
+        calls = [(item, target) for target in self.targets for item in items]
+        answers = dict(pool.ask_all(programs, [(item.case, item.dtype, target) for item, target in calls]))
+        refused: dict[tuple[str, str], list[str]] = {}
+        for place, (item, target) in enumerate(calls):
+            names = found.existing.setdefault((item.kernel, version), set())
+            if isinstance(answers[place], CallFailed):
+                refused.setdefault((item.kernel, str(answers[place])), []).append(f"{item.shape} for {target}")
+                continue
+            for program in answers[place]:
+                names.add(program_name(target, program["key"]))
+                yield item, target, program
+        found.failures += [f"{kernel}, Triton {version}: {len(shapes)} launches are refused, as {shapes[0]}: {error}"
+                           for (kernel, error), shapes in refused.items()]
+
+
+def _representatives(wanted: dict[tuple[str, str], list[tuple[Item, Json]]], *, is_other: bool
+                     ) -> list[tuple[str, str]]:
+    """Target and program of all that is compiled for the main target, and of the first of each function elsewhere."""
+    chosen, seen = [], set()
+    for (target, key), users in wanted.items():
+        identity = users[0][1]["identity"]
+        function = (target, identity["module"], identity["function"])
+        if target == MAIN_TARGET or (not is_other and function not in seen):
+            chosen.append((target, key))
+        seen.add(function)
+    return chosen
+
+
+def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
+    """One record for each kernel that uses a program, with the shapes for which it does."""
+    records: dict[str, Json] = {}
+    for item, program in users:
+        record = records.setdefault(item.kernel, program | {"kernel": item.kernel, "shapes": [], "needs_hgmma": []})
+        shape = f"{item.shape}, {item.dtype}"
+        record["shapes"].append(shape)
+        record["needs_wide_loads"] |= program["needs_wide_loads"]
+        if target == MAIN_TARGET and getattr(item.case, "needs_hgmma", False) and \
+                getattr(torch, item.dtype).itemsize == 2:
+            record["needs_hgmma"].append(shape)
+    return list(records.values())
+
+
+def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonLines) -> Iterator[Json]:
+    """Hold each item against its reference in float64, interpreted unless `device` is a GPU; rows as they come."""
+    file.replace([])
+    limit = ENOUGH_SECONDS if device == "cuda" else None  # the interpreter may take long
+    with machine_shared(), Pool(running_environment(device), num_processes) as pool, \
+            bar("verdicts", len(items)) as progress:
+        calls = [(item.case, item.dtype, device) for item in items]
+        for done, (place, answer) in enumerate(pool.ask_all(verdict, calls, limit), 1):
+            if isinstance(answer, CallFailed):
+                answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
+                          "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
+            row = items[place].row | answer | {"provenance": sources(device_name(device))}
+            file.append(row)
+            yield row
+            progress.update(done, items[place].kernel)
+
+
+def running_environment(device: str) -> dict[str, str]:
+    """The environment of a process that runs kernels: compiled on a GPU, interpreted elsewhere."""
+    return {"TRITON_INTERPRET": "0" if device == "cuda" else "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+
+@dataclass(frozen=True)
+class TimingStage:
+    """Times items and their peers within a budget of `seconds`: the card's ceilings, then every kernel, then the peers
+    in order of worth, one shape of each kernel after the other. What the file holds of this code on this card is kept,
+    so that the same command goes on where it stopped."""
+
+    seconds: float
+    device: str = "cuda"
+
+    def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> int:
+        """Append the missing rows, and return how many there was no time for. `timer` and `measure_ceilings` run in the
+        GPU's process."""
+        ends = time.monotonic() + self.seconds
+        name = device_name(self.device)
+        missing, num_cut = self.missing(items, file), 0
+        with machine_alone(), Worker(running_environment(self.device)) as worker, bar("time", len(missing)) as progress:
+            for count, (contender, item) in enumerate(missing):
+                left = ends - time.monotonic()
+                if left <= 0:
+                    return len(missing) - count + num_cut
+                row = _named(contender, item, name) | {"provenance": sources(name)}
+                progress.update(count, f"{row.get('kernel', '')} {contender}")
+                try:
+                    function, about = (measure_ceilings, ()) if item is None else (
+                        timer, (item.case, item.dtype, contender))
+                    row |= worker.ask(function, *about, self.device, seconds=left + LATE_SECONDS)
+                except CutShort as error:
+                    console.print(f"cut: {row.get('kernel', '')} {row.get('shape', '')} {contender}: {error}",
+                                  markup=False)
+                    num_cut += 1
+                    continue
+                except CallFailed as error:
+                    row["failed"] = str(error)
+                if "no_graph" in row or "failed" in row:
+                    worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+                file.append(row)
+        return num_cut
+
+    def missing(self, items: Sequence[Item], file: JsonLines) -> "list[tuple[str, Item | None]]":
+        """Contender and item (None: the card's ceilings) of each row that the file does not hold, or holds as failed,
+        in the order in which they are timed; not of peers that are not installed."""
+        name = device_name(self.device)
+        done = {row["key"] for row in file.rows() if "failed" not in row}
+        wanted = [("ceilings", None), *self._tasks(items)]
+        return [(contender, item) for contender, item in wanted if _named(contender, item, name)["key"] not in done]
+
+    def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item]]:
+        """Contenders that are installed, with their items, in the order in which they are timed."""
+        ranked = []
+        place_of: dict[str, int] = {}
+        for item in items:
+            place = place_of[item.kernel] = place_of.get(item.kernel, -1) + 1
+            *first, last = [(peer.name, peer.is_installed) for peer in peers(item.case)]
+            entries = [(0, OURS, True), *((rank, *peer) for rank, peer in enumerate(first, 1)), (_AFTER_ALL, *last)]
+            ranked += [(rank, place, (name, item)) for rank, name, is_installed in entries if is_installed]
+        return [task for _, _, task in sorted(ranked, key=lambda entry: entry[:2])]
+
+
+def _named(contender: str, item: Item | None, device: str) -> Json:
+    """A row of times before it has any."""
+    row = {"contender": contender, **(item.row if item else {})}
+    return row | {"key": _key(row, device)}
+
+
+def _key(row: Json, device: str) -> str:
+    """What makes a time another time: the code, the card and the versions."""
+    parts = [row["contender"], row.get("kernel"), row.get("shape"), row.get("dtype"), row.get("case"), device,
+             _kernels_hash(), torch.__version__, triton.__version__]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,176 @@
+"""Times a kernel and its peers on a GPU. Runs in a process of its own, so that a fault of one call costs one row.
+
+Two clocks, never mixed in a column: `do_bench` launches from Python and flushes the cache before every call; replaying
+a CUDA graph leaves the launches out, warm on one set of inputs, cold on at least four that do not fit the cache.
+"""
+
+import gc
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import triton.testing
+from torch import Tensor
+
+from ...kernels.case import Case
+from ...kernels.dispatch import Implementation, using
+from ..harness.gpu_clocks import ramp
+from ..harness.records import Json
+from .competitors import OURS, contender
+from .verify import verdict
+
+_LEAST_CACHE_BYTES = 60e6
+_INFINITY_CACHE_BYTES = 2**28  # an MI300's, which its driver does not count
+_MIN_INPUT_SETS, _MAX_INPUT_SETS = 4, 4096
+_MAX_MEMORY_SHARE = 0.5  # of the free memory, for sets of inputs
+_QUANTILES = (0.5, 0.2, 0.8)
+_COPY_ELEMENTS, _PRODUCT_WIDTH = 2**30, 8192
+_COMPUTES_SOMETHING_ELSE = 0.05  # relative error beyond which a peer is no peer
+
+
+class Clock(Protocol):
+    """Microseconds a call: median, 20th and 80th percentile."""
+
+    def flushed(self, call: Callable[[], Any]) -> list[float]:
+        """Launched from Python, the cache flushed before each call."""
+        ...
+
+    def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
+        """From the replay of a CUDA graph of the calls in turn."""
+        ...
+
+
+@dataclass(frozen=True)
+class CudaClock:
+    """The GPU's own clock. Times in milliseconds: of warming up and repeating under do_bench, and of the calls of one
+    graph launched one by one."""
+
+    warm_up: int = 10
+    repeat: int = 60
+    replay: float = 10.0
+    num_replays: int = 25
+    max_calls: int = 4096
+
+    def flushed(self, call: Callable[[], Any]) -> list[float]:
+        found: Any = triton.testing.do_bench(call, warmup=self.warm_up, rep=self.repeat, quantiles=list(_QUANTILES))
+        return [1e3 * milliseconds for milliseconds in found]
+
+    def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for call in calls[:3]:  # compile and allocate before the capture
+                call()
+            estimate = self._launched(calls)
+        rounds = max(1, min(int(self.replay / max(estimate, 1e-3)), self.max_calls // len(calls)))
+        graph = torch.cuda.CUDAGraph()
+        gc.collect()
+        gc.disable()  # unloading a module during the capture would spoil it
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                for _ in range(rounds):
+                    for call in calls:
+                        call()
+        finally:
+            gc.enable()
+        torch.cuda.synchronize()
+        for _ in range(3):
+            graph.replay()
+        # Replays are queued ahead of the GPU, so that no launch is waited for between two events.
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(self.num_replays + 1)]
+        events[0].record()
+        for event in events[1:]:
+            graph.replay()
+            event.record()
+        torch.cuda.synchronize()
+        times = [start.elapsed_time(end) for start, end in itertools.pairwise(events)]
+        per_call = 1e3 * torch.tensor(times, dtype=torch.float64) / (rounds * len(calls))
+        return per_call.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+
+    @staticmethod
+    def _launched(calls: Sequence[Callable[[], Any]]) -> float:
+        """Milliseconds of all calls, launched one by one."""
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for call in calls:
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+
+def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clock: Clock | None = None) -> Json:
+    """The row of one contender on one case: its errors, then its times, if it computes what the reference does."""
+    function = contender(case, name)
+    gate = verdict(case, dtype_name, device_name, None if name == OURS else function)
+    correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _COMPUTES_SOMETHING_ELSE
+    if not correct:
+        return {"gate": gate, "failed": "wrong result: not timed"}
+    device = torch.device(device_name)
+    with using(Implementation.TRITON if name == OURS else None), torch.no_grad():
+        return {"gate": gate, "hardware": ramp(device), **_times(case, dtype_name, function, device,
+                                                                 clock or CudaClock())}
+
+
+def _times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
+    dtype = getattr(torch, dtype_name)
+    inputs = [case.inputs(dtype, device)]
+    found: Json = {"flushed_us": clock.flushed(lambda: function(*inputs[0])), "warm_us": None, "cold_us": None}
+    num_sets, too_many = _num_sets(case.cost(dtype).num_bytes, num_bytes(inputs[0]), device)
+    try:
+        found["warm_us"] = clock.replayed([lambda: function(*inputs[0])])
+        if too_many is not None:
+            return found | {"no_cold": too_many}
+        inputs += [case.inputs(dtype, device) for _ in range(num_sets - 1)]
+        found["cold_us"] = clock.replayed([lambda chosen=chosen: function(*chosen) for chosen in inputs])
+    except (RuntimeError, torch.OutOfMemoryError) as error:  # a peer that reads the device cannot be captured
+        return found | {"no_graph": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    return found
+
+
+def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str | None]:
+    """How many sets of inputs together touch twice what the cache holds, and, where that is out of reach, why. A case
+    touches at most what it holds, and may touch less: a few rows of a store, some of the experts."""
+    num_sets = max(_MIN_INPUT_SETS, math.ceil(2 * _cache_bytes(device) / max(1, min(touched, held))))
+    if num_sets > _MAX_INPUT_SETS:
+        return num_sets, f"{_MAX_INPUT_SETS} sets of inputs fit the cache"
+    if num_sets * held > _MAX_MEMORY_SHARE * _free_bytes(device):
+        return num_sets, f"{num_sets} sets of inputs do not fit the memory"
+    return num_sets, None
+
+
+def _cache_bytes(device: torch.device) -> float:
+    """The last cache before the memory, or more."""
+    if device.type != "cuda":
+        return _LEAST_CACHE_BYTES
+    counted = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(counted, _LEAST_CACHE_BYTES, _INFINITY_CACHE_BYTES if torch.version.hip else 0)
+
+
+def _free_bytes(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
+def num_bytes(values: Any) -> int:
+    """The bytes of all tensors among a case's arguments."""
+    if isinstance(values, Tensor):
+        return values.nbytes
+    return sum(num_bytes(value) for value in values) if isinstance(values, tuple | list) else 0
+
+
+def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: int = _COPY_ELEMENTS,
+             width: int = _PRODUCT_WIDTH) -> Json:
+    """What this card sustains: bytes a second of a copy, read and written, and FLOPs a second of a bfloat16 product of
+    random square matrices."""
+    clock, facts = clock or CudaClock(), ramp(torch.device(device_name))
+    source = torch.ones(elements, dtype=torch.bfloat16, device=device_name).bernoulli_()
+    target = torch.empty_like(source)
+    copied = clock.flushed(lambda: target.copy_(source))
+    a_EE, b_EE = torch.randn(2, width, width, device=device_name).bfloat16()
+    multiplied = clock.flushed(lambda: torch.mm(a_EE, b_EE))
+    return {"hardware": facts, "copy_us": copied, "product_us": multiplied,
+            "bytes_per_second": 1e6 * 2 * source.nbytes / copied[0],
+            "flops_per_second": 1e6 * 2 * width**3 / multiplied[0]}

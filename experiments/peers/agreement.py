@@ -1,0 +1,118 @@
+"""What a comparison of two engines on the same weights needs: models whose decisions are separated, a count of those
+that are not, and times taken in turns."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
+from ...kernels.token_statistics import Question, Statistic, TokenStatistics
+from ...models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+
+CLOSE = 1e-5
+_HEAD_SCALE = 6.0
+_GAP: frozenset[Statistic] = frozenset({"logit_gap"})
+
+
+def random_transformer(shape: Shape, vocab_size: int, length: int, attention: AttentionPattern, seed: int
+                       ) -> Transformer:
+    """A transformer in which every matrix is random and the head is scaled."""
+    torch.manual_seed(seed)
+    model = Transformer(TransformerConfig(vocab_size, length, attention, shape)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    model.head.weight.data *= _HEAD_SCALE
+    return model
+
+
+@dataclass(frozen=True)
+class _Gauged:
+    """A sampler that asks for the gap between the two best logits too."""
+
+    base: Sampler
+
+    @property
+    def needs_logits(self) -> bool:
+        return self.base.needs_logits
+
+    def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        return self.base.begin(shape, device)
+
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+        return self.base.question(wanted | _GAP, asking, memory)
+
+
+@torch.inference_mode()
+def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Request) -> int:
+    """How many decisions of a decode were between choices closer than CLOSE: the two best logits of an undecided
+    position of the window, the ranks on the two sides of the cut, or a probability and the policy's threshold."""
+    gauged = replace(decoder, sampler=_Gauged(decoder.sampler))
+    num_close, decoding = 0, gauged.begin(model, [request])
+    masked_BS = decoding.live.masked_BS.clone()
+    for step in gauged.stream(decoding):
+        open_Q, commit_Q = masked_BS[0, step.window.query_BQ[0]], step.edit.commit_BQ[0]
+        assert step.proposal.logit_gap_BQ is not None
+        num_close += int((step.proposal.logit_gap_BQ[0][open_Q] < CLOSE).sum())
+        num_close += _close_ranks(decoder.policy, step.proposal, open_Q & commit_Q, open_Q & ~commit_Q)
+        masked_BS = step.canvas.masked_BS.clone()
+    return num_close
+
+
+def _close_ranks(policy: Policy, proposal: TokenStatistics, taken_Q: Tensor, left_Q: Tensor) -> int:
+    """Cuts through ranks closer than CLOSE, by each statistic that the policy asks for."""
+    num_close = 0
+    for rank_BQ in (proposal.log_prob_BQ, proposal.margin_BQ, proposal.entropy_BQ):
+        if rank_BQ is None:
+            continue
+        rank_Q = rank_BQ[0]
+        if taken_Q.any() and left_Q.any():
+            num_close += int((rank_Q[taken_Q][:, None] - rank_Q[left_Q]).abs().min() < CLOSE)
+        if isinstance(policy, Threshold):
+            num_close += int(((rank_Q[taken_Q | left_Q] - math.log(policy.tau)).abs() < CLOSE).sum())
+    return num_close
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Seconds of two runs in turns, round by round."""
+
+    ours: list[float]
+    theirs: list[float]
+
+    @property
+    def own(self) -> float:
+        """Our median."""
+        return statistics.median(self.ours)
+
+    @property
+    def peer(self) -> float:
+        """Their median."""
+        return statistics.median(self.theirs)
+
+    @property
+    def ratio(self) -> float:
+        """The median over rounds of theirs / ours."""
+        return statistics.median(theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    def to_json(self) -> Json:
+        return {"ours_seconds": self.ours, "theirs_seconds": self.theirs, "ratio": self.ratio}
+
+
+def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> Turns:
+    """Time both in each round, after one of warm-up; with the machine alone."""
+    seconds: tuple[list[float], list[float]] = [], []
+    with machine_alone():
+        for _ in range(rounds + 1):
+            for run, times in zip((ours, theirs), seconds, strict=True):
+                began = time.perf_counter()
+                run()
+                times.append(time.perf_counter() - began)
+    return Turns(seconds[0][1:], seconds[1][1:])

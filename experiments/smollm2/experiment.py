@@ -1,0 +1,203 @@
+"""A prompt answered by published weights: python -m quicksilver.experiments experiment=smollm2 prompt="..."
+
+The answer is written to stdout as it is decoded; then come tokens per second, of the prompt and of the answer apart,
+and what ran. Each run is recorded anew, since it is there to be watched.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ...decoders import Decoder, generate, stream_generate
+from ...decoders.generation import GenerationStream
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import HuggingFaceModel
+from ..harness.devices import wait_for
+from ..harness.locks import machine_alone
+from ..harness.progress import console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore
+from ..study.checks import check_different, check_machine
+from ..training.trainer import LARGEST_SEED
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What stands for a position without a token, and for half a character.
+_UNDECIDED = "_\ufffd"
+_LIBRARIES = ("transformers", "gguf", "accelerate")
+
+
+class Weights(Protocol):
+    """Where a module of transformers comes from."""
+
+    def check(self) -> None:
+        """ValueError with the reason if it could not be loaded."""
+        ...
+
+    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+        """The module in eval mode, its weights in `dtype`, and its tokenizer; files are kept in `folder`."""
+        ...
+
+
+@dataclass(frozen=True)
+class AnswerPoint:
+    """One answer; the decoder stops at the end token of the weights' tokenizer."""
+
+    weights: Weights
+    prompt: str
+    decoder: Decoder
+    seed: int
+    num_new: int
+    dtype: str
+    threads: int
+    device: str
+    kernels: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`prompt` answered in at most `num_new` tokens, once for each of `seeds`, on `device` (cpu or cuda) with the
+    implementation of the kernels that `kernels` names (auto, reference or triton). `dtype` is that of the weights,
+    which are kept in `weights_folder` (None: in "weights" below the output)."""
+
+    weights: Weights
+    weights_folder: str | None
+    prompt: str
+    decoder: Decoder
+    seeds: Sequence[int]
+    num_new: int
+    dtype: str
+    threads: int
+    device: str
+    kernels: str
+
+    def __post_init__(self) -> None:
+        check_machine(self.device, self.kernels, self.threads)
+        if not self.prompt.strip():
+            raise ValueError(f"prompt={self.prompt!r}: must hold a text to answer")
+        check_integer("num_new", self.num_new)
+        if not self.seeds:
+            raise ValueError("seeds=[]: needs at least one")
+        for seed in self.seeds:
+            check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
+        check_different("seeds", self.seeds)
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: must be one of {', '.join(_DTYPES)}")
+
+    def check(self) -> None:
+        """ValueError with the reason if the weights could not be read; before anything is fetched."""
+        self.weights.check()
+
+    def points(self) -> Iterator[AnswerPoint]:
+        for seed in self.seeds:
+            yield AnswerPoint(self.weights, self.prompt, self.decoder, seed, self.num_new, self.dtype, self.threads,
+                              self.device, self.kernels)
+
+    def run(self, folder: Path) -> int:
+        """Answer, and record each answer in `folder`. Returns 0: nothing can half-fail."""
+        provenance()  # the state of the code now
+        torch.set_num_threads(self.threads)
+        module, tokenizer = self.weights.load(
+            Path(self.weights_folder) if self.weights_folder else folder / "weights", _DTYPES[self.dtype])
+        model = HuggingFaceModel.of(module.to(self.device))
+        records = RecordStore(folder / "records")
+        for point in self.points():
+            with machine_alone(), using(Implementation.named(self.kernels)):
+                result = answered(point, model, tokenizer)
+            records.write(point, result, provenance())
+            _say(point, result, records.path(point))
+        return 0
+
+
+@dataclass(frozen=True)
+class PlainText:
+    """A tokenizer whose special tokens read as nothing."""
+
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens of what a user says, in the chat template where there is one."""
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            return self.tokenizer.encode(text)
+        turn = [{"role": "user", "content": text}]
+        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+
+def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Json:
+    """Decode one answer, writing it to stdout as it comes. The clock runs from the prompt's tokens to the first token
+    of the answer, and from there to its last; a few tokens are decoded before it starts."""
+    text = PlainText(tokenizer)
+    prompt = text.prompt(point.prompt)
+    decoder = replace(point.decoder, end_id=tokenizer.eos_token_id)
+    generate(model, decoder, [prompt], num_new=2)
+    wait_for(model.device)
+    with recording() as ran:
+        began = time.perf_counter()
+        stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=text, seeds=[point.seed])
+        first = written(stream)
+        wait_for(model.device)
+        ended = time.perf_counter()
+    generation = stream.finish()
+    (completion,), steps = generation.completions, len(generation.trace.steps)
+    assert generation.texts is not None
+    return {
+        "text": generation.texts[0], "tokens": completion.completion, "num_prompt_tokens": len(prompt),
+        "prefill_seconds": first - began, "prefill_tokens_per_second": len(prompt) / (first - began),
+        "decode_seconds": ended - first, "num_steps": steps,
+        "decode_tokens_per_second": (len(completion.completion) - 1) / (ended - first) if steps > 1 else None,
+        "kernels": {name: what.value for name, what in sorted(ran, key=lambda pair: pair[0])},
+        "dtype": str(model.shape.dtype).removeprefix("torch."), "model": type(model.module).__name__,
+        "attention": getattr(model.module.config, "_attn_implementation", "unknown"),
+        "accounting": generation.accounting.to_json(model),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES if find_spec(name)}}
+
+
+def written(stream: GenerationStream) -> float:
+    """Write what is decided, as far as it is whole characters, step by step; the time after the first step."""
+    first, shown = None, ""
+    for update in stream:
+        first = first or time.perf_counter()
+        assert update.texts is not None
+        shown = _continued(shown, update.texts[0].rstrip(_UNDECIDED))
+    texts = stream.finish().texts
+    assert first is not None
+    assert texts is not None
+    _continued(shown, texts[0])
+    print(flush=True)
+    return first
+
+
+def _continued(shown: str, text: str) -> str:
+    """Write what `text` adds to what is shown; all that is shown then. Nothing where it does not begin with that."""
+    if not text.startswith(shown):
+        return shown
+    print(text[len(shown) :], end="", flush=True)
+    return text
+
+
+def _say(point: AnswerPoint, result: Json, path: Path) -> None:
+    speed = result["decode_tokens_per_second"]
+    decoding = "no more" if speed is None else f"{speed:.1f} tokens/s"
+    ran = ", ".join(f"{name} {what}" for name, what in result["kernels"].items())
+    versions = " ".join(f"{name} {version}" for name, version in result["libraries"].items())
+    for line in (
+            f"prompt {result['num_prompt_tokens']} tokens: {result['prefill_tokens_per_second']:.1f} tokens/s; answer "
+            f"{len(result['tokens'])} tokens: {decoding} after the first",
+            f"{result['model']}, {result['dtype']}, {point.device}, {point.threads} threads; cache "
+            f"{type(point.decoder.cache).__name__.lower()}; attention {result['attention']}; {ran}",
+            f"torch {torch.__version__} {versions}",
+            f"record: {path}"):
+        console.print(line, markup=False)

@@ -1,0 +1,207 @@
+"""The step benchmark: python -m quicksilver.experiments experiment=step_bench [shapes=[llada_8b,...]]
+
+One denoising step beside one autoregressive step, at the shapes of published models, with random weights: milliseconds
+from a CUDA graph's replay and launched from Python, beside the least that memory and products allow. Every row goes on
+record as it comes; the same command goes on where it stopped. Without a GPU it states the floors and times nothing; the
+rehearsal device=cpu shapes=tiny runs all of it but graphs.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import triton
+
+from ...kernels.checks import check_instance, check_integer, check_real
+from ...kernels.dispatch import Implementation, using
+from ...models import Head
+from ..harness.json_lines import JsonLines
+from ..harness.locks import machine_alone
+from ..harness.progress import Bar, bar, console
+from ..harness.records import Json, describe
+from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker
+from ..kernel_bench.stages import device_name, running_environment, sources
+from .page import NO_GPU, Line, write_report
+from .point import ModelShape, StepPoint
+from .timing import measured, profiled
+
+_PROFILE_SHARE = 0.15  # of the time
+_NOT_REACHED = "not measured: the time ran out"
+
+
+@dataclass(frozen=True)
+class StepBench:
+    """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
+    `blocks`, with each head; and the block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
+    auto, reference or triton; `seconds` is the time for all rows, of which each model gets an equal share, and on a GPU
+    for profiles of what was timed, after all times."""
+
+    shapes: Mapping[str, ModelShape]
+    contexts: Sequence[int]
+    blocks: Sequence[int]
+    heads: Mapping[str, Head]
+    reference_block: int | None
+    device: str
+    kernels: str
+    dtype: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        for name, model in self.shapes.items():
+            check_instance(f"shapes.{name}", model, ModelShape)
+        if not self.shapes or not self.heads:
+            raise ValueError(f"shapes={list(self.shapes)}, heads={list(self.heads)}: needs at least one of each")
+        for name, values in (("contexts", self.contexts), ("blocks", self.blocks)):
+            for value in values:
+                check_integer(name, value)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={list(values)}: must be all different, at least one")
+        if self.reference_block is not None:
+            check_integer("reference_block", self.reference_block)
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device={self.device!r}: must be one of cpu, cuda")
+        check_real("seconds", self.seconds, above=0)
+
+    def check(self) -> None:
+        """ValueError for a point that could not be timed."""
+        list(self.points())
+        if self._has_device():
+            with using(Implementation.named(self.kernels)):
+                pass  # refused here if it could not run
+
+    def points(self) -> Iterator[StepPoint]:
+        """By model; within one, what matters most first, since the time may run out."""
+        longest = max(self.contexts) + max(*self.blocks, self.reference_block or 1, 2)
+        main = Implementation.named(self.kernels)
+        if main is None:
+            main = Implementation.TRITON if self.device == "cuda" else Implementation.REFERENCE
+        order = sorted(self.blocks, key=lambda block: (abs(block - (self.reference_block or max(self.blocks))), block))
+        for name, model in self.shapes.items():
+
+            def point(context: int, block: int | None, head: str, kernels: Implementation, *, name: str = name,
+                      model: ModelShape = model) -> StepPoint:
+                return StepPoint(name, model, context, block, head, self.heads[head], kernels.value, self.dtype,
+                                 longest)
+
+            for context in self.contexts:
+                for head in self.heads:
+                    for block in (None, *order):
+                        yield point(context, block, head, main)
+                if context == self.contexts[0] and self.reference_block and main is not Implementation.REFERENCE:
+                    yield point(context, self.reference_block, next(iter(self.heads)), Implementation.REFERENCE)
+
+    def run(self, folder: Path) -> int:
+        """Time what is missing, write the report to `folder`/steps, and print the table, when interrupted too. Returns
+        how many rows failed."""
+        folder = folder / "steps"
+        points, rows = list(self.points()), dict[StepPoint, Json]()
+        if not self._has_device():
+            console.print(NO_GPU, markup=False)
+            return self._report(folder, points, rows, NO_GPU)
+        file = JsonLines(folder / "rows.jsonl")
+        try:
+            self._measure(points, file, rows)
+        finally:
+            if len(rows) < len(points):
+                console.print(f"{len(points) - len(rows)} of {len(points)} rows are missing; the same command goes on "
+                              "from here", markup=False)
+            num_failed = self._report(folder, points, rows, _NOT_REACHED)
+        return num_failed
+
+    def _report(self, folder: Path, points: Sequence[StepPoint], rows: Mapping[StepPoint, Json], state: str) -> int:
+        lines = [_line(point, rows.get(point), state) for point in points]
+        path = write_report(folder, lines, [row["provenance"] for row in rows.values()])
+        console.print(f"report: {path}", markup=False)
+        return sum(line.failed for line in lines)
+
+    def _has_device(self) -> bool:
+        return self.device == "cpu" or torch.cuda.is_available()
+
+    def _measure(self, points: Sequence[StepPoint], file: JsonLines, rows: dict[StepPoint, Json]) -> None:
+        """Fill `rows`: with what the file holds of this code on this device, and with what is timed now."""
+        name = device_name(self.device)
+        held = {row["key"]: row for row in file.rows() if "failed" not in row["result"]}
+        rows |= {point: held[key] for point in points if (key := _key(point, name)) in held}
+        ends = time.monotonic() + self.seconds
+        with machine_alone(), Worker(running_environment(self.device)) as worker, bar("steps", len(points)) as shown:
+            session = _Session(worker, self.device, file, rows, shown)
+            times_end = ends - _PROFILE_SHARE * self.seconds if self.device == "cuda" else ends
+            for place, model in enumerate(self.shapes):
+                now = time.monotonic()
+                share_ends = now + (times_end - now) / (len(self.shapes) - place)
+                for point in points:
+                    if point.name == model and point not in rows:
+                        session.time(point, name, share_ends)
+            # The model whose weights the process holds comes first.
+            for point in reversed([point for point in points if self.device == "cuda" and point in rows]):
+                session.profile(point, ends)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Asks the process that measures for what is missing of a row, while there is time, and records it."""
+
+    worker: Worker
+    device: str
+    file: JsonLines
+    rows: dict[StepPoint, Json]
+    shown: Bar
+
+    def time(self, point: StepPoint, name: str, ends: float) -> None:
+        """The times of a point on the device of this name."""
+        result = self._ask(measured, point, ends)
+        if result is None:
+            return
+        self._record(point, {"key": _key(point, name), "point": describe(point), "result": result,
+                             "provenance": sources(name) | {"dtype": point.dtype, "kernels": point.kernels}})
+
+    def profile(self, point: StepPoint, ends: float) -> None:
+        """Add the profile to the row of a point, if that has times and none yet."""
+        row = self.rows[point]
+        if row["result"].keys() & {"failed", "num_kernels", "no_profile"}:
+            return
+        found = self._ask(profiled, point, ends)
+        if found is not None:
+            if "failed" in found:  # the row's times are none the worse
+                found = {"no_profile": found["failed"]}
+            self._record(point, row | {"result": row["result"] | found})
+
+    def _ask(self, function: Callable[..., Json], point: StepPoint, ends: float) -> Json | None:
+        """What the process answers, or why it could not; None where the time ended before."""
+        left = ends - time.monotonic()
+        if left <= 0:
+            return None
+        self.shown.update(len(self.rows), point.label)
+        try:
+            result = self.worker.ask(function, point, self.device, seconds=left + LATE_SECONDS)
+        except CutShort as error:
+            console.print(f"cut: {point.label}: {error}", markup=False)
+            return None
+        except CallFailed as error:
+            console.print(f"failed: {point.label}: {error}", markup=False, style="red")
+            result = {"failed": str(error)}
+        if self.device == "cuda" and result.keys() & {"failed", "no_graph"}:
+            self.worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+        return result
+
+    def _record(self, point: StepPoint, row: Json) -> None:
+        self.rows[point] = row
+        self.file.append(row)
+
+
+def _line(point: StepPoint, row: Json | None, state: str) -> Line:
+    result = {"state": state} if row is None else row["result"]
+    parameters = point.config.num_matrix_parameters(), point.config.num_active_matrix_parameters()
+    return Line(point.name, parameters, point.context, point.block, point.head_name, point.kernels,
+                floors=result if "floor_ms" in result else point.floors(),
+                expected_experts=point.expected_experts(), result=result)
+
+
+def _key(point: StepPoint, device: str) -> str:
+    """What makes a time another time: the point, the code, the device and the versions."""
+    parts = [describe(point), sources(device)["source_hash"], device, torch.__version__, triton.__version__]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,138 @@
+"""What the step benchmark times: one step of one model at one context, with the parts that a decode would have, and the
+least time it can take."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...decoders import (
+    Append,
+    BlockCausalCacheApart,
+    Blocks,
+    Decoder,
+    Greedy,
+    GridBlocks,
+    Leftmost,
+    Linear,
+    Request,
+    Threshold,
+    Unbounded,
+)
+from ...kernels.case import Cost
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation
+from ...models import BlockCausal, Causal, Head, Shape, TransformerConfig
+from ..harness.records import Json
+from ..harness.roofline import Floor, floor
+
+_TAU = 0.9  # Fast-dLLM's threshold
+_TOKEN_SEED = 0
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """All of a model that the time of a step depends on: it does not depend on trained weights."""
+
+    vocab_size: int
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        check_integer("vocab_size", self.vocab_size, at_least=2)
+
+
+@dataclass(frozen=True)
+class StepPoint:
+    """A step after `context` stored positions: of a block of `block` positions with a block-causal cache, or, where
+    None, of the one next token. Positions go up to `max_length`."""
+
+    name: str
+    model: ModelShape
+    context: int
+    block: int | None
+    head_name: str
+    head: Head
+    kernels: str
+    dtype: str
+    max_length: int
+
+    def __post_init__(self) -> None:
+        check_integer("context", self.context)
+        check_integer("block", self.num_positions)
+        if self.context % self.num_positions:
+            raise ValueError(f"block={self.block}: must divide context={self.context}")
+        check_integer("max_length", self.max_length, at_least=self.length)
+        if self.dtype not in ("bfloat16", "float16", "float32"):
+            raise ValueError(f"dtype={self.dtype!r}: must be bfloat16, float16 or float32")
+        Implementation.named(self.kernels)
+
+    @property
+    def label(self) -> str:
+        """The row in words."""
+        step = "autoregressive" if self.block is None else f"block of {self.block}"
+        return f"{self.name}, context {self.context}, {step}, {self.head_name} head, {self.kernels}"
+
+    @property
+    def num_positions(self) -> int:
+        """Positions fed and asked for."""
+        return 1 if self.block is None else self.block
+
+    @property
+    def length(self) -> int:
+        """Positions of the canvas. An autoregressive step asks for the position after the one it feeds."""
+        return self.context + self.num_positions + (self.block is None)
+
+    @property
+    def window_index(self) -> int:
+        """Which of the decode's windows the step is in. The first window of an autoregressive decode would feed the
+        whole prompt."""
+        return int(self.block is None)
+
+    @property
+    def mask_id(self) -> int:
+        return self.model.vocab_size - 1
+
+    @property
+    def shift(self) -> int:
+        return int(self.block is None)
+
+    @property
+    def config(self) -> TransformerConfig:
+        attention = Causal() if self.block is None else BlockCausal(self.block)
+        return TransformerConfig(self.model.vocab_size, self.max_length, attention, self.model.shape)
+
+    @property
+    def decoder(self) -> Decoder:
+        if self.block is None:
+            return Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+        return Decoder(GridBlocks(self.block), Unbounded(), Greedy(), Threshold(_TAU), BlockCausalCacheApart())
+
+    def tokens(self) -> list[int]:
+        """Random tokens for the whole canvas, none of them the mask."""
+        generator = torch.Generator().manual_seed(_TOKEN_SEED)
+        return torch.randint(self.mask_id, (self.length,), generator=generator).tolist()
+
+    def request(self) -> Request:
+        """The tokens, masks where the step is to choose."""
+        known = self.length - self.num_positions
+        return Request([*self.tokens()[:known], *[self.mask_id] * self.num_positions], start=self.context)
+
+    def floors(self, num_distinct_experts: float | None = None) -> Json:
+        """The least milliseconds: of reading weights and stored keys and values once, and of the products. Of a mixture
+        as many experts are read as were touched, or, where None, as uniform routing would touch."""
+        fed, config = self.num_positions, self.config
+        num_flops = config.forward_flops(fed, fed * (self.context + fed), fed)
+        num_bytes = config.forward_bytes(fed, self.context, fed, bytes_per_element=getattr(torch, self.dtype).itemsize,
+                                         num_distinct_experts=num_distinct_experts)
+        memory, compute = self._floor(Cost(num_bytes)), self._floor(Cost(0, num_flops))
+        both = self._floor(Cost(num_bytes, num_flops))
+        return {"num_bytes": num_bytes, "num_flops": num_flops, "memory_floor_ms": memory.microseconds / 1e3,
+                "compute_floor_ms": compute.microseconds / 1e3, "floor_ms": both.microseconds / 1e3,
+                "bound": both.bound}
+
+    def _floor(self, cost: Cost) -> Floor:
+        return floor(cost, self.dtype)
+
+    def expected_experts(self) -> float | None:
+        """Distinct experts a layer under uniform and independent routing; None without experts."""
+        experts = self.model.shape.experts
+        return None if experts is None else experts.expected_distinct(self.num_positions)

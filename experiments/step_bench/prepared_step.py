@@ -1,0 +1,86 @@
+"""One step of a decode, made ready to be timed: the decoder's own, on static tensors, and what it committed can be
+taken back.
+
+With random weights the masks of a block would be all alike and go to the same experts, so the positions to be decided
+hold random tokens instead, and are still masked.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from ...decoders import Canvas, Decoder, Decoding, Visit
+from ...models import Causal, DecodableTransformer, RouterWatch, Transformer, TransformerConfig
+from .point import ModelShape, StepPoint
+
+_WEIGHT_SEED, _STORE_SEED = 0, 1
+
+
+@dataclass(frozen=True)
+class ReadyStep:
+    """A step that can be repeated: its decode, its visit of a window, and the canvas as it was before the step."""
+
+    decoder: Decoder
+    decoding: Decoding
+    visit: Visit
+    step: Tensor
+    before: Canvas
+
+    @classmethod
+    def of(cls, point: StepPoint, transformer: Transformer) -> "ReadyStep":
+        """The point's step, after a store of random keys and values."""
+        transformer = copy.copy(transformer)  # shares the weights; only what its positions see differs
+        transformer.config = point.config
+        model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head)
+        decoding = point.decoder.begin(model, [point.request()])
+        canvas, store = decoding.live, decoding.store
+        assert store is not None
+        torch.manual_seed(_STORE_SEED)
+        for stored_NBLKD in (store.keys_NBLKD, store.values_NBLKD):
+            stored_NBLKD.normal_()
+        canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.device)
+        visit = point.decoder.visit(decoding, point.window_index)
+        before = Canvas(*(tensor.clone() for tensor in vars(canvas).values()))
+        return cls(point.decoder, decoding, visit, torch.zeros_like(visit.masked_at_start_B[0]), before)
+
+    def __call__(self) -> None:
+        self.decoder.step(self.decoding, self.visit, 0, self.step)
+
+    def restore(self) -> None:
+        """Take back what the step committed."""
+        for tensor, earlier in zip(vars(self.decoding.live).values(), vars(self.before).values(), strict=True):
+            tensor.copy_(earlier)
+
+    def committed(self) -> list[Tensor]:
+        """Copies of what the step writes to the canvas; in its spare column anything may stand."""
+        canvas = self.decoding.live
+        return [tensor[:, :-1].clone() for tensor in (canvas.tokens_BS, canvas.masked_BS, canvas.step_BS)]
+
+    def distinct_experts(self) -> list[int]:
+        """How many experts the step touches, in each layer that has them."""
+        assert isinstance(self.decoding.model, DecodableTransformer)
+        with RouterWatch(self.decoding.model.transformer) as watch:
+            self()
+        self.restore()
+        return [len(routed.expert_BFA.unique()) for (routed,) in watch.routed]
+
+
+@lru_cache(maxsize=1)
+def weights(model: ModelShape, max_length: int, dtype_name: str, device_name: str) -> Transformer:
+    """Random weights, made on the device: none is zero, so that no product is cheaper than it would be."""
+    standard = torch.get_default_dtype()
+    torch.manual_seed(_WEIGHT_SEED)
+    try:
+        # Not a cast: tables of angles and the routers stay in float32.
+        torch.set_default_dtype(getattr(torch, dtype_name))
+        with torch.device(device_name):
+            transformer = Transformer(TransformerConfig(model.vocab_size, max_length, Causal(), model.shape))
+    finally:
+        torch.set_default_dtype(standard)
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return transformer.eval().requires_grad_(False)

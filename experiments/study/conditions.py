@@ -1,0 +1,47 @@
+"""The conditions of a measurement that no figure, row or average may mix."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..harness.records import Json
+
+
+@dataclass(frozen=True, order=True)
+class Conditions:
+    """`precision` is that of the models' training (both where a pair was trained in two); `device` the name of the
+    processor or GPU that did the work, on `threads` threads."""
+
+    precision: str
+    device: str
+    threads: int
+
+    @property
+    def label(self) -> str:
+        return f"models trained in {self.precision}; {self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+def conditions_of(record: Json) -> Conditions:
+    """Those of a training, or of what was measured of a trained model."""
+    point, origin = record["point"], record["provenance"]
+    models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
+    work = point if "model" in point else point["recipe"]
+    gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
+    device = origin["machine"]["cpu"]
+    if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
+        device = gpu["name"]
+    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)), device, work["threads"])
+
+
+def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:
+    """The records of each conditions, which are sorted."""
+    found: dict[Conditions, list[Json]] = {}
+    for record in records:
+        found.setdefault(conditions_of(record), []).append(record)
+    return dict(sorted(found.items()))
+
+
+def refuse_mixed(records: Iterable[Json]) -> None:
+    """ValueError that names the conditions if there are several."""
+    found = by_conditions(records)
+    if len(found) > 1:
+        raise ValueError(f"records of {' and of '.join(each.label for each in found)}: must be of one")

@@ -1,0 +1,127 @@
+"""What is measured of one decoder setting on one task: tokens per second and quality of the same outputs, beside an
+autoregressive reference that is timed in turns with it, in the same process."""
+
+import hashlib
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ...decoders import Decoder
+from ...kernels.batch_invariance import batch_invariant
+from ...kernels.checks import check_integer
+from ...kernels.dispatch import Implementation, recording, using
+from ...models import Head
+from ..harness.devices import peak_memory_bytes, reset_peak_memory
+from ..harness.execution import execution
+from ..harness.locks import machine_alone
+from ..harness.records import Json
+from ..training.evaluator import Contestant, TimedBatch, batches, canvases
+from ..training.trainer import TrainingPoint
+from .runner import Runner
+
+_NUM_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class DecodePoint:
+    """One decoder setting of one task at one batch size, with the autoregressive reference it is timed against."""
+
+    name: str
+    model: TrainingPoint
+    decoder: Decoder
+    family: str
+    order: str
+    steps: int | None
+    sampler: str
+    batch_size: int
+    num_items: int
+    threads: int
+    device: str
+    kernels: str
+    head: Head
+    reference: TrainingPoint
+    reference_decoder: Decoder
+    batch_invariant: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("batch_size", self.batch_size)
+        check_integer("num_items", self.num_items)
+
+
+def measure(point: DecodePoint, runner: Runner) -> Json:
+    """Decode and time one point, with the machine to itself."""
+    torch.set_num_threads(point.threads)
+    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, point.head)
+    reference = point.reference.contestant(runner.model(point.reference).to(point.device), point.reference_decoder,
+                                           point.head)
+    with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
+          recording() as ran):
+        result = _measured(point, contestant, reference)
+    return result | execution(contestant.model, ran)
+
+
+def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:
+    task, seed = point.model.task, point.model.seed
+    problems = task.test_problems(point.num_items)
+    work = list(batches(contestant.requests(task, problems, seed), point.batch_size))
+    reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
+    contestant.decode(work[0])
+    reference.decode(reference_work[0])
+    reset_peak_memory(contestant.model.device)
+    size = -(-len(work) // _NUM_ROUNDS)
+    timed: list[TimedBatch] = []
+    speed_ups = []
+    for number, begin in enumerate(range(0, len(work), size)):
+        # Who goes first changes from round to round, so that neither gains by it.
+        if number % 2:
+            of_reference = reference.decode(reference_work[begin])
+            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+        else:
+            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+            of_reference = reference.decode(reference_work[begin])
+        timed += in_round
+        speed_ups.append(_seconds_per_item([of_reference]) / _seconds_per_item(in_round))
+    completions = [completion for batch in timed for completion in batch.completions]
+    answer = contestant.format.answer(task, problems, canvases(completions))
+    right = task.grade(problems, answer)
+    seconds = [batch.seconds for batch in timed]
+    num_answer_tokens = task.count_answer_tokens(problems, answer)
+    return {
+        "num_items": point.num_items, "num_right": int(right.sum()),
+        "right": "".join("01"[int(mark)] for mark in right),
+        "answers_sha256": hashlib.sha256(np.ascontiguousarray(answer).tobytes()).hexdigest(),
+        "text": task.describe_answers(problems, answer),
+        "answer_tokens": num_answer_tokens, "tokens_per_second": num_answer_tokens / sum(seconds),
+        "seconds": sum(seconds),
+        "first_step_seconds_p50": _quantile([batch.first_step_seconds for batch in timed], 0.5),
+        "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
+        "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
+        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(contestant.model.device),
+        "accounting": _total([batch.accounting.to_json(contestant.model) for batch in timed])}
+
+
+def _seconds_per_item(decoded: Sequence[TimedBatch]) -> float:
+    return sum(batch.seconds for batch in decoded) / sum(len(batch.completions) for batch in decoded)
+
+
+def _total(accounts: list[Json]) -> Json:
+    """Sums over batches; the store's size is that of the largest."""
+    total: Json = {"forwards": {}}
+    for account in accounts:
+        for kind, count in account["forwards"].items():
+            total["forwards"][kind] = total["forwards"].get(kind, 0) + count
+        for name, value in account.items():
+            if name == "kv_store_bytes":
+                total[name] = max(total.get(name, 0), value)
+            elif name != "forwards":
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

@@ -1,0 +1,205 @@
+"""From records to rows: one row a decoder setting, pooled over seeds, and the speed-up at equal quality."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..harness.records import Json
+from .conditions import conditions_of, refuse_mixed
+from .intervals import paired_difference, wilson
+
+
+@dataclass(frozen=True)
+class Row:
+    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds. `number` counts from 1 the
+    settings that are named alike; `reference` tells the autoregressive decode that it was timed beside."""
+
+    task: str
+    batch_size: int
+    family: str
+    order: str
+    steps: int | None
+    sampler: str
+    number: int
+    reference: str
+    right_by_seed: Mapping[int, Sequence[bool]]
+    share: float
+    interval: tuple[float, float]
+    tokens_per_second: float
+    speed_up: float
+    speed_up_p20: float
+    speed_up_p80: float
+    first_step_seconds: float
+    latency_p50: float
+    latency_p95: float
+    forwards_per_item: float
+    positions_per_token: float
+    remasked_per_item: float
+    peak_memory_bytes: int
+    kv_bytes: int
+    text: Json
+
+    @property
+    def num_items(self) -> int:
+        return sum(len(right) for right in self.right_by_seed.values())
+
+    @property
+    def share_by_seed(self) -> list[float]:
+        return [float(np.mean(right)) for right in self.right_by_seed.values()]
+
+    @property
+    def order_label(self) -> str:
+        return self.order if self.sampler == "greedy" else f"{self.order}, {self.sampler}"
+
+    @property
+    def label(self) -> str:
+        steps = "" if self.steps is None else f", {self.steps} step{'s' * (self.steps > 1)}"
+        return numbered(self.order_label + steps, self.number)
+
+
+def numbered(name: str, number: int) -> str:
+    """The name of a setting, which tells it from others named alike."""
+    return name if number == 1 else f"{name} ({number})"
+
+
+def without_seeds(point: Json) -> str:
+    """What a point shares with those of other seeds, as JSON."""
+    models = {name: point[name] | {"seed": None} for name in ("model", "reference") if name in point}
+    return json.dumps(point | models, sort_keys=True)
+
+
+_NAMES = ("name", "batch_size", "family", "order", "steps", "sampler")
+
+
+def rows(records: Iterable[Json]) -> list[Row]:
+    """A row for each setting, sorted by task, batch size, family, order and steps. Records of one row differ in the
+    seed alone; failed points are left out. ValueError if the records are of several conditions."""
+    succeeded = [record for record in records if "failed" not in record["result"]]
+    refuse_mixed(succeeded)
+    alike: dict[tuple, dict[str, list[Json]]] = {}
+    for record in succeeded:
+        point = record["point"]
+        settings = alike.setdefault(tuple(point[name] for name in _NAMES), {})
+        settings.setdefault(without_seeds(point), []).append(record)
+    made = [_row(number, members) for settings in alike.values()
+            for number, (_, members) in enumerate(sorted(settings.items()), start=1)]
+    return sorted(made, key=lambda row: (row.task, row.batch_size, row.family, row.sampler, row.order, row.steps or 0,
+                                         row.number))
+
+
+def _row(number: int, records: Sequence[Json]) -> Row:
+    point = records[0]["point"]
+    task, batch_size, family, order, steps, sampler = (point[name] for name in _NAMES)
+    by_seed = {record["point"]["model"]["seed"]: record["result"] for record in records}
+    results = list(by_seed.values())
+    right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
+    num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
+    # A batch's forward serves all of its rows: an item takes as many forwards as its batch did.
+    positions = sum(result["accounting"]["positions_computed"] for result in results)
+    num_forwards = batch_size * sum(sum(result["accounting"]["forwards"].values()) for result in results)
+
+    def median(name: str) -> float:
+        return float(np.median([result[name] for result in results]))
+
+    return Row(
+        task=task, batch_size=batch_size, family=family, order=order, steps=steps, sampler=sampler, number=number,
+        reference=json.dumps([point["reference"] | {"seed": None}, point["reference_decoder"], point["num_items"]]),
+        right_by_seed=right_by_seed, share=num_right / num_items, interval=wilson(num_right, num_items),
+        tokens_per_second=median("tokens_per_second"), speed_up=median("speed_up"),
+        speed_up_p20=median("speed_up_p20"), speed_up_p80=median("speed_up_p80"),
+        first_step_seconds=median("first_step_seconds_p50"), latency_p50=median("latency_seconds_p50"),
+        latency_p95=median("latency_seconds_p95"),
+        forwards_per_item=num_forwards / num_items,
+        positions_per_token=positions / max(1, sum(result["answer_tokens"] for result in results)),
+        remasked_per_item=sum(result["accounting"].get("tokens_remasked", 0) for result in results) / num_items,
+        peak_memory_bytes=int(median("peak_memory_bytes")),
+        kv_bytes=max(result["accounting"]["kv_store_bytes"] for result in results),
+        text={name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]})
+
+
+_LEAST_SHARE = 0.05
+_ONE_POINT = 0.01
+
+
+@dataclass(frozen=True)
+class EqualQuality:
+    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share): None where
+    there is no such setting, and where the reference solves under 5 %: to be as good as that says nothing. `highest` is
+    the diffusion setting of the best quality, `best` the fastest within a point of that; None where none was measured.
+    """
+
+    task: str
+    batch_size: int
+    reference: Row
+    fastest: Row | None
+    highest: Row | None
+    best: Row | None
+    tolerance: float
+
+    @property
+    def reference_fails(self) -> bool:
+        return self.reference.share < _LEAST_SHARE
+
+    @property
+    def best_is_better(self) -> bool:
+        """Whether diffusion's best quality is above the reference's by more than the tolerance."""
+        return self.best is not None and self.best.share > self.reference.share + self.tolerance
+
+
+def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
+    """For each task with one right answer, each batch size and each reference. The tolerance is one point, or the
+    half-width of the paired difference's interval where the items are too few to see one point."""
+    found = []
+    for key in dict.fromkeys((row.task, row.batch_size, row.reference) for row in all_rows):
+        here = [row for row in all_rows if (row.task, row.batch_size, row.reference) == key]
+        reference = next((row for row in here if row.family == "autoregressive"), None)
+        if reference is None or reference.text:
+            continue
+        rivals = [row for row in here if row.family != "autoregressive"]
+        qualified, tolerances = [], [_ONE_POINT]
+        for row in rivals if reference.share >= _LEAST_SHARE else ():
+            difference, half_width = paired(row, reference)
+            tolerances.append(max(_ONE_POINT, half_width))
+            if difference >= -tolerances[-1]:
+                qualified.append((row.speed_up, tolerances[-1], row))
+        _, tolerance, fastest = max(qualified, key=lambda item: item[0], default=(0.0, max(tolerances), None))
+        highest = max(rivals, key=lambda row: (row.share, row.speed_up), default=None)
+        best = None if highest is None else max((row for row in rivals if row.share >= highest.share - _ONE_POINT),
+                                                key=lambda row: row.speed_up)
+        found.append(EqualQuality(key[0], key[1], reference, fastest, highest, best, tolerance))
+    return found
+
+
+def paired(row: Row, reference: Row) -> tuple[float, float]:
+    """Mean difference of two rows over the items that both decoded under the same seed, and its half-width."""
+    pairs = [pair for seed in row.right_by_seed.keys() & reference.right_by_seed.keys()
+             for pair in zip(row.right_by_seed[seed], reference.right_by_seed[seed], strict=True)]
+    return paired_difference(*zip(*pairs, strict=True)) if pairs else (-1.0, 0.0)
+
+
+def sources(records: Iterable[Json]) -> list[str]:
+    """The distinct conditions, machines and states of the code that records come from, each as a line."""
+    lines = []
+    for record in records:
+        origin, conditions = record["provenance"], conditions_of(record)
+        machine, torch_version = origin["machine"], origin["versions"]["torch"]
+        host = "" if conditions.device == machine["cpu"] else f"{machine['cpu']}, "
+        lines.append(f"{conditions.label} of {host}{machine['cores']} cores; torch {torch_version}; "
+                     f"commit {commit_of(record)}")
+    return list(dict.fromkeys(lines))
+
+
+def commit_of(record: Json) -> str:
+    """The state of the code that made a record, in words."""
+    origin = record["provenance"]
+    commit = origin["commit"][:10]
+    if origin["dirty"] or commit == "none":
+        commit += f" with local changes, source {origin['source_hash'][:8]}"
+    return commit
+
+
+def is_collapsed(text: Json) -> bool:
+    """Whether free text repeats itself: under half of its samples are distinct."""
+    return bool(text) and text["unique"] < 0.5

@@ -1,0 +1,83 @@
+"""Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ...models import Transformer
+from ..harness.locks import exclusive
+from ..harness.progress import console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore, key_of
+from ..training.trainer import TrainingPoint, trained
+
+_POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
+
+
+class Experiment(Protocol):
+    """What the command line runs."""
+
+    def check(self) -> None:
+        """ValueError with the reason if it could not be run; before anything is made."""
+        ...
+
+    def run(self, folder: Path) -> int:
+        """Make what is missing in `folder`. Returns how many points failed."""
+        ...
+
+
+class PointsFailed(Exception):
+    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """ValueError where no file can be made in the folder that the option `name` names; it is made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{name}={str(folder)!r}: must be a folder that can be written ({error.strerror})") from None
+
+
+class Runner:
+    """The records and models of one output folder. A point that fails is recorded with its reason, the others go on,
+    and the next run tries it again."""
+
+    def __init__(self, folder: Path) -> None:
+        provenance()  # the state of the code now, not after it was edited during a long run
+        self.folder = folder
+        self.records = RecordStore(folder / "records")
+        self._models: dict[TrainingPoint, Transformer] = {}
+
+    def train(self, point: TrainingPoint, stop_at: float = math.inf) -> Json:
+        """The point's training record, made if it is missing. OutOfTime as from `trained`."""
+        try:
+            self._models[point], record = trained(point, self.folder, stop_at)
+        except _POINT_FAILURES as error:
+            return self._failed(point, error)
+        return record
+
+    def model(self, point: TrainingPoint) -> Transformer:
+        """A model that `train` has made."""
+        if point not in self._models:
+            raise RuntimeError(f"its model {key_of(point)} ({point.name}, seed {point.seed}) failed to train")
+        return self._models[point]
+
+    def record(self, point: object, measure: Callable[[], Json]) -> Json:
+        """The point's record: read where it is whole and holds a result, else measured. Of several processes that want
+        the same point, one measures it."""
+        with exclusive(self.folder / "locks" / key_of(point)):
+            record = self.records.read_whole(point)
+            if record is not None and "failed" not in record["result"]:
+                return record
+            try:
+                return self.records.write(point, measure(), provenance())
+            except _POINT_FAILURES as error:
+                return self._failed(point, error)
+
+    def _failed(self, point: object, error: BaseException) -> Json:
+        console.print(f"failed: {key_of(point)}: {error}", markup=False, style="red")
+        return self.records.write(point, {"failed": f"{type(error).__name__}: {error}"}, provenance())

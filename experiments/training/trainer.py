@@ -1,0 +1,275 @@
+"""Training of either family from one loop.
+
+Muon for the blocks' matrices, AdamW for the rest (stacks of experts among it), linear warm-up then cosine to zero,
+gradients clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Every random number is a function
+of (seed, update), so an interrupted training goes on to the same weights as one that was not.
+"""
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...decoders import Decoder
+from ...kernels.atomic_file import clear_temporaries
+from ...kernels.checks import check_integer, check_real
+from ...kernels.dispatch import Ran, recording
+from ...models import (
+    Balancing,
+    DecodableTransformer,
+    Head,
+    Objective,
+    RouterWatch,
+    SeparateHead,
+    Shape,
+    Transformer,
+    TransformerConfig,
+    Unbalanced,
+)
+from ...models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
+from ...models.routers import load, violation
+from ..harness.devices import check_device
+from ..harness.execution import ProductTypes, seen
+from ..harness.locks import exclusive, machine_shared
+from ..harness.progress import bar, console
+from ..harness.provenance import provenance
+from ..harness.records import Json, RecordStore, key_of
+from ..tasks.base import Format, Task
+from .evaluator import Contestant, share_right
+from .muon import Muon
+
+_SECONDS_BETWEEN_SAVES = 10.0
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LARGEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained; everything here changes its weights, or when its quality is looked at.
+
+    precision bfloat16 runs the matrix products, Muon's among them, in bfloat16 and keeps weights, norms and softmax in
+    float32. Which of the two is fast depends on the processor; which it is decides what is learnt."""
+
+    objective: Objective
+    format: Format
+    curve_decoder: Decoder
+    shape: Shape
+    updates: int
+    batch_size: int
+    threads: int
+    precision: str
+    device: str = "cpu"
+    balancing: Balancing = field(default_factory=Unbalanced)
+    muon_lr: float = 0.02
+    adamw_lr: float = 2e-3
+    warmup_updates: int = 20
+    num_curve_points: int = 4
+    num_curve_items: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "threads", "num_curve_points", "num_curve_items"):
+            check_integer(name, getattr(self, name))
+        check_integer("warmup_updates", self.warmup_updates, at_least=0)
+        check_device(self.device)
+        check_real("muon_lr", self.muon_lr, above=0)
+        check_real("adamw_lr", self.adamw_lr, above=0)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
+        self.balancing.check(self.shape)
+
+    def learning_rate_factor(self, update: int) -> float:
+        warmup = min(1.0, (update + 1) / (self.warmup_updates + 1))
+        return warmup * 0.5 * (1 + math.cos(math.pi * update / self.updates))
+
+
+@dataclass(frozen=True)
+class TrainingPoint:
+    """One model to be trained."""
+
+    name: str
+    task: Task
+    recipe: Recipe
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_integer("seed", self.seed, at_least=0, at_most=LARGEST_SEED)
+
+    def config(self) -> TransformerConfig:
+        encoded = self.recipe.format.encode(self.task, self.task.test_problems(1))
+        return TransformerConfig(self.task.vocab_size, encoded.tokens.shape[1], self.recipe.objective.attention,
+                                 self.recipe.shape)
+
+    def check(self, decoder: Decoder, head: Head) -> None:
+        """ValueError with the reason if the decoder cannot decode this model and task; nothing is trained."""
+        with torch.device("meta"):
+            transformer = Transformer(self.config())
+        contestant = self.contestant(transformer, decoder, head)
+        request = contestant.requests(self.task, self.task.test_problems(1), self.seed)[0]
+        decoder.check(contestant.model, request)
+
+    def contestant(self, transformer: Transformer, decoder: Decoder, head: Head) -> Contestant:
+        """The model with a decoder, which stops where the task's answers end."""
+        model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
+        return Contestant(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
+
+
+class OutOfTime(Exception):
+    """A training reached its time to stop; its state is saved, and the next call goes on from there."""
+
+
+def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tuple[Transformer, Json]:
+    """The point's model and training record: read from `folder` where they are complete, else trained, going on from
+    the last saved state. Several processes may ask for the same point; one of them trains it. OutOfTime where that
+    takes longer than until `stop_at`, a time of time.perf_counter()."""
+    records = RecordStore(folder / "records")
+    weights = folder / "checkpoints" / f"{key_of(point)}.safetensors"
+    with exclusive(folder / "locks" / key_of(point)):
+        record = records.read_whole(point)
+        if record is not None and "failed" not in record["result"] and weights.exists():
+            try:
+                return load_checkpoint(weights, expect=point.config()).eval(), record
+            except ValueError as error:
+                console.print(f"trained again: {error}", markup=False, style="yellow")
+        clear_temporaries(weights)
+        clear_temporaries(weights.with_suffix(".state.safetensors"))
+        with machine_shared():
+            transformer, result = _train(point, weights.with_suffix(".state.safetensors"), stop_at)
+        save_checkpoint(weights, transformer, key=key_of(point))
+        record = records.write(point, result, provenance())
+        weights.with_suffix(".state.safetensors").unlink(missing_ok=True)
+        return transformer, record
+
+
+def untrained(point: TrainingPoint) -> Transformer:
+    """The model as it is before its first update."""
+    torch.manual_seed(point.seed)
+    return Transformer(point.config())
+
+
+@dataclass
+class _Run:
+    """A training in progress: all that a saved state holds."""
+
+    transformer: Transformer
+    optimizers: tuple[torch.optim.Optimizer, ...]
+    update: int
+    seconds: float
+    curve: list[Json]
+    losses: list[float]
+    violations: list[float]
+
+
+def _begin(point: TrainingPoint) -> _Run:
+    transformer = untrained(point).to(point.recipe.device)
+    matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
+    in_blocks = {id(p) for p in matrices}
+    others = [p for p in transformer.parameters() if id(p) not in in_blocks]
+    optimizers = (Muon(matrices, point.recipe.muon_lr, PRECISIONS[point.recipe.precision]),
+                  torch.optim.AdamW(others, lr=point.recipe.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True))
+    return _Run(transformer, optimizers, 0, 0.0, [], [], [])
+
+
+def _save(run: _Run, path: Path, point: TrainingPoint) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in weights_of(run.transformer).items()}
+    for number, optimizer in enumerate(run.optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{parameter}.{name}": tensor for name, tensor in state.items()}
+    header = {"key": key_of(point), "update": run.update, "seconds": run.seconds, "curve": run.curve,
+              "losses": run.losses, "violations": run.violations}
+    save_tensors(path, tensors, header)
+
+
+def _restore(run: _Run, path: Path, point: TrainingPoint) -> None:
+    tensors, header = load_tensors(path)
+    if header.get("key") != key_of(point):
+        raise ValueError(f"{path}: holds the state of another recipe")
+    model = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    set_weights(run.transformer, model, path)
+    for number, optimizer in enumerate(run.optimizers):
+        state: dict[int, Json] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(f"optimizer.{number}."):
+                _, _, parameter, field = name.split(".")
+                state.setdefault(int(parameter), {})[field] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    run.update, run.seconds, run.curve, run.losses, run.violations = (
+        header[name] for name in ("update", "seconds", "curve", "losses", "violations"))
+
+
+def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Transformer, Json]:
+    recipe = point.recipe
+    torch.set_num_threads(recipe.threads)
+    run = _begin(point)
+    if state_path.exists():
+        try:
+            _restore(run, state_path, point)
+        except ValueError as error:
+            console.print(f"trained from the start: {error}", markup=False, style="yellow")
+    num_tokens = recipe.batch_size * run.transformer.config.max_length
+    curve_updates = {round(recipe.updates * (i + 1) / recipe.num_curve_points) for i in range(recipe.num_curve_points)}
+    saved = began = time.perf_counter()
+    first_update, earlier_seconds = run.update, run.seconds
+    products, ran = ProductTypes(), Ran()
+    with bar(f"train {point.name} {type(recipe.objective).__name__} seed {point.seed}", recipe.updates,
+             run.update) as shown:
+        while run.update < recipe.updates:
+            if time.perf_counter() >= stop_at:
+                if run.update > first_update:
+                    _save(run, state_path, point)
+                raise OutOfTime(f"{run.update:,} of {recipe.updates:,} updates")
+            with contextlib.ExitStack() as watch:
+                if run.update == first_update:
+                    ran = watch.enter_context(recording())
+                    watch.enter_context(products)
+                loss = _update(run, point)
+            run.losses.append(round(loss, 6))
+            run.update += 1
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"{point.name}: the loss is {loss} at update {run.update} of {recipe.updates}")
+            now = time.perf_counter()
+            run.seconds = earlier_seconds + now - began
+            rate = (run.update - first_update) * num_tokens / (now - began)
+            shown.update(run.update, f"loss {np.mean(run.losses[-20:]):.3f}  {rate:,.0f} tokens/s")
+            if run.update in curve_updates:
+                contestant = point.contestant(run.transformer, recipe.curve_decoder, SeparateHead())
+                quality = share_right(contestant, point.task, recipe.num_curve_items, recipe.num_curve_items)
+                run.transformer.train()
+                run.curve.append({"update": run.update, "seconds": run.seconds, "right": quality})
+            if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
+                _save(run, state_path, point)
+                saved = time.perf_counter()
+            began += time.perf_counter() - now  # looks and saves are not training
+    return run.transformer.eval(), {
+        "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
+        "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(),
+        "active_parameters": run.transformer.num_active_parameters(), "curve": run.curve, "losses": run.losses,
+        "violations": run.violations} | seen(run.transformer, products, ran)
+
+
+def _update(run: _Run, point: TrainingPoint) -> float:
+    """One update; returns its loss in nats a target token."""
+    recipe, task = point.recipe, point.task
+    rng = np.random.default_rng([point.seed, run.update])
+    encoded = recipe.format.encode(task, task.training_problems(rng, recipe.batch_size))
+    autocast = torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+    with RouterWatch(run.transformer) as watch, autocast:
+        loss = recipe.objective.loss(
+            run.transformer, torch.tensor(encoded.tokens), torch.tensor(encoded.target), mask_id=task.vocab_size - 1,
+            generator=torch.Generator().manual_seed(int(rng.integers(2**63))))
+    routed = [forward for (forward,) in watch.routed]
+    (loss + recipe.balancing.loss(watch.routers, routed)).backward()
+    nn.utils.clip_grad_norm_(run.transformer.parameters(), 1.0)
+    factor = recipe.learning_rate_factor(run.update)
+    for optimizer, rate in zip(run.optimizers, (recipe.muon_lr, recipe.adamw_lr), strict=True):
+        optimizer.param_groups[0]["lr"] = rate * factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    recipe.balancing.adjust(watch.routers, routed)
+    if routed:
+        run.violations.append(round(torch.stack([violation(load(forward)) for forward in routed]).mean().item(), 4))
+    return loss.item()

@@ -1,0 +1,33 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from quicksilver.experiments.harness.devices import _multiplies_bfloat16, fast_precision
+
+ZEN5, ZEN3, GRAVITON3, GRAVITON2 = (
+    "flags\t\t: fpu avx2 avx512f avx512_bf16\n", "flags\t\t: fpu avx2 fma\n",
+    "Features\t: fp asimd sve bf16 i8mm\n", "Features\t: fp asimd\n")
+
+
+@pytest.mark.parametrize(("cpuinfo", "capability", "onednn_limit", "fast"), [
+    (ZEN5, "AVX512", "DEFAULT", True), (ZEN5, "AVX512", "AVX512_CORE_BF16", True),
+    (ZEN5, "AVX2", "DEFAULT", False), (ZEN5, "AVX512", "avx2", False), (ZEN5, "AVX512", "AVX512_CORE", False),
+    (ZEN3, "AVX2", "DEFAULT", False), (ZEN3, "AVX512", "DEFAULT", False),
+    ("flags : avx512f amx_bf16 amx_tile\n", "AVX512", "DEFAULT", True),
+    (GRAVITON3, "DEFAULT", "DEFAULT", True), (GRAVITON2, "DEFAULT", "DEFAULT", False),
+    ("", "DEFAULT", "DEFAULT", False)])
+def test_bfloat16_is_fast_where_the_processor_has_it_and_pytorch_may_use_it(
+        cpuinfo: str, capability: str, onednn_limit: str, fast: bool) -> None:
+    assert _multiplies_bfloat16(cpuinfo, capability, onednn_limit) is fast
+
+
+@pytest.mark.parametrize("limit", [{"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
+def test_a_process_that_may_not_use_the_instructions_takes_float32(limit: dict[str, str]) -> None:
+    program = "from quicksilver.experiments.harness.devices import fast_precision; print(fast_precision('cpu'))"
+    printed = subprocess.run([sys.executable, "-c", program], env=os.environ | limit, capture_output=True, text=True)
+    assert printed.stdout == "float32\n", printed.stderr
+
+
+def test_this_processor_has_a_fast_precision() -> None:
+    assert fast_precision("cpu") in ("bfloat16", "float32")

@@ -1,0 +1,90 @@
+"""The page and the figure come from records alone, without torch, and say what was not measured."""
+
+import ast
+import io
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+from quicksilver.experiments.kernel_bench import page as kernel_report
+from quicksilver.experiments.kernel_bench.page import write_report
+from rich.console import Console
+
+from .test_kernel_tables import CASE, CEILINGS, PROGRAM, TIME
+
+PROVENANCE = {"commit": "c" * 40, "dirty": False, "source_hash": "s" * 16, "device": "none",
+              "machine": {"cpu": "a processor"}, "versions": {"triton": "3.9.0"}}
+VERDICT = {"kernel": "head", "case": "HeadCase(rows=3)", "dtype": "float32", "passed": True, "error": 1e-7,
+           "tolerance": 5e-6, "integers_differ": 0, "ran": "interpreter",
+           "provenance": PROVENANCE | {"device": "cpu"}}
+HARDWARE = {"driver_version": "570.1", "clocks.sm": "1980 MHz", "power.limit": "700 W"}
+ON_GPU = {"provenance": PROVENANCE | {"device": "NVIDIA H200"}, "hardware": HARDWARE}
+FOLDER = Path(kernel_report.__file__).parent
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    text = io.StringIO()
+    monkeypatch.setattr(kernel_report, "console", Console(file=text, width=110, highlight=False))
+    return text
+
+
+def write(folder: Path, *, has_gpu: bool, failures: list[str]) -> str:
+    times = [CEILINGS | ON_GPU, TIME | ON_GPU] if has_gpu else []
+    cases, programs = [CASE | {"provenance": PROVENANCE}], [PROGRAM | {"provenance": PROVENANCE}]
+    path = write_report(folder, cases, programs, [VERDICT], times, failures, has_gpu=has_gpu)
+    return path.read_text()
+
+
+def test_without_a_gpu_the_page_and_the_screen_say_that_nothing_was_measured(
+        tmp_path: Path, screen: io.StringIO) -> None:
+    page = write(tmp_path, has_gpu=False, failures=[])
+    assert "Times: not measured: no GPU here." in page
+    assert "not measured: no GPU here; to be timed beside Liger (not installed), torch eager" in page
+    assert "No limit is broken" in page
+    assert "compiled only" in page
+    assert "interpreted on a processor" in page
+    assert "HGMMA" in page
+    assert "times: not measured: no GPU here" in screen.getvalue()
+    assert imread(tmp_path / "roofline.png").shape[0] > 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "programs.csv", "report.html", "roofline.png", "times.csv"]
+
+
+def test_with_times_the_page_shows_the_share_the_ceilings_and_the_clocks(tmp_path: Path, screen: io.StringIO) -> None:
+    page = write(tmp_path, has_gpu=True, failures=["head: spills 8 bytes"])
+    assert "no GPU here" not in page
+    assert "NVIDIA H200, driver 570.1" in page
+    assert "4.00 TB/s in a copy and\n700 TFLOP/s" in page
+    assert "1980 MHz" in page
+    assert "<td>80</td>" in page
+    assert "head: spills 8 bytes" in page
+    assert "not installed" in page
+    assert "80 to 80" in screen.getvalue()
+
+
+def test_a_cut_run_is_not_called_right(tmp_path: Path, screen: io.StringIO) -> None:
+    cases = [CASE | {"provenance": PROVENANCE}]
+    page = write_report(tmp_path, cases, [], [], [], [], has_gpu=True, cut="cut: 3 of 3 verdicts missing").read_text()
+    assert "This run was cut: 3 of 3 verdicts missing." in page
+    assert "No limit is broken" not in page
+    assert "not measured: the time budget ended" in page
+    assert "Roofline" not in page
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["programs.csv", "report.html", "times.csv"]
+    assert write_report(tmp_path, [], [], [], [], [], has_gpu=True, cut="cut: all missing").exists()
+
+
+def test_what_was_launched_only_keeps_its_row(tmp_path: Path, screen: io.StringIO) -> None:
+    launched = TIME | ON_GPU | {"cold_us": None, "warm_us": None, "no_graph": "RuntimeError: capture"}
+    cases = [CASE | {"provenance": PROVENANCE}]
+    page = write_report(tmp_path, cases, [], [], [launched], [], has_gpu=True).read_text()
+    assert "130 <span" in page
+    assert "RuntimeError: capture" in page
+
+
+@pytest.mark.parametrize("name", ["kernel_report.py", "kernel_figures.py", "kernel_tables.py", "kernel_limits.py"])
+def test_no_file_of_the_report_imports_torch(name: str) -> None:
+    tree = ast.parse((FOLDER / name).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [module for module in names if module.partition(".")[0] in ("torch", "triton")]

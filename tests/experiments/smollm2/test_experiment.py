@@ -1,0 +1,128 @@
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from quicksilver.decoders import Append, Blocks, Categorical, Decoder, Greedy, Leftmost, Linear, Update
+from quicksilver.decoders.trace import TraceStep
+from quicksilver.experiments.smollm2.experiment import Answer, written
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+END = 2
+
+
+class Bytes:
+    """A tokenizer of bytes, after three special tokens; its template puts a mark before and after what is said."""
+
+    eos_token_id = END
+    chat_template = "<1>{}<0>"
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        marks = {"<1>": 1, "<0>": 0}
+        ids = []
+        for part in text.replace("<1>", "|<1>|").replace("<0>", "|<0>|").split("|"):
+            ids += [marks[part]] if part in marks else [3 + byte for byte in part.encode()]
+        return ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        return bytes(token - 3 for token in ids if token > END).decode(errors="replace")
+
+    def apply_chat_template(self, turns: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool) -> str:
+        assert not tokenize
+        return self.chat_template.format(turns[0]["content"])
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A random model."""
+
+    def check(self) -> None:
+        pass
+
+    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+        torch.manual_seed(1)
+        config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                             num_attention_heads=2, max_position_embeddings=128, initializer_range=0.5)
+        return LlamaForCausalLM(config).to(dtype=dtype).eval(), Bytes()  # pyright: ignore[reportCallIssue]
+
+
+def experiment(**changes: Any) -> Answer:
+    settings: dict[str, Any] = {
+        "weights": Tiny(), "weights_folder": None, "prompt": "Why?", "seeds": [0], "num_new": 24, "dtype": "float32",
+        "threads": 1, "device": "cpu", "kernels": "auto",
+        "decoder": Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())}
+    return Answer(**(settings | changes))
+
+
+def answers(folder: Path) -> list[Any]:
+    return [json.loads(path.read_text()) for path in (folder / "records").glob("*.json")]
+
+
+def test_greedy_tokens_are_those_of_generate(tmp_path: Path) -> None:
+    assert experiment().run(tmp_path) == 0
+    (record,) = answers(tmp_path)
+    module, tokenizer = Tiny().load(tmp_path, torch.float32)
+    prompt = tokenizer.encode("<1>Why?<0>")
+    tokens = torch.tensor([prompt])
+    told = module.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False,  # pyright: ignore
+                           eos_token_id=END, pad_token_id=END)[0, len(prompt) :]
+    assert record["result"]["tokens"] == told.tolist()
+    assert record["result"]["num_prompt_tokens"] == len(prompt) == 6
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A run that reads so after each step."""
+
+    texts: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Update]:
+        for text in self.texts:
+            yield Update(TraceStep(0, 0, ()), [text])
+
+    def finish(self) -> Any:
+        return SimpleNamespace(texts=[self.texts[-1]])
+
+
+def test_nothing_undecided_and_no_half_of_a_character_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    written(Stream(("The___", "The \ufffd__", "The \u00e9__", "The \u00e9_x_", "The \u00e9_x_")))  # pyright: ignore
+    assert [piece for piece in pieces if piece] == ["The", " ", "\u00e9", "_x", "_", "\n"]
+
+
+def test_the_answer_is_written_and_what_ran_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    experiment().run(tmp_path)
+    (record,) = answers(tmp_path)
+    said = capsys.readouterr()
+    assert said.out == record["result"]["text"] + "\n"
+    result = record["result"]
+    assert result["dtype"] == "float32"
+    assert result["kernels"]["commit"] == "reference"
+    assert result["decode_tokens_per_second"] > 0
+    assert "transformers" in result["libraries"]
+
+
+def test_each_seed_draws_an_answer_of_its_own_and_the_same_again(tmp_path: Path) -> None:
+    decoder = Decoder(Blocks(1), Linear(1), Categorical(temperature=2.0), Leftmost(), Append())
+    experiment(seeds=[3, 4], decoder=decoder).run(tmp_path)
+    first = {record["point"]["seed"]: record["result"]["tokens"] for record in answers(tmp_path)}
+    assert first[3] != first[4]
+    experiment(seeds=[4], decoder=decoder).run(tmp_path)
+    assert {record["point"]["seed"]: record["result"]["tokens"] for record in answers(tmp_path)} == first
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"prompt": " "}, "prompt=' ': must hold a text"), ({"num_new": 0}, "num_new=0: must be"),
+    ({"seeds": []}, "seeds=.*needs at least one"), ({"seeds": [1, 1]}, "must all be different"),
+    ({"dtype": "int4"}, "dtype='int4': must be one of float32, bfloat16"), ({"device": "tpu"}, "device='tpu'"),
+], ids=str)
+def test_what_cannot_be_answered_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        experiment(**changes)

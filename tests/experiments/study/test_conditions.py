@@ -1,0 +1,34 @@
+"""Conditions of records written by hand."""
+
+from quicksilver.experiments.study.conditions import Conditions, by_conditions, conditions_of
+from tests.experiments.test_analysis import record, reference, training
+
+HERE = Conditions("bfloat16", "cpu", 1)
+
+
+def test_a_training_has_its_recipes_and_a_decode_its_models_precision() -> None:
+    assert conditions_of(training()) == conditions_of(record("diffusion", 0.9, 2.0)) == HERE
+    assert conditions_of(training(precision="float32")) == conditions_of(reference(0.9, precision="float32")) == (
+        Conditions("float32", "cpu", 1))
+
+
+def test_a_pair_trained_in_two_precisions_is_of_neither() -> None:
+    mixed = record("diffusion", 0.9, 2.0)
+    mixed["point"]["reference"] = {"seed": 0, "recipe": {"precision": "float32"}}
+    assert conditions_of(mixed).precision == "bfloat16 beside float32"
+
+
+def test_the_device_is_the_gpu_where_that_did_the_work_and_not_where_it_was_idle() -> None:
+    for device, name in (("cuda", "H200"), ("cpu", "cpu")):
+        made = record("diffusion", 0.9, 2.0)
+        made["point"]["device"] = device
+        made["provenance"]["gpu"] = {"name": "H200"}
+        assert conditions_of(made).device == name
+
+
+def test_threads_tell_conditions_apart() -> None:
+    wide = reference(0.9)
+    wide["point"]["threads"] = 2
+    found = by_conditions([wide, reference(0.9), reference(0.8)])
+    assert [(conditions.label, len(records)) for conditions, records in found.items()] == [
+        ("models trained in bfloat16; cpu, 1 thread", 2), ("models trained in bfloat16; cpu, 2 threads", 1)]
