@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...decoders import Append, Blocks, Decoder, Greedy, GridBlocks, Leftmost, Linear, Schedule
 from ...models import BlockCausal, Head, SeparateHead
+from ..harness.records import kind_of
 from ..report.page import recorded_beside, report_name, write_report
 from ..study.checks import (
     check_batches,
@@ -104,7 +105,7 @@ class Decoders:
         reference = trained_by(setup.autoregressive)
 
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> PresetPoint:
-            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
+            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else kind_of(type(decoder.sampler)).lower()
             return PresetPoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
                                self.kernels, self.head, reference, _REFERENCE, self.batch_invariant)
 
@@ -135,6 +136,6 @@ class Decoders:
                              measure)
         name = report_name("decoders-", self.tasks, self.seeds, self)
         beside = [record for record in recorded_beside(runner.records.folder, training)
-                  if record["point"]["kind"] != PresetPoint.__name__]
+                  if record["point"]["kind"] != kind_of(PresetPoint)]
         report = write_report(folder / name, training, [], [*measured, *beside])
         return concluded(report, [*training, *measured])
