@@ -18,8 +18,8 @@ from .harness.progress import console
 from .study.checks import check_invariance, check_machine, check_tasks
 from .study.families import Family
 from .study.setup import TaskSetup
-from .training.evaluator import Contestant, batches, canvases
-from .training.trainer import TrainingPoint, trained
+from .training.evaluator import Evaluator, batches, canvases
+from .training.trainer import TrainingPoint, load_or_train
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,18 @@ class Decode:
         """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""
         setup, point = self._setup_and_point()
         if self.checkpoint is None:
-            transformer, _ = trained(point, folder)
+            transformer, _ = load_or_train(point, folder)
         else:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
-        contestant = point.contestant(transformer.to(self.device), self.decoder, self.head)
+        evaluator = point.evaluator(transformer.to(self.device), self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
-        requests = contestant.requests(setup.task, problems, self.seeds[0])
+        requests = evaluator.requests(setup.task, problems, self.seeds[0])
         with using(Implementation.named(self.kernels)), batch_invariant(self.batch_invariant):
-            _trace(contestant, requests[0])
-            decoded = [contestant.decode(batch) for batch in batches(requests, self.batch_size)]
+            _trace(evaluator, requests[0])
+            decoded = [evaluator.decode(batch) for batch in batches(requests, self.batch_size)]
         completions = [completion for batch in decoded for completion in batch.completions]
-        right = setup.task.grade(problems, contestant.format.answer(setup.task, problems, canvases(completions)))
+        right = setup.task.grade(problems, evaluator.format.answer(setup.task, problems, canvases(completions)))
         steps = sum(batch.accounting.row_steps for batch in decoded) / self.num_items
         seconds = sum(batch.seconds for batch in decoded)
         console.print(f"{point.name}: {int(right.sum())} of {self.num_items} right, {steps:.1f} steps an item, "
@@ -83,10 +83,10 @@ class Decode:
         return 0
 
 
-def _trace(contestant: Contestant, request: Request) -> None:
+def _trace(evaluator: Evaluator, request: Request) -> None:
     """The completion of one request after each step, a dot for what is still masked."""
-    decoding = contestant.decoder.begin(contestant.model, [request])
-    for number, step in enumerate(contestant.decoder.stream(decoding), start=1):
+    decoding = evaluator.decoder.begin(evaluator.model, [request])
+    for number, step in enumerate(evaluator.decoder.stream(decoding), start=1):
         marks = zip(step.canvas.tokens_BS[0, request.start : -1].tolist(),
                     step.canvas.masked_BS[0, request.start : -1].tolist(), strict=True)
         console.print(f"step {number:3}  " + " ".join("\u00b7" if masked else str(token) for token, masked in marks),

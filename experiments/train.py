@@ -16,7 +16,7 @@ from .harness.records import Json
 from .study.checks import check_tasks
 from .study.runner import Runner
 from .study.setup import TaskSetup
-from .training.trainer import OutOfTime, TrainingPoint
+from .training.trainer import TrainingPaused, TrainingPoint
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Train:
                 title = f"{point.name} {type(point.recipe.objective).__name__} seed {point.seed}"
                 try:
                     result = runner.train(point, stop_at)["result"]
-                except OutOfTime as stopped:
+                except TrainingPaused as stopped:
                     console.print(f"{title}: left at {stopped}", markup=False)
                 else:
                     has_failed = "failed" in result

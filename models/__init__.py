@@ -2,7 +2,7 @@
 
 from .adapter import DecodableTransformer, LanguageModel, Plan
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
-from .balancing import AuxiliaryLoss, Balancing, LossFree, Unbalanced
+from .balancing import AuxiliaryLoss, Balancing, LossFree, NoBalancing
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import ExpertShape, Shape, TransformerConfig
 from .expert_aware import ExpertAware
@@ -10,10 +10,10 @@ from .heads import FusedHead, Head, SeparateHead
 from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
 from .logits_function import LogitsFunction
-from .mixture import Mixture, Routed, Router
+from .mixture import MoELayer, Router, RoutingResult
 from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
-from .routers import RouterWatch, ruled
-from .routing_rules import FewerWhereSure, OwnChoice, RoutingRule, SharedInBlock
+from .routers import RouterRecorder, with_routing_rule
+from .routing_rules import BlockSharedExperts, RoutingRule, TokenChoice, TopPExperts
 from .transformer import Transformer
 
 __all__ = [
@@ -24,11 +24,11 @@ __all__ = [
     "Bidirectional",
     "BlockCausal",
     "BlockDiffusion",
+    "BlockSharedExperts",
     "Causal",
     "DecodableTransformer",
     "ExpertAware",
     "ExpertShape",
-    "FewerWhereSure",
     "FusedHead",
     "Head",
     "HuggingFaceModel",
@@ -37,22 +37,22 @@ __all__ = [
     "LogitsFunction",
     "LossFree",
     "MaskedDiffusion",
-    "Mixture",
+    "MoELayer",
+    "NoBalancing",
     "Objective",
-    "OwnChoice",
     "Plan",
-    "Routed",
     "Router",
-    "RouterWatch",
+    "RouterRecorder",
+    "RoutingResult",
     "RoutingRule",
     "SeparateHead",
     "Shape",
-    "SharedInBlock",
+    "TokenChoice",
+    "TopPExperts",
     "Transformer",
     "TransformerConfig",
-    "Unbalanced",
     "exact_k_nll",
     "load_checkpoint",
-    "ruled",
     "save_checkpoint",
+    "with_routing_rule",
 ]

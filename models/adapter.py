@@ -13,7 +13,7 @@ from torch import Tensor
 from ..kernels.batch_invariance import by_position, is_batch_invariant
 from ..kernels.checks import integer_field
 from ..kernels.token_statistics import Question, TokenStatistics
-from .attention import AttentionPattern, Bidirectional, View
+from .attention import AttentionMask, AttentionPattern, Bidirectional
 from .config import TransformerConfig
 from .heads import Head, SeparateHead, statistics_by_position
 from .kv_store import KVStore
@@ -27,27 +27,27 @@ class Plan:
     end at L and nothing fed stands for "no position".
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
-    the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed
+    the store, whose first `context` slots are read; `no_mask` promises that the model's pattern lets every fed
     position see all of them, so that no mask is needed."""
 
     feed_BF: Tensor
     query_BQ: Tensor
     context: int | None = None
     stop_B: Tensor | None = None
-    sees_all: bool = False
+    no_mask: bool = False
 
-    def view(self, pattern: AttentionPattern, length: int) -> View:
+    def attention_mask(self, pattern: AttentionPattern, length: int) -> AttentionMask:
         """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
         positions."""
         end = None if self.stop_B is None else length
         if self.context is None:
-            return View(pattern, self.feed_BF, self.feed_BF, end)
+            return AttentionMask(pattern, self.feed_BF, self.feed_BF, end)
         key_1C = torch.arange(self.context, device=self.feed_BF.device)[None]
-        if self.sees_all:
-            return View(Bidirectional(), self.feed_BF, key_1C)
+        if self.no_mask:
+            return AttentionMask(Bidirectional(), self.feed_BF, key_1C)
         if self.stop_B is None or end is None:
-            return View(pattern, self.feed_BF, key_1C)
-        return View(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
+            return AttentionMask(pattern, self.feed_BF, key_1C)
+        return AttentionMask(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
 
     def index(self, shift: int) -> Tensor | None:
         """Where among the fed positions the answers to the queried ones are read, int64 [B, Q]; None: each where it is
@@ -152,9 +152,9 @@ class DecodableTransformer:
                              like=self.transformer.head.weight)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        feed_BF, view = plan.feed_BF, plan.view(self.pattern, tokens_BS.shape[1] - 1)
+        feed_BF, mask = plan.feed_BF, plan.attention_mask(self.pattern, tokens_BS.shape[1] - 1)
         write = None if store is None or plan.context is None else store.write(feed_BF, plan.context)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, plan.index(self.shift))
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, plan.index(self.shift))
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:

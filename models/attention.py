@@ -1,9 +1,9 @@
-"""Who sees whom: the attention pattern is a value of the model's configuration, and a mask is a function of positions.
+"""Attention patterns and masks. A pattern is a field of the model's configuration; a mask is a function of positions.
 
-Each pattern answers `visible(query_BQ, key_BC)`: a bool tensor [B, Q, C] (B may be 1), or None where every query sees
-every key; and `stop(query_BQ)`: the position from which on a query sees nothing, where that says it all. Positions
-count from the row's first token; they need not be contiguous, so one definition serves training, recomputation and a
-cache.
+`visible(query_BQ, key_BC)` is a bool tensor [B, Q, C] (B may be 1), or None where every query sees every key.
+`stop(query_BQ)` is the first position that a query does not see, for patterns in which it sees all earlier ones.
+Positions count from the row's first token and need not be contiguous: one definition serves training, recomputation and
+KV caches.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ class AttentionPattern(Protocol):
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor | None: ...
 
     def stop(self, query_BQ: Tensor) -> Tensor | None:
-        """The first position that a query does not see, int64 [B, Q]; None: it sees every position."""
+        """The first position that a query does not see, int64 [B, Q]; None where it sees every position."""
         ...
 
 
 @dataclass(frozen=True)
 class Causal:
-    """A position sees itself and what stands before it."""
+    """A position sees itself and all earlier positions."""
 
     def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor:
         return key_BC[:, None, :] <= query_BQ[:, :, None]
@@ -63,10 +63,10 @@ class BlockCausal:
 
 
 @dataclass(frozen=True)
-class NoisyClean:
-    """BD3-LM's training mask over [noisy | clean] (arXiv 2503.09573): a noisy position sees its own noisy block and
-    the clean blocks before it; a clean position sees the clean blocks up to its own. Positions of the clean half are
-    given as position + `length`."""
+class BD3LMMask:
+    """BD3-LM's training mask over [noisy | clean] (arXiv 2503.09573). A noisy position sees its own noisy block and the
+    clean blocks before it; a clean position sees the clean blocks up to its own. Position p of the clean half is given
+    as p + `length`."""
 
     block: int
     length: int
@@ -79,11 +79,11 @@ class NoisyClean:
         return same | (key_clean_B1C & (key_block_B1C < query_block_BQ1))
 
     def stop(self, query_BQ: Tensor) -> Tensor:
-        raise ValueError(f"{self}: what a noisy position sees has a gap; only the PyTorch reference serves it")
+        raise ValueError(f"{self}: a noisy position sees keys with a gap; only the PyTorch reference supports it")
 
 
 @dataclass(frozen=True)
-class View:
+class AttentionMask:
     """What the queries of one forward see of its keys: worked out once for all layers, as a mask or as the number of
     keys seen, whichever the implementation of attention reads.
 
@@ -96,8 +96,8 @@ class View:
     end: int | None = None
 
     @cached_property
-    def mask_B1FC(self) -> Tensor | None:
-        """Which keys each query sees, bool; None: all."""
+    def visible_B1FC(self) -> Tensor | None:
+        """Which keys each query sees, bool; None where it sees all."""
         visible_BFC = self.pattern.visible(self.query_BF, self.key_BC)
         if self.end is not None:
             exists_B1C = (self.key_BC < self.end)[:, None, :]
@@ -106,12 +106,12 @@ class View:
 
     @property
     def is_causal(self) -> bool:
-        """Whether query and key i are the same position and it sees the first i + 1 keys."""
+        """Whether query i and key i are the same position and query i sees the first i + 1 keys."""
         return isinstance(self.pattern, Causal) and self.query_BF is self.key_BC and self.end is None
 
     @cached_property
     def stop_BF(self) -> Tensor | None:
-        """How many of the first keys each query sees, int64; None: all."""
+        """The number of keys each query sees, the first ones, int64; None where it sees all."""
         stop_BF = self.pattern.stop(self.query_BF)
         if self.end is not None:
             end_BF = torch.full_like(self.query_BF, self.end)
@@ -121,7 +121,7 @@ class View:
         key_BC = self.key_BC.expand(len(stop_BF), -1).contiguous()
         return torch.searchsorted(key_BC, stop_BF.expand(len(key_BC), -1).contiguous())
 
-    def at(self, index_BQ: Tensor) -> "View":
+    def at(self, index_BQ: Tensor) -> "AttentionMask":
         """The view of the queries that index_BQ picks."""
         query_BF = self.query_BF.expand(len(index_BQ), -1).gather(1, index_BQ)
-        return View(self.pattern, query_BF, self.key_BC, self.end)
+        return AttentionMask(self.pattern, query_BF, self.key_BC, self.end)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from .attention import View
+from .attention import AttentionMask
 from .kv_store import KVStore, KVWrite
 
 
@@ -115,7 +115,7 @@ class ForeignModule:
 
 
 class Masks(Protocol):
-    def arguments(self, view: View) -> dict[str, Any]:
+    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
         """What the forward is told of who sees whom."""
         ...
 
@@ -124,8 +124,8 @@ class Masks(Protocol):
 class OwnMasks:
     """The module masks by itself, and is told of padding alone; positions count from each row's first token."""
 
-    def arguments(self, view: View) -> dict[str, Any]:
-        return {} if view.end is None else {"attention_mask": (view.key_BC < view.end).long()}
+    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+        return {} if mask.end is None else {"attention_mask": (mask.key_BC < mask.end).long()}
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ class AddedMasks:
     last_position: int
     first_id: int = 0
 
-    def arguments(self, view: View) -> dict[str, Any]:
-        seen_B1FC = _seen(view)
+    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+        seen_B1FC = _seen(mask)
         mask_B1FC = torch.zeros_like(seen_B1FC, dtype=self.dtype).masked_fill(~seen_B1FC, torch.finfo(self.dtype).min)
-        return {"attention_mask": mask_B1FC, "position_ids": _ids(view, self.last_position, self.first_id)}
+        return {"attention_mask": mask_B1FC, "position_ids": _ids(mask, self.last_position, self.first_id)}
 
 
 @dataclass(frozen=True)
@@ -150,18 +150,18 @@ class BooleanMasks:
     last_position: int
     first_id: int = 0
 
-    def arguments(self, view: View) -> dict[str, Any]:
-        return {"attention_mask": _seen(view), "position_ids": _ids(view, self.last_position, self.first_id)}
+    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+        return {"attention_mask": _seen(mask), "position_ids": _ids(mask, self.last_position, self.first_id)}
 
 
-def _seen(view: View) -> Tensor:
-    if view.mask_B1FC is not None:
-        return view.mask_B1FC
-    return view.query_BF.new_ones(*view.query_BF.shape, view.key_BC.shape[1], dtype=torch.bool)[:, None]
+def _seen(mask: AttentionMask) -> Tensor:
+    if mask.visible_B1FC is not None:
+        return mask.visible_B1FC
+    return mask.query_BF.new_ones(*mask.query_BF.shape, mask.key_BC.shape[1], dtype=torch.bool)[:, None]
 
 
-def _ids(view: View, last_position: int, first_id: int) -> Tensor:
-    return view.query_BF.clamp(max=last_position) + first_id
+def _ids(mask: AttentionMask, last_position: int, first_id: int) -> Tensor:
+    return mask.query_BF.clamp(max=last_position) + first_id
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,6 @@ class Storing:
     masks: Masks
     cache_name: str
 
-    def arguments(self, view: View, slots_BF: Tensor, store: KVStore, context: int) -> dict[str, Any]:
+    def arguments(self, mask: AttentionMask, slots_BF: Tensor, store: KVStore, context: int) -> dict[str, Any]:
         """For positions that are written to these slots, and see the first `context` slots."""
-        return self.masks.arguments(view) | {self.cache_name: StoreAsCache(store.write(slots_BF, context))}
+        return self.masks.arguments(mask) | {self.cache_name: StoreAsCache(store.write(slots_BF, context))}

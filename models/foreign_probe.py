@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import AttentionPattern, Bidirectional, Causal, View
+from .attention import AttentionMask, AttentionPattern, Bidirectional, Causal
 from .foreign_config import ForeignShape, narrow_layers, special_tokens
 from .foreign_module import AddedMasks, BooleanMasks, ForeignModule, Masks, OwnMasks, head_of, path_to
 from .foreign_positions import PositionTable, position_table
@@ -186,7 +186,7 @@ class Probe:
 
 def told(masks: Masks, pattern: AttentionPattern, position_BF: Tensor, end: int | None = None) -> dict[str, Any]:
     """What a forward is told of positions that see one another; those at `end` stand for nothing."""
-    return masks.arguments(View(pattern, position_BF, position_BF, end))
+    return masks.arguments(AttentionMask(pattern, position_BF, position_BF, end))
 
 
 def close(a_BFE: Tensor, b_BFE: Tensor) -> bool:

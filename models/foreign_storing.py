@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .adapter import Plan
-from .attention import AttentionPattern, View
+from .attention import AttentionMask, AttentionPattern
 from .foreign_module import Masks, Storing
 from .foreign_probe import Probe, close, refusal, told
 
@@ -85,9 +85,9 @@ class LengthProbe:
             first_B1 = (stop_B - num_fed).clamp(min=0)[:, None]
             feed_BF = first_B1 + self.probe.positions(num_fed)
             feed_BF = torch.where(feed_BF < stop_B[:, None], feed_BF, num)
-            view = Plan(feed_BF, feed_BF, num, stop_B).view(self.pattern, num)
+            mask = Plan(feed_BF, feed_BF, num, stop_B).attention_mask(self.pattern, num)
             fed_BF = tokens_BF.gather(1, feed_BF.clamp(max=num - 1))
-            states_BFE = self.probe.states(fed_BF, storing.arguments(view, feed_BF, store, num))
+            states_BFE = self.probe.states(fed_BF, storing.arguments(mask, feed_BF, store, num))
             if not store.keys_NBLKD.any():
                 return "it hands over no keys"
             for row, stop in enumerate(stop_B.tolist()):
@@ -103,8 +103,8 @@ class LengthProbe:
         store, slots_1F = self.probe.shape.new_store(1, 4), self.probe.positions(4)
         tokens_1F, answers = self.probe.mixed(4)[:, [0, 2, 1, 3]], []
         for num_fed in (4, 3):
-            view = View(self.pattern, position_1F[:, :num_fed], position_1F)
-            arguments = storing.arguments(view, slots_1F[:, :num_fed], store, 4)
+            mask = AttentionMask(self.pattern, position_1F[:, :num_fed], position_1F)
+            arguments = storing.arguments(mask, slots_1F[:, :num_fed], store, 4)
             answers.append(self.probe.states(tokens_1F[:, :num_fed], arguments))
         whole_1FE, again_1FE = answers
         if close(again_1FE, whole_1FE[:, :3]):

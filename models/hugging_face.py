@@ -128,14 +128,14 @@ class HuggingFaceModel:
 
     def _hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         length = tokens_BS.shape[1] - 1
-        tokens_BF, view = tokens_BS.gather(1, plan.feed_BF), plan.view(self.pattern, length)
+        tokens_BF, mask = tokens_BS.gather(1, plan.feed_BF), plan.attention_mask(self.pattern, length)
         if self.mask_id == self.num_tokens:
             tokens_BF = tokens_BF.masked_fill(tokens_BF == self.mask_id, 0)
         if store is None or plan.context is None:
-            told = self.masks.arguments(view)
+            told = self.masks.arguments(mask)
         else:
             assert not isinstance(self.storing, str)
-            told = self.storing.arguments(view, plan.feed_BF, store, plan.context)
+            told = self.storing.arguments(mask, plan.feed_BF, store, plan.context)
         hidden_BQE = self.called.head_input(tokens_BF, told)
         index_BQ = plan.index(self.shift)
         if index_BQ is not None:

@@ -1,11 +1,11 @@
-"""A mixture of experts as the feed-forward network of a layer: the router, the experts, and a shared expert.
+"""A mixture-of-experts feed-forward layer: router, experts and an optional shared expert.
 
     y = sum_a w_a expert_(x_a)(u) + shared(u)
 
-The router works in float32 whatever the model's type, and its weights stay in it when the model is cast: a choice that
-rounding decides is a choice at random. The bias is for the choice only and is no parameter: balancing without an
-auxiliary loss moves it by counts (DeepSeek-V3, arXiv 2412.19437), and checkpoints keep it. Whoever wants to know where
-positions go watches the routers, and gives them another rule, from outside (`models.routers`).
+The router computes in float32 whatever the model's dtype, and its weights stay float32 when the model is cast: rounding
+must not decide which experts are selected. Its bias enters the selection only and is a buffer, not a parameter:
+loss-free balancing moves it (DeepSeek-V3, arXiv 2412.19437), and checkpoints hold it. `models.routers` records results
+and replaces the routing rule from outside.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from ..kernels.moe_experts import experts
 from ..kernels.moe_router import route
 from .config import ExpertShape
 from .layers import SwiGLU
-from .routing_rules import OwnChoice, RoutingRule
+from .routing_rules import RoutingRule, TokenChoice
 
 
-class Routed(NamedTuple):
-    """Where positions go: expert_BFA int32 and weight_BFA float32, both [B, F, top_k], and float32 logits [B, F, X]."""
+class RoutingResult(NamedTuple):
+    """Experts (int32) and weights (float32) of each position, both [B, F, top_k], and float32 logits [B, F, X]."""
 
     expert_BFA: Tensor
     weight_BFA: Tensor
@@ -31,30 +31,30 @@ class Routed(NamedTuple):
 
 
 class Router(nn.Module):
-    """Which experts each position goes to, and with what weights."""
+    """Selects the experts of each position and their weights."""
 
     bias_X: Tensor | None
 
     def __init__(self, width: int, shape: ExpertShape) -> None:
         super().__init__()
         self.routing = shape.routing
-        self.rule: RoutingRule = OwnChoice()
+        self.rule: RoutingRule = TokenChoice()
         self.weight = nn.Parameter(torch.empty(shape.num_experts, width, dtype=torch.float32))
         bias_X = torch.zeros(shape.num_experts, dtype=torch.float32) if shape.selection_bias else None
         self.register_buffer("bias_X", bias_X)
 
-    def forward(self, x_BFE: Tensor) -> Routed:
+    def forward(self, x_BFE: Tensor) -> RoutingResult:
         if not torch.is_autocast_enabled(x_BFE.device.type):
-            return self._routed(x_BFE)
+            return self._route(x_BFE)
         with torch.autocast(x_BFE.device.type, enabled=False):
-            return self._routed(x_BFE)
+            return self._route(x_BFE)
 
-    def _routed(self, x_BFE: Tensor) -> Routed:
+    def _route(self, x_BFE: Tensor) -> RoutingResult:
         precise = torch.promote_types(x_BFE.dtype, torch.float32)
         logits_BFX = F.linear(x_BFE.to(precise), self.weight.to(precise))
-        return Routed(*self.rule.route(logits_BFX, self._chosen, self.routing), logits_BFX)
+        return RoutingResult(*self.rule.route(logits_BFX, self._select, self.routing), logits_BFX)
 
-    def _chosen(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
+    def _select(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
         expert_TA, weight_TA = route(logits_BFX.flatten(0, 1), self.bias_X, self.routing)
         size = (*logits_BFX.shape[:2], self.routing.top_k)
         return expert_TA.view(size), weight_TA.view(size)
@@ -67,8 +67,8 @@ class Router(nn.Module):
         return super()._apply(uncast, recurse)
 
 
-class Mixture(nn.Module):
-    """The experts' weights lie as `kernels.moe_experts` takes them; Transformer initialises them."""
+class MoELayer(nn.Module):
+    """Weights have the layout of `kernels.moe_experts`. Transformer initialises them."""
 
     def __init__(self, width: int, shape: ExpertShape) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from ..kernels.checks import check_integer, integer_field
 from ..kernels.masked_cross_entropy import masked_cross_entropy
-from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal, NoisyClean, View
+from .attention import AttentionMask, AttentionPattern, BD3LMMask, Bidirectional, BlockCausal, Causal
 from .transformer import Transformer
 
 _SMALLEST_T = 1e-3
@@ -53,7 +53,7 @@ class AutoregressiveNLL:
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
         asked = _Asked.of(model, tokens_BL[:, 1:], target_BL[:, 1:])
-        nll_M = asked.nll(model.sequence_hidden(_beside(model, tokens_BL[:, :-1]), asked.index_BQ))
+        nll_M = asked.nll(model.sequence_hidden(_to_device(model, tokens_BL[:, :-1]), asked.index_BQ))
         return _mean(nll_M, target_BL[:, 1:])
 
 
@@ -72,9 +72,9 @@ class MaskedDiffusion:
         t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
+        noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
-        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
+        return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class BlockDiffusion:
         t_BL = t_N.view(num_rows, num_blocks).repeat_interleave(self.block, dim=1)
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
-        labels_1F = _beside(model, torch.arange(2 * length)[None])
-        view = View(NoisyClean(self.block, length), labels_1F, labels_1F)
+        labels_1F = _to_device(model, torch.arange(2 * length)[None])
+        mask = AttentionMask(BD3LMMask(self.block, length), labels_1F, labels_1F)
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        hidden_BQE = model.hidden(_beside(model, noisy_clean_BF), labels_1F % length, view, index_BQ=asked.index_BQ)
+        hidden_BQE = model.hidden(_to_device(model, noisy_clean_BF), labels_1F % length, mask, index_BQ=asked.index_BQ)
         nll_M = asked.nll(hidden_BQE)
-        return _mean(nll_M / _beside(model, t_BL[masked_BL]), target_BL)
+        return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
 
 
 def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
@@ -137,7 +137,7 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
         masked_BL = target_BL & (rank_BL < k_B[:, None])
         asked = _Asked.of(model, tokens_BL, masked_BL)
-        noisy_BL = _beside(model, tokens_BL.masked_fill(masked_BL, mask_id))
+        noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(masked_BL, nll_M.cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
@@ -165,14 +165,14 @@ class _Asked:
         """Where chosen_BL (bool) is true, tokens_BL (int64) is asked for; both on the CPU."""
         most = max([1, *chosen_BL.sum(1).tolist()])
         index_BQ = (~chosen_BL).byte().argsort(stable=True, dim=1)[:, :most]
-        return cls(model, _beside(model, index_BQ), _beside(model, chosen_BL.gather(1, index_BQ)),
-                   _beside(model, tokens_BL[chosen_BL]))
+        return cls(model, _to_device(model, index_BQ), _to_device(model, chosen_BL.gather(1, index_BQ)),
+                   _to_device(model, tokens_BL[chosen_BL]))
 
     def nll(self, hidden_BQE: Tensor) -> Tensor:
         """NLL in nats of each token asked for, row by row: float32 [M]."""
         return masked_cross_entropy(hidden_BQE[self.asked_BQ], self.model.head.weight, self.token_M)
 
 
-def _beside(model: Transformer, tensor: Tensor) -> Tensor:
+def _to_device(model: Transformer, tensor: Tensor) -> Tensor:
     """The tensor on the model's device. What is drawn is drawn on the CPU, so that it is the same everywhere."""
     return tensor.to(model.head.weight.device)

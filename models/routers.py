@@ -1,8 +1,8 @@
-"""A model's routers, from outside: watch where they send positions, and give them another rule.
+"""Access to a model's routers from outside: record their results, count the load, apply another routing rule.
 
-    with RouterWatch(model) as watch:
+    with RouterRecorder(model) as recorder:
         model.sequence_hidden(tokens)
-    watch.routed[router][forward].expert_BFA
+    recorder.results[router][forward].expert_BFA
 """
 
 import copy
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .mixture import Routed, Router
+from .mixture import Router, RoutingResult
 from .routing_rules import RoutingRule
 from .transformer import Transformer
 
@@ -21,9 +21,9 @@ def routers_of(module: nn.Module) -> list[Router]:
     return [router for router in module.modules() if isinstance(router, Router)]
 
 
-def ruled(transformer: Transformer, rule: RoutingRule) -> Transformer:
-    """The model with this rule for its routers; it shares its weights with the one given, which stays as it is.
-    ValueError if the rule does not suit its experts."""
+def with_routing_rule(transformer: Transformer, rule: RoutingRule) -> Transformer:
+    """A model whose routers apply this rule. It shares the weights of the given model, which stays unchanged.
+    ValueError if the rule does not fit its experts."""
     shared = {id(tensor): tensor for tensor in (*transformer.parameters(), *transformer.buffers())}
     other = copy.deepcopy(transformer, shared)
     for router in routers_of(other):
@@ -32,20 +32,20 @@ def ruled(transformer: Transformer, rule: RoutingRule) -> Transformer:
     return other
 
 
-class RouterWatch:
-    """Within its `with` block, what every router of a module gives: `routed[r]` lists that of router r, in the order of
-    the layers, forward after forward."""
+class RouterRecorder:
+    """Records the result of every router of a module within its `with` block. `results[r]` lists those of router r, in
+    the order of the layers, forward after forward."""
 
     def __init__(self, module: nn.Module) -> None:
         self.routers = routers_of(module)
-        self.routed: list[list[Routed]] = [[] for _ in self.routers]
+        self.results: list[list[RoutingResult]] = [[] for _ in self.routers]
 
-    def __enter__(self) -> "RouterWatch":
-        def keep(seen: list[Routed]) -> Any:
-            return lambda router, inputs, routed: seen.append(routed)
+    def __enter__(self) -> "RouterRecorder":
+        def keep(results: list[RoutingResult]) -> Any:
+            return lambda router, inputs, result: results.append(result)
 
-        self._hooks = [router.register_forward_hook(keep(seen))
-                       for router, seen in zip(self.routers, self.routed, strict=True)]
+        self._hooks = [router.register_forward_hook(keep(results))
+                       for router, results in zip(self.routers, self.results, strict=True)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,18 +53,17 @@ class RouterWatch:
             hook.remove()
 
     def clear(self) -> None:
-        """Forget what was seen so far."""
-        for seen in self.routed:
-            seen.clear()
+        """Drop everything recorded so far."""
+        for results in self.results:
+            results.clear()
 
 
-def load(routed: Routed) -> Tensor:
-    """How many assignments each expert got: int64 [X]."""
-    expert_P = routed.expert_BFA.flatten().long()
-    return expert_P.new_zeros(routed.logits_BFX.shape[-1]).scatter_add_(0, expert_P, torch.ones_like(expert_P))
+def expert_counts(result: RoutingResult) -> Tensor:
+    """The number of assignments to each expert: int64 [X]."""
+    expert_P = result.expert_BFA.flatten().long()
+    return expert_P.new_zeros(result.logits_BFX.shape[-1]).scatter_add_(0, expert_P, torch.ones_like(expert_P))
 
 
-def violation(load_X: Tensor) -> Tensor:
-    """How far the fullest expert is above the mean load, as a share of it (a scalar): MaxVio of arXiv 2408.15664. 0 is
-    balance."""
-    return load_X.max() / load_X.double().mean() - 1
+def max_violation(count_X: Tensor) -> Tensor:
+    """MaxVio (arXiv 2408.15664), a scalar: the maximum over the mean load, minus 1. 0 where experts are balanced."""
+    return count_X.max() / count_X.double().mean() - 1

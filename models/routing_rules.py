@@ -1,19 +1,19 @@
-"""What a decoder may ask of trained routers so that a forward reads fewer experts; training knows nothing of it.
+"""Routing rules: how a decoder may change a trained router's choice so that a forward reads fewer experts.
 
-    own choice         every position takes its own experts
-    shared in a block  the fed positions of a row vote with their routers' probabilities, and all choose among the
-                       `num_experts` winners (sharing within a block: arXiv 2602.00879; this vote is ours)
-    fewer where sure   a position keeps its best experts until they have `share` of its weight (the top-p choice of
-                       arXiv 2403.07652, here of a router that was trained without it)
+    TokenChoice          every position takes its own top-k experts, as in training
+    BlockSharedExperts   the fed positions of a row vote with their router probabilities; all choose among the
+                         `num_experts` winners (sharing within a block: arXiv 2602.00879; this vote is ours)
+    TopPExperts          a position keeps its best experts until they hold `share` of its routing weight
+                         (top-p routing, arXiv 2403.07652, here of a router trained with top-k)
 
-A rule sees each row of a batch by itself; positions that only fill a ragged row are among those it sees. A choice that
-is given up stands as the position's best expert with weight zero: shapes stay, and no other expert is read. It is still
-multiplied, so that what a rule saves is bytes, not products.
+A rule treats each row of a batch by itself. Padding positions of a ragged row are included. A dropped slot keeps the
+top-1 expert with weight 0: shapes stay static and no extra expert is read. Its product is still computed, so a rule
+saves bytes, not FLOPs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -28,16 +28,18 @@ Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 class RoutingRule(Protocol):
     def check(self, routing: Routing, num_experts: int) -> None:
-        """ValueError if routers like this cannot keep the rule."""
+        """ValueError if the rule cannot be applied to routers like this."""
         ...
 
     def route(self, logits_BFX: Tensor, choose: Choose, routing: Routing) -> tuple[Tensor, Tensor]:
-        """The experts and weights of the fed positions, each [B, F, top_k]."""
+        """The experts (int32) and weights (float32) of the fed positions, each [B, F, top_k]."""
         ...
 
 
 @dataclass(frozen=True)
-class OwnChoice:
+class TokenChoice:
+    kind: ClassVar[str] = "OwnChoice"
+
     def check(self, routing: Routing, num_experts: int) -> None:
         pass
 
@@ -46,7 +48,8 @@ class OwnChoice:
 
 
 @dataclass(frozen=True)
-class SharedInBlock:
+class BlockSharedExperts:
+    kind: ClassVar[str] = "SharedInBlock"
     num_experts: int
 
     def __post_init__(self) -> None:
@@ -69,14 +72,15 @@ class SharedInBlock:
         logits_BFX = logits_BFX.masked_fill(losing_BX[:, None], -torch.inf)
         expert_BFA, weight_BFA = choose(logits_BFX)
         if routing.scoring is Scoring.SOFTMAX and not routing.renormalise:
-            # Of the whole softmax, not of the winners'.
+            # Weights are shares of the softmax over all experts, not over the winners.
             weight_BFA = weight_BFA * share_BFX.masked_fill(losing_BX[:, None], 0).sum(-1, keepdim=True)
-        # Groups of experts may hold fewer winners than are chosen.
-        return _without(expert_BFA, weight_BFA, logits_BFX.gather(-1, expert_BFA.long()) == -torch.inf)
+        # The kept expert groups may hold fewer winners than top_k.
+        return _drop(expert_BFA, weight_BFA, logits_BFX.gather(-1, expert_BFA.long()) == -torch.inf)
 
 
 @dataclass(frozen=True)
-class FewerWhereSure:
+class TopPExperts:
+    kind: ClassVar[str] = "FewerWhereSure"
     share: float
 
     def __post_init__(self) -> None:
@@ -89,11 +93,11 @@ class FewerWhereSure:
         expert_BFA, weight_BFA = choose(logits_BFX)
         total_BF1 = weight_BFA.sum(-1, keepdim=True)
         before_BFA = weight_BFA.cumsum(-1) - weight_BFA
-        expert_BFA, kept_BFA = _without(expert_BFA, weight_BFA, before_BFA >= self.share * total_BF1)
-        # The kept experts speak for those given up.
+        expert_BFA, kept_BFA = _drop(expert_BFA, weight_BFA, before_BFA >= self.share * total_BF1)
+        # Renormalise: the kept experts take over the weight of the dropped ones.
         least = torch.finfo(kept_BFA.dtype).tiny
         return expert_BFA, kept_BFA * (total_BF1 / kept_BFA.sum(-1, keepdim=True).clamp(min=least))
 
 
-def _without(expert_BFA: Tensor, weight_BFA: Tensor, given_up_BFA: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.where(given_up_BFA, expert_BFA[..., :1], expert_BFA), weight_BFA.masked_fill(given_up_BFA, 0.0)
+def _drop(expert_BFA: Tensor, weight_BFA: Tensor, dropped_BFA: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.where(dropped_BFA, expert_BFA[..., :1], expert_BFA), weight_BFA.masked_fill(dropped_BFA, 0.0)

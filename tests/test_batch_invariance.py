@@ -39,8 +39,8 @@ from quicksilver.models import (
     SeparateHead,
     layers,
 )
-from quicksilver.models.routers import ruled
-from quicksilver.models.routing_rules import SharedInBlock
+from quicksilver.models.routers import with_routing_rule
+from quicksilver.models.routing_rules import BlockSharedExperts
 
 from .conftest import MASK_ID, VOCAB_SIZE, random_transformer
 
@@ -143,7 +143,7 @@ def test_what_computes_all_rows_in_its_own_way_is_refused_by_name() -> None:
     decoder = decoder_for(Bidirectional(), Recompute())
     bare = LogitsFunction(lambda tokens_BL: torch.zeros(*tokens_BL.shape, VOCAB_SIZE), MASK_ID, VOCAB_SIZE, 24)
     transformer = random_transformer(Bidirectional(), experts=EXPERTS)
-    shared = DecodableTransformer(ruled(transformer, SharedInBlock(3)), MASK_ID)
-    for model, name in ((bare, "a bare function"), (shared, "SharedInBlock")):
+    shared = DecodableTransformer(with_routing_rule(transformer, BlockSharedExperts(3)), MASK_ID)
+    for model, name in ((bare, "a bare function"), (shared, "BlockSharedExperts")):
         with batch_invariant(True), pytest.raises(ValueError, match=f"batch_invariant=true with .*{name}"):
             decoder.decode(model, requests(2))

@@ -59,7 +59,7 @@ class Append(Cache):
         window = moment.window
         assert window.before_BP is not None, "a next-token model has a prompt"
         follows = window.before_BP.shape[1] == 1 and not window.padded
-        return Plan(window.before_BP, window.query_BQ, context=window.begin, sees_all=follows)
+        return Plan(window.before_BP, window.query_BQ, context=window.begin, no_mask=follows)
 
 
 class _ForBlockCausal(Cache, Protocol):
@@ -80,7 +80,7 @@ class _ForBlockCausal(Cache, Protocol):
 
 def _window_alone(window: Window) -> Plan:
     is_one = window.query_BQ.shape[1] == window.reach - window.begin
-    return Plan(window.query_BQ, window.query_BQ, context=window.reach, sees_all=is_one and not window.padded)
+    return Plan(window.query_BQ, window.query_BQ, context=window.reach, no_mask=is_one and not window.padded)
 
 
 @dataclass(frozen=True)

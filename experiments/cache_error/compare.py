@@ -148,8 +148,8 @@ class _Layers:
         outputs, self.outputs = self.outputs, []
         if self.transformer is None or not hidden_BQE.shape[1]:
             return hidden_BQE[None]
-        inner = [self.transformer.norm.of_sum(_at(index_BQ, stream_BFE), _at(index_BQ, delta_BFE))[0]
-                 for stream_BFE, delta_BFE in outputs[:-1]]
+        inner = [self.transformer.norm(_at(index_BQ, x_BFE), _at(index_BQ, residual_BFE))[0]
+                 for x_BFE, residual_BFE in outputs[:-1]]
         return torch.stack([*inner, hidden_BQE])
 
 

@@ -133,21 +133,21 @@ class CacheError:
 
 def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
     torch.set_num_threads(point.threads)
-    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, SeparateHead())
+    evaluator = point.model.evaluator(runner.model(point.model).to(point.device), point.decoder, SeparateHead())
     task = point.model.task
     problems = task.test_problems(point.num_items)
-    requests = contestant.requests(task, problems, point.model.seed)
+    requests = evaluator.requests(task, problems, point.model.seed)
     with machine_shared(), using(Implementation.named(point.kernels)), recording() as ran:
-        compared = [beside_recompute(contestant.decoder, contestant.model, batch)
+        compared = [beside_recompute(evaluator.decoder, evaluator.model, batch)
                     for batch in batches(requests, point.batch_size)]
 
-    cached, exact = (contestant.format.answer(task, problems, canvases(completions)) for completions in (
+    cached, exact = (evaluator.format.answer(task, problems, canvases(completions)) for completions in (
         [completion for batch in compared for completion in batch.completions],
         [completion for batch in compared for completion in batch.exact_completions]))
     return {
         "num_items": point.num_items, "right": _marks(task.grade(problems, cached)),
         "exact_right": _marks(task.grade(problems, exact)), "differs": _marks((cached != exact).any(1)),
-        "steps": _pooled(compared)} | execution(contestant.model, ran)
+        "steps": _pooled(compared)} | execution(evaluator.model, ran)
 
 
 def _marks(values: np.ndarray) -> str:

@@ -18,7 +18,16 @@ import torch
 from ...decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
 from ...decoders.policies.expert_affinity import ExpertAffinity
 from ...kernels.checks import check_instance, check_integer, check_real
-from ...models import Balancing, ExpertAware, ExpertShape, OwnChoice, RoutingRule, SeparateHead, Transformer, Unbalanced
+from ...models import (
+    Balancing,
+    ExpertAware,
+    ExpertShape,
+    NoBalancing,
+    RoutingRule,
+    SeparateHead,
+    TokenChoice,
+    Transformer,
+)
 from ..harness.records import Json
 from ..report.page import report_name, write_report
 from ..study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
@@ -111,7 +120,7 @@ class ExpertUnion:
     def _dense(self, name: str, setup: TaskSetup, seed: int) -> Iterator[UnionPoint]:
         """The dense pair, of which only bytes and times are of interest."""
         diffusion, autoregressive = (TrainingPoint(name, setup.task, replace(
-            recipe, shape=replace(recipe.shape, experts=None), balancing=Unbalanced()), seed)
+            recipe, shape=replace(recipe.shape, experts=None), balancing=NoBalancing()), seed)
             for recipe in (setup.diffusion, setup.autoregressive))
         yield self._union(autoregressive, autoregressive, DENSE, 1.0, (1,))
         yield self._union(diffusion, autoregressive, DENSE, 1.0, self.widths)
@@ -139,13 +148,13 @@ class ExpertUnion:
                 model = TrainingPoint(name, setup.task, first.recipe(setup.diffusion), seed)
                 steps = setup.block_size // self.tokens_per_step
                 usual = Decoder(Blocks(setup.block_size), Even(steps), Greedy(), TopProbability(), Dual())
-                for title, rule in {_USUAL_RULE: OwnChoice(), **self.rules}.items():
+                for title, rule in {_USUAL_RULE: TokenChoice(), **self.rules}.items():
                     yield self._mitigation(model, title, rule, usual, usual)
                 usual = replace(usual, cache=Delayed(self.refresh_every))
-                yield self._mitigation(model, _USUAL_ORDER, OwnChoice(), usual, usual)
+                yield self._mitigation(model, _USUAL_ORDER, TokenChoice(), usual, usual)
                 for weight in self.affinity:
                     decoder = replace(usual, policy=ExpertAffinity(weight))
-                    yield self._mitigation(model, f"affinity {weight:g}", OwnChoice(), decoder, usual)
+                    yield self._mitigation(model, f"affinity {weight:g}", TokenChoice(), decoder, usual)
 
     def _mitigation(self, model: TrainingPoint, title: str, rule: RoutingRule, decoder: Decoder,
                     usual: Decoder) -> MitigationPoint:

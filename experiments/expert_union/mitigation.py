@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...decoders import Decoder, Request
 from ...kernels.dispatch import Implementation, recording, using
-from ...models import DecodableTransformer, ExpertAware, RouterWatch, RoutingRule, SeparateHead, ruled
+from ...models import DecodableTransformer, ExpertAware, RouterRecorder, RoutingRule, SeparateHead, with_routing_rule
 from ..harness.execution import execution
 from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..study.runner import Runner
-from ..training.evaluator import Contestant, batches, canvases
+from ..training.evaluator import Evaluator, batches, canvases
 from ..training.trainer import TrainingPoint
 
 
@@ -40,50 +40,50 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
     """Right answers, experts and positions of a step, and its time beside the usual one's."""
     torch.set_num_threads(point.threads)
     transformer = runner.model(point.model).to(point.device)
-    contestant = point.model.contestant(ruled(transformer, point.rule), point.decoder, SeparateHead())
+    evaluator = point.model.evaluator(with_routing_rule(transformer, point.rule), point.decoder, SeparateHead())
     if "expert_rarity" in point.decoder.policy.statistics:
-        contestant = _aware(contestant)  # which takes time
-    usual = point.model.contestant(transformer, point.usual, SeparateHead())
+        evaluator = _aware(evaluator)  # which takes time
+    usual = point.model.evaluator(transformer, point.usual, SeparateHead())
     task, config = point.model.task, transformer.config
     problems = task.test_problems(point.num_items)
-    work = list(batches(contestant.requests(task, problems, point.model.seed), point.batch_size))
+    work = list(batches(evaluator.requests(task, problems, point.model.seed), point.batch_size))
     completions, ratios = [], []
     with using(Implementation.named(point.kernels)), recording() as ran, machine_alone():
-        steps = [step for batch in work for step in _steps(contestant, batch)]
+        steps = [step for batch in work for step in _steps(evaluator, batch)]
         for number, batch in enumerate(work):
             if number % 2:
-                theirs, ours = usual.decode(batch), contestant.decode(batch)
+                theirs, ours = usual.decode(batch), evaluator.decode(batch)
             else:
-                ours, theirs = contestant.decode(batch), usual.decode(batch)
+                ours, theirs = evaluator.decode(batch), usual.decode(batch)
             completions += ours.completions
             ratios.append(ours.seconds / theirs.seconds)
-    right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
+    right = task.grade(problems, evaluator.format.answer(task, problems, canvases(completions)))
     distinct, positions = _touched(steps)
-    num_tokens = sum(request.tokens.count(contestant.model.mask_id) for batch in work for request in batch)
+    num_tokens = sum(request.tokens.count(evaluator.model.mask_id) for batch in work for request in batch)
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "distinct": distinct,
             "positions": positions, "num_steps": len(steps),
             "tokens_per_step": num_tokens / (len(steps) * point.batch_size),
             "bytes": config.forward_bytes(
                 round(positions), round(point.batch_size * config.max_length - positions), round(positions),
                 num_distinct_experts=distinct),
-            "seconds_ratio": statistics.median(ratios)} | execution(contestant.model, ran)
+            "seconds_ratio": statistics.median(ratios)} | execution(evaluator.model, ran)
 
 
-def _aware(contestant: Contestant) -> Contestant:
-    model = contestant.model
+def _aware(evaluator: Evaluator) -> Evaluator:
+    model = evaluator.model
     assert isinstance(model, DecodableTransformer)
-    return replace(contestant, model=ExpertAware(model.transformer, model.mask_id, model.shift, model.head))
+    return replace(evaluator, model=ExpertAware(model.transformer, model.mask_id, model.shift, model.head))
 
 
-def _steps(contestant: Contestant, requests: Sequence[Request]) -> Iterator[list[Tensor]]:
+def _steps(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[list[Tensor]]:
     """Of each step of a decode, the experts that its forward's positions chose in each layer, [B, F, A]."""
-    model, decoder = contestant.model, contestant.decoder
+    model, decoder = evaluator.model, evaluator.decoder
     assert isinstance(model, DecodableTransformer)
     decoding = decoder.begin(model, requests)
-    with RouterWatch(model.transformer) as watch:
+    with RouterRecorder(model.transformer) as recorder:
         for _ in decoder.stream(decoding):
-            yield [seen[-1].expert_BFA for seen in watch.routed]
-            watch.clear()
+            yield [seen[-1].expert_BFA for seen in recorder.results]
+            recorder.clear()
 
 
 def _touched(steps: Sequence[Sequence[Tensor]]) -> tuple[float, float]:

@@ -31,14 +31,14 @@ from ...decoders import (
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
 from ...kernels.token_statistics import Question
-from ...models import Causal, DecodableTransformer, KVStore, Plan, RouterWatch, SeparateHead, Transformer
+from ...models import Causal, DecodableTransformer, KVStore, Plan, RouterRecorder, SeparateHead, Transformer
 from ..harness.devices import wait_for
 from ..harness.execution import execution
 from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..study.runner import Runner
-from ..training.evaluator import Contestant, batches
-from ..training.trainer import TrainingPoint, untrained
+from ..training.evaluator import Evaluator, batches
+from ..training.trainer import TrainingPoint, initialized
 
 _LEAST_ROUNDS = 25
 _STEPS = 8
@@ -75,10 +75,10 @@ class Seen:
     expert_NBLA: Tensor
 
 
-def followed(contestant: Contestant, requests: Sequence[Request]) -> Iterator[Seen]:
+def followed(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[Seen]:
     """The canvases of a decode of one batch of requests of one length: of an autoregressive model the last, else those
     before each of its steps. ValueError if a row ends before the others."""
-    model, decoder = contestant.model, contestant.decoder
+    model, decoder = evaluator.model, evaluator.decoder
     assert isinstance(model, DecodableTransformer)
     decoding = decoder.begin(model, requests)
     tokens_BL, masked_BL = _read(decoding.live)
@@ -101,9 +101,9 @@ def _read(canvas: Canvas) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def _seen(model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor) -> Seen:
-    with RouterWatch(model.transformer) as watch:
+    with RouterRecorder(model.transformer) as recorder:
         model.transformer.sequence_hidden(tokens_BL)
-    layers = [routed.expert_BFA for (routed,) in watch.routed]
+    layers = [routed.expert_BFA for (routed,) in recorder.results]
     return Seen(tokens_BL, counted_BL, torch.stack(layers) if layers else tokens_BL.new_empty((0, *tokens_BL.shape, 0)))
 
 
@@ -139,7 +139,7 @@ class TimedForward:
             if counted_BL[:, begin : begin + width].any():
                 block_BF = whole_BL[:, begin : begin + width].contiguous()
                 context = begin + width if is_causal else length
-                self.plans.append(Plan(block_BF, block_BF, context=context, sees_all=is_causal and width == 1))
+                self.plans.append(Plan(block_BF, block_BF, context=context, no_mask=is_causal and width == 1))
 
     @torch.inference_mode()
     def seconds(self, number: int) -> float:
@@ -156,18 +156,18 @@ class TimedForward:
 def measure_union(point: UnionPoint, runner: Runner) -> Json:
     """Distinct experts, bytes and, where it is to be timed, times of a forward."""
     torch.set_num_threads(point.threads)
-    transformer = untrained(point.model) if point.state == 0 else runner.model(point.model)
-    contestant = _contestant(point.model, transformer.to(point.device))
-    model, most_rows = contestant.model, max(point.batch_sizes)
+    transformer = initialized(point.model) if point.state == 0 else runner.model(point.model)
+    evaluator = _evaluator(point.model, transformer.to(point.device))
+    model, most_rows = evaluator.model, max(point.batch_sizes)
     assert isinstance(model, DecodableTransformer)
     task = point.model.task
-    requests = contestant.requests(task, task.test_problems(point.num_items), point.model.seed)
+    requests = evaluator.requests(task, task.test_problems(point.num_items), point.model.seed)
     with using(Implementation.named(point.kernels)), recording() as ran:
         seen = [canvas for batch in batches(requests, most_rows) if len(batch) == most_rows
-                for canvas in followed(contestant, batch)]
+                for canvas in followed(evaluator, batch)]
         cells = [_cell(model, seen, width, batch_size) for width in point.widths for batch_size in point.batch_sizes]
         if point.is_timed:
-            reference = _contestant(point.reference, runner.model(point.reference).to(point.device))
+            reference = _evaluator(point.reference, runner.model(point.reference).to(point.device))
             requests = reference.requests(task, task.test_problems(most_rows), point.reference.seed)
             assert isinstance(reference.model, DecodableTransformer)
             with machine_alone():
@@ -175,11 +175,11 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
     return {"cells": cells, "num_canvases": len(seen)} | execution(model, ran)
 
 
-def _contestant(point: TrainingPoint, transformer: Transformer) -> Contestant:
+def _evaluator(point: TrainingPoint, transformer: Transformer) -> Evaluator:
     decoder = Decoder(Whole(), Linear(_STEPS), Greedy(), TopProbability(), Recompute())
     if isinstance(transformer.config.attention, Causal):
         decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
-    return point.contestant(transformer, decoder, SeparateHead())
+    return point.evaluator(transformer, decoder, SeparateHead())
 
 
 def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_size: int) -> Json:

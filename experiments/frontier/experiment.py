@@ -91,7 +91,7 @@ class Frontier:
 
                 yield point(autoregressive, reference, "autoregressive", "left to right", None)
                 for number, (order, policy) in enumerate(self.orders.items()):
-                    for steps in setup.contrast_steps if number else setup.steps:
+                    for steps in setup.ablation_steps if number else setup.steps:
                         decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache)
                         yield point(diffusion, decoder, "diffusion", order, steps)
                 for tau in self.thresholds:

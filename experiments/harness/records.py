@@ -2,6 +2,15 @@
 
 A record's existence is the resume check. A file that does not parse, or whose name is not its point's hash, is
 damaged: it is named and treated as absent, never read as data.
+
+Records outlive the names in the code. A class whose name changes keeps its `kind`, a field its `recorded_as`:
+
+    class TokenChoice:
+        kind: ClassVar[str] = "OwnChoice"
+        num_steps: int = field(metadata={"recorded_as": "steps"})
+
+A class that replaces others lists theirs in `former_kinds: ClassVar[tuple[str, ...]]`: records of its points that were
+written under those kinds are found and read; new ones are written under its own.
 """
 
 import dataclasses
@@ -20,11 +29,17 @@ from .progress import console
 Json = dict[str, Any]
 
 
+def kind_of(cls: type) -> str:
+    """The name of a class in records: its own `kind`, else its class name. A subclass does not inherit it."""
+    return vars(cls).get("kind", cls.__name__)
+
+
 def describe(value: object) -> Any:
-    """A frozen dataclass (or a value of one) as JSON values: its public class name, then its fields."""
+    """A frozen dataclass (or a value of one) as JSON values: the kind of its class, then its fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        fields = {field.metadata.get("recorded_as", field.name): describe(getattr(value, field.name))
+                  for field in dataclasses.fields(value)}
+        return {"kind": kind_of(type(value)), **fields}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]
     if isinstance(value, dict):
@@ -43,6 +58,12 @@ def key_of(point: object) -> str:
     return _key(describe(point))
 
 
+def former_keys_of(point: object) -> list[str]:
+    """The names of a point's records from before its class replaced others, one for each of its `former_kinds`."""
+    description = describe(point)
+    return [_key(description | {"kind": kind}) for kind in vars(type(point)).get("former_kinds", ())]
+
+
 def _key(description: Any) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -58,8 +79,10 @@ class RecordStore:
 
     def read(self, point: object) -> Json | None:
         """The point's record, or None where there is none yet. ValueError names a damaged file."""
-        path = self.path(point)
-        return read_record(path) if path.exists() else None
+        for path in (self.path(point), *(self.folder / f"{key}.json" for key in former_keys_of(point))):
+            if path.exists():
+                return read_record(path)
+        return None
 
     def read_whole(self, point: object) -> Json | None:
         """As `read`, but a damaged file is named on the screen and counts as absent."""

@@ -97,23 +97,23 @@ class JointError:
 
 def _measure(point: JointErrorPoint, runner: Runner) -> Json:
     torch.set_num_threads(point.threads)
-    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, SeparateHead())
+    evaluator = point.model.evaluator(runner.model(point.model).to(point.device), point.decoder, SeparateHead())
     task = point.model.task
     problems = task.test_problems(point.num_items)
-    requests = contestant.requests(task, problems, point.model.seed)
+    requests = evaluator.requests(task, problems, point.model.seed)
     completions, totals = [], np.zeros((3, point.num_items))
     num_commits = num_tokens = 0
     with machine_shared(), using(Implementation.named(point.kernels)), recording() as ran:
         for number, batch in enumerate(batches(requests, point.batch_size)):
-            measured = joint_errors(contestant.decoder, contestant.model, batch)
+            measured = joint_errors(evaluator.decoder, evaluator.model, batch)
             completions += measured.completions
             for commit in measured.commits:
                 item = number * point.batch_size + commit.request
                 totals[:, item] += commit.bound, commit.product, commit.joint
                 num_commits += 1
                 num_tokens += commit.num_tokens
-    right = task.grade(problems, contestant.format.answer(task, problems, canvases(completions)))
+    right = task.grade(problems, evaluator.format.answer(task, problems, canvases(completions)))
     bound, product, joint = np.round(totals, 6).tolist()
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "bound": bound,
             "product": product, "joint": joint, "num_commits": num_commits,
-            "num_tokens": num_tokens} | execution(contestant.model, ran)
+            "num_tokens": num_tokens} | execution(evaluator.model, ran)

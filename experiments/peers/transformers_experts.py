@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ...kernels.moe_router import Routing
-from ...models import ExpertShape, Mixture
+from ...models import ExpertShape, MoELayer
 from ..harness.progress import console
 from ..harness.records import describe
 from .agreement import in_turns
@@ -27,7 +27,7 @@ _NUM_COLD = 16
 _AIM = {"eager": 1.2}
 
 
-def pair(shape: ExpertShape = SHAPE, width: int = WIDTH, seed: int = 0, way: str = "eager") -> tuple[Mixture, Any]:
+def pair(shape: ExpertShape = SHAPE, width: int = WIDTH, seed: int = 0, way: str = "eager") -> tuple[MoELayer, Any]:
     """Our layer and theirs with the same random weights; theirs multiplies in the way that is named."""
     from transformers import OlmoeConfig  # pyright: ignore[reportMissingImports]
     from transformers.models.olmoe.modeling_olmoe import (  # pyright: ignore[reportMissingImports]
@@ -38,7 +38,7 @@ def pair(shape: ExpertShape = SHAPE, width: int = WIDTH, seed: int = 0, way: str
                          num_experts_per_tok=shape.routing.top_k, norm_topk_prob=shape.routing.renormalise)
     config._experts_implementation = way
     torch.manual_seed(seed)
-    ours, theirs = Mixture(width, shape).eval(), OlmoeSparseMoeBlock(config).eval()
+    ours, theirs = MoELayer(width, shape).eval(), OlmoeSparseMoeBlock(config).eval()
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     theirs.gate.weight, theirs.experts.gate_up_proj, theirs.experts.down_proj = (
@@ -65,7 +65,7 @@ def speed(rounds: int = 15) -> Iterator[Comparison[Timing]]:
 
 
 @torch.inference_mode()
-def _timed(layers: Callable[[], tuple[Mixture, Any]], way: str, step: str, num_positions: int, num_inputs: int,
+def _timed(layers: Callable[[], tuple[MoELayer, Any]], way: str, step: str, num_positions: int, num_inputs: int,
            rounds: int) -> Timing:
     ours, theirs = layers()
     torch.manual_seed(num_positions)

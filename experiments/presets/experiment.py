@@ -105,7 +105,7 @@ class Decoders:
         reference = trained_by(setup.autoregressive)
 
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> PresetPoint:
-            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
+            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else kind_of(type(decoder.sampler)).lower()
             return PresetPoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
                                self.kernels, self.head, reference, _REFERENCE, self.batch_invariant)
 

@@ -1,4 +1,4 @@
-"""The figure of balance over training: how far a mixture's fullest expert is above the mean load, update by update."""
+"""The figure of expert load over training: MaxVio, the maximum over the mean expert load minus 1, at every update."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ _OVER = 20
 
 
 def is_mixture(record: Json) -> bool:
-    """Whether a training record tells how busy experts were."""
+    """Whether a training record holds expert loads."""
     return bool(record["result"].get("violations"))
 
 
 @own_style()
 def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel a task: the fullest expert's load above the mean, mean over layers and 20 updates.
-    ValueError if the records are of several conditions."""
+    """A PNG with one panel per task: MaxVio, averaged over layers and 20 updates. ValueError if the records are of
+    several conditions."""
     refuse_mixed(training)
     tasks = list(dict.fromkeys(record["point"]["name"] for record in training))
     figure = Figure(figsize=(max(3.1 * len(tasks), 6.4), 3.8), layout="constrained")
@@ -41,5 +41,5 @@ def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.set_ylim(bottom=0)
         axes.tick_params(labelsize=8)
         axes.grid(True, linewidth=0.4, alpha=0.5)
-    figure.axes[0].set_ylabel("fullest expert above mean load, %", fontsize=8.5)
+    figure.axes[0].set_ylabel("maximum expert load above mean, %", fontsize=8.5)
     return png(figure, sources, legend_columns=max(2, len(tasks)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...decoders import Canvas, Decoder, Decoding, Visit
-from ...models import Causal, DecodableTransformer, RouterWatch, Transformer, TransformerConfig
+from ...models import Causal, DecodableTransformer, RouterRecorder, Transformer, TransformerConfig
 from .point import ModelShape, StepPoint
 
 _WEIGHT_SEED, _STORE_SEED = 0, 1
@@ -62,10 +62,10 @@ class ReadyStep:
     def distinct_experts(self) -> list[int]:
         """How many experts the step touches, in each layer that has them."""
         assert isinstance(self.decoding.model, DecodableTransformer)
-        with RouterWatch(self.decoding.model.transformer) as watch:
+        with RouterRecorder(self.decoding.model.transformer) as recorder:
             self()
         self.restore()
-        return [len(routed.expert_BFA.unique()) for (routed,) in watch.routed]
+        return [len(routed.expert_BFA.unique()) for (routed,) in recorder.results]
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ from ..harness.devices import peak_memory_bytes, reset_peak_memory
 from ..harness.execution import execution
 from ..harness.locks import machine_alone
 from ..harness.records import Json
-from ..training.evaluator import Contestant, TimedBatch, batches, canvases
+from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
 from ..training.trainer import TrainingPoint
 from .runner import Runner
 
@@ -54,23 +54,23 @@ class DecodePoint:
 def measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, with the machine to itself."""
     torch.set_num_threads(point.threads)
-    contestant = point.model.contestant(runner.model(point.model).to(point.device), point.decoder, point.head)
-    reference = point.reference.contestant(runner.model(point.reference).to(point.device), point.reference_decoder,
+    evaluator = point.model.evaluator(runner.model(point.model).to(point.device), point.decoder, point.head)
+    reference = point.reference.evaluator(runner.model(point.reference).to(point.device), point.reference_decoder,
                                            point.head)
     with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
           recording() as ran):
-        result = _measured(point, contestant, reference)
-    return result | execution(contestant.model, ran)
+        result = _measured(point, evaluator, reference)
+    return result | execution(evaluator.model, ran)
 
 
-def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant) -> Json:
+def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) -> Json:
     task, seed = point.model.task, point.model.seed
     problems = task.test_problems(point.num_items)
-    work = list(batches(contestant.requests(task, problems, seed), point.batch_size))
+    work = list(batches(evaluator.requests(task, problems, seed), point.batch_size))
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
-    contestant.decode(work[0])
+    evaluator.decode(work[0])
     reference.decode(reference_work[0])
-    reset_peak_memory(contestant.model.device)
+    reset_peak_memory(evaluator.model.device)
     size = -(-len(work) // _NUM_ROUNDS)
     timed: list[TimedBatch] = []
     speed_ups = []
@@ -78,14 +78,14 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
         # Who goes first changes from round to round, so that neither gains by it.
         if number % 2:
             of_reference = reference.decode(reference_work[begin])
-            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+            in_round = [evaluator.decode(batch) for batch in work[begin : begin + size]]
         else:
-            in_round = [contestant.decode(batch) for batch in work[begin : begin + size]]
+            in_round = [evaluator.decode(batch) for batch in work[begin : begin + size]]
             of_reference = reference.decode(reference_work[begin])
         timed += in_round
         speed_ups.append(_seconds_per_item([of_reference]) / _seconds_per_item(in_round))
     completions = [completion for batch in timed for completion in batch.completions]
-    answer = contestant.format.answer(task, problems, canvases(completions))
+    answer = evaluator.format.answer(task, problems, canvases(completions))
     right = task.grade(problems, answer)
     seconds = [batch.seconds for batch in timed]
     num_answer_tokens = task.count_answer_tokens(problems, answer)
@@ -99,8 +99,8 @@ def _measured(point: DecodePoint, contestant: Contestant, reference: Contestant)
         "first_step_seconds_p50": _quantile([batch.first_step_seconds for batch in timed], 0.5),
         "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
-        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(contestant.model.device),
-        "accounting": _total([batch.accounting.to_json(contestant.model) for batch in timed])}
+        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(evaluator.model.device),
+        "accounting": _total([batch.accounting.to_json(evaluator.model) for batch in timed])}
 
 
 def _seconds_per_item(decoded: Sequence[TimedBatch]) -> float:

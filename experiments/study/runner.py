@@ -9,7 +9,7 @@ from ..harness.locks import exclusive
 from ..harness.progress import console
 from ..harness.provenance import provenance
 from ..harness.records import Json, RecordStore, key_of
-from ..training.trainer import TrainingPoint, trained
+from ..training.trainer import TrainingPoint, load_or_train
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
@@ -25,9 +25,9 @@ class Runner:
         self._models: dict[TrainingPoint, Transformer] = {}
 
     def train(self, point: TrainingPoint, stop_at: float = math.inf) -> Json:
-        """The point's training record, made if it is missing. OutOfTime as from `trained`."""
+        """The point's training record, made if it is missing. TrainingPaused as in `load_or_train`."""
         try:
-            self._models[point], record = trained(point, self.folder, stop_at)
+            self._models[point], record = load_or_train(point, self.folder, stop_at)
         except _POINT_FAILURES as error:
             return self._failed(point, error)
         return record

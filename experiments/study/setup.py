@@ -12,14 +12,14 @@ from ..training.trainer import Recipe
 @dataclass(frozen=True)
 class TaskSetup:
     """A task with the recipes of its matched pair and the settings at which it is decoded: the first order at all
-    `steps`, the others at `contrast_steps`. Presets in blocks take blocks of `block_size`; those of block-causal models
+    `steps`, the others at `ablation_steps`. Presets in blocks take blocks of `block_size`; those of block-causal models
     decode the model of the recipe `block_diffusion`, in its own blocks."""
 
     task: Task
     diffusion: Recipe
     autoregressive: Recipe
     steps: Sequence[int]
-    contrast_steps: Sequence[int]
+    ablation_steps: Sequence[int]
     windows: Windows = field(default_factory=Whole)
     cache: Cache = field(default_factory=Recompute)
     block_diffusion: Recipe | None = None
@@ -30,7 +30,7 @@ class TaskSetup:
         check_integer("block_size", self.block_size)
         if not self.steps:
             raise ValueError("steps=[]: needs at least one number of steps")
-        for name in ("steps", "contrast_steps"):
+        for name in ("steps", "ablation_steps"):
             values = getattr(self, name)
             for steps in values:
                 check_integer(name, steps)

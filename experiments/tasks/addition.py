@@ -1,8 +1,8 @@
-"""Addition of two numbers, most significant digit first: the answer's first digit may hang on a carry from its last.
+"""Addition of two numbers, most significant digit first: the answer's first digit may depend on a carry from its last.
 
-Half of the problems, in training and in the test, hold a long carry chain: at `chain_digits` neighbouring positions
-the operands' digits sum to nine, below them to ten or more. Test operands never occur in training: a pair belongs to
-the test if and only if (31 a + b) mod 97 is 0.
+Half of the training and test problems have a long carry chain: at `chain_digits` adjacent positions the operands'
+digits sum to nine, at the position below them to ten or more. Test operands never occur in training: a pair is a test
+pair if and only if (31 a + b) mod 97 is 0.
 
     12345678+87654321=099999999
 """

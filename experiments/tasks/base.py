@@ -1,4 +1,4 @@
-"""What a task is: problems with an exact checker, and the formats in which each family sees them."""
+"""Tasks and formats: problems with an exact checker, and how they become token rows for each family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sized
@@ -12,58 +12,58 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class Encoded:
-    """Solved problems as token rows: tokens int64 [n, L], the positions to be learnt (bool [n, L]), and where the
-    completion starts. All of these are decoded; so is `unlearnt` (bool [n, L]), what a solution does not need but a
-    decoder may write, since which it needs would tell."""
+    """Solved problems as token rows: tokens int64 [n, L], the target positions of the loss (bool [n, L]), and the first
+    position of the completion. Targets are decoded. `ungraded` positions (bool [n, L]) are decoded too, so that the
+    length of the answer is not leaked."""
 
     tokens: np.ndarray
     target: np.ndarray
     start: int
-    unlearnt: np.ndarray | None = None
+    ungraded: np.ndarray | None = None
 
     @property
     def decoded(self) -> np.ndarray:
         """The positions that are masked for a decoder, bool [n, L]."""
-        return self.target if self.unlearnt is None else self.target | self.unlearnt
+        return self.target if self.ungraded is None else self.target | self.ungraded
 
 
 class Task(Protocol):
-    """Token ids run from 0 to vocab_size - 1, of which the last stands for the mask."""
+    """Token ids run from 0 to vocab_size - 1; the last is the mask."""
 
     @property
     def vocab_size(self) -> int: ...
     @property
     def end_id(self) -> int | None:
-        """The token after which an answer is over, if answers differ in length."""
+        """The token that ends an answer, if answers differ in length."""
         ...
 
     def training_problems(self, rng: np.random.Generator, size: int) -> Any: ...
     def test_problems(self, num: int) -> Any: ...
     def grade(self, problems: Any, answer: np.ndarray) -> np.ndarray:
-        """Which answers [n, A] are right: bool [n]."""
+        """Whether each answer [n, A] is right: bool [n]."""
         ...
 
     def count_answer_tokens(self, problems: Any, answer: np.ndarray) -> int:
-        """Tokens of all answers that were not given, up to and with the end token: what tokens per second counts for
-        either family, whatever else its format makes it write."""
+        """Answer tokens up to and including the end token, without those given in the problem. Tokens per second count
+        these for both families, whatever else a format makes a decoder write."""
         ...
 
     def describe_answers(self, problems: Any, answer: np.ndarray) -> dict[str, float]:
-        """Measures of free text, to be shown together; empty for a task with one right answer."""
+        """Quality measures of free text, shown together; empty for tasks with one right answer."""
         ...
 
 
 class Format(Protocol):
-    """How problems become token rows, and how an answer is read off a decoded row."""
+    """How problems become token rows, and how answers are read from decoded rows."""
 
     def encode(self, task: Any, problems: Any) -> Encoded: ...
     def answer(self, task: Any, problems: Any, tokens: np.ndarray) -> np.ndarray:
-        """The answers [n, A] that decoded rows [n, L] hold."""
+        """The answers [n, A] in decoded rows [n, L]."""
         ...
 
 
 class OneRightAnswer:
-    """What tasks share whose problems have one right answer of fixed length."""
+    """Defaults of tasks whose problems have one right answer of fixed length."""
 
     @property
     def end_id(self) -> None:
@@ -85,20 +85,20 @@ class PromptedProblems(Sized):
 
 
 class PromptedTask(OneRightAnswer, ABC):
-    """A task of prompts and right answers that only has to say how its problems are drawn."""
+    """A task of prompts and right answers. Subclasses draw the problems."""
 
     test_seed: int
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
-        """`size` random problems: of the test if `held_out`, else of the training."""
+        """`size` random problems: test problems if `held_out`, else training problems."""
 
     def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
         return self.draw(rng, size, held_out=False)
 
     def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones: they are drawn in chunks of fixed size, so that a
-        shorter list is the beginning of a longer one."""
+        """The first `num` test problems, always the same ones. They are drawn in chunks of fixed size: a shorter list is
+        a prefix of a longer one."""
         chunks = [self.draw(np.random.default_rng([self.test_seed, 1, chunk]), _CHUNK, held_out=True)
                   for chunk in range(-(-num // _CHUNK))]
         return PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks])[:num],

@@ -1,12 +1,12 @@
-"""One-line Python statements, written from nothing: free text, with several honest measures and no single one.
+"""One-line Python statements, generated without a prompt: free text, judged by several measures.
 
-The corpus is the running interpreter's standard library: simple statements of 8 to 47 characters that parse by
-themselves, each counted once. A file belongs to the test if the MD5 of its path ends so that bucket 9 of 10 takes it;
-lines that also stand in a training file are left out of the test. Tokens are a byte-level BPE learnt on the training
-lines. What the corpus holds depends on the interpreter, so its version is part of the task.
+The corpus is the running interpreter's standard library: distinct simple statements of 8 to 47 characters that parse by
+themselves. A file is a test file if the last byte of its path's MD5 is 9 modulo 10; test lines that also occur in a
+training file are dropped. Tokens are a byte-level BPE trained on the training lines. The corpus depends on the
+interpreter, so its version is part of the task.
 
     valid                 parses as a Python statement
-    unique, novel         share of distinct lines; share not in the training corpus
+    unique, novel         share of distinct lines; share of lines that are not in the training corpus
     judge_nats_per_char   of a character n-gram model that is independent of both families
     token_entropy         of the tokens of all lines together, in nats: low when a decoder repeats itself
 """
@@ -36,8 +36,8 @@ _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "site-packages", "l
 
 @dataclass(frozen=True)
 class LineProblems:
-    """Lines as token rows: <start>, tokens, then <end> to the row's end, int64 [n, 1 + max_tokens + 1]. Generation
-    uses their number and shape only."""
+    """Lines as token rows: <start>, tokens, then <end> up to the row's end, int64 [n, 1 + max_tokens + 1]. Decoding
+    uses only their number and shape."""
 
     rows: np.ndarray
 
@@ -73,7 +73,7 @@ class CodeLines:
         return LineProblems(rows[rng.integers(len(rows), size=size)])
 
     def test_problems(self, num: int) -> LineProblems:
-        """Held-out lines, again from the first when `num` is more than there are."""
+        """The first `num` held-out lines, repeated if there are fewer."""
         rows = _corpus(self).test_rows
         return LineProblems(rows[np.arange(num) % len(rows)])
 
@@ -97,7 +97,7 @@ class CodeLines:
                 "mean_chars": float(np.mean([len(line) for line in lines]))}
 
     def lines(self, answer: np.ndarray) -> list[str]:
-        """The text of answers (token rows after <start>) up to their end token."""
+        """The text of answers (token rows without <start>) up to their end token."""
         return _corpus(self).tokenizer.decode_batch([self._until_end(row) for row in answer.tolist()])
 
     def _until_end(self, row: list[int]) -> list[int]:
@@ -106,7 +106,7 @@ class CodeLines:
 
 @dataclass(frozen=True)
 class WholeLine:
-    """The line with its end tokens to the end of the row: what an any-order decoder must fill."""
+    """The line and end tokens up to the end of the row: what an any-order decoder fills."""
 
     def encode(self, task: CodeLines, problems: LineProblems) -> Encoded:
         target = np.broadcast_to(np.arange(problems.rows.shape[1]) >= 1, problems.rows.shape)
@@ -118,20 +118,20 @@ class WholeLine:
 
 @dataclass(frozen=True)
 class LineUpToEnd:
-    """The line and its first end token: what a left-to-right decoder learns, since it stops there. It may write a row
-    full: a row that ended where the held-out line does would tell that line's length."""
+    """The line and its first end token, where a left-to-right decoder stops. The rest of the row is decoded but not a
+    target: a row that ended with the held-out line would leak its length."""
 
     def encode(self, task: CodeLines, problems: LineProblems) -> Encoded:
         ended = np.cumsum(problems.rows == task.end_id, axis=1)
         target = (ended == 0) | ((ended == 1) & (problems.rows == task.end_id))
         target[:, 0] = False
-        return Encoded(problems.rows, target, 1, unlearnt=ended > 0)
+        return Encoded(problems.rows, target, 1, ungraded=ended > 0)
 
     answer = WholeLine.answer
 
 
 def parses(line: str) -> bool:
-    """Whether a line is one simple Python statement by itself."""
+    """Whether a line is one simple Python statement."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # such as `1if x else 2`: odd, but it parses
@@ -153,7 +153,7 @@ class _Corpus:
 @cache
 def _corpus(task: CodeLines) -> _Corpus:
     if task.python_version != platform.python_version():
-        raise ValueError(f"python_version={task.python_version!r}: the corpus at hand is that of "
+        raise ValueError(f"python_version={task.python_version!r}: must be the running interpreter's, "
                          f"{platform.python_version()}")
     training, test = _split_lines(Path(sysconfig.get_paths()["stdlib"]))
     tokenizer = Tokenizer(models.BPE())
@@ -172,7 +172,7 @@ def _rows(task: CodeLines, tokenizer: Tokenizer, lines: Sequence[str]) -> np.nda
 
 
 def _split_lines(folder: Path) -> tuple[list[str], list[str]]:
-    """Distinct training lines and test lines, in the order of their first occurrence."""
+    """Distinct training lines and test lines, in order of first occurrence."""
     training: dict[str, None] = {}
     test: dict[str, None] = {}
     for path in sorted(folder.rglob("*.py")):

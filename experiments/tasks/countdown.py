@@ -2,14 +2,13 @@
 
     86,28,13,31, 96  ->  86+28=114,31-13=18,114-18=96
 
-The rules are those of the public test rows of "Beyond Autoregression" (arXiv 2410.14157): inputs from 1 to 99, targets
-from 10 to 100 of which nine are held out for the test, no negative number anywhere. As in those rows a target and
-inputs that can reach it are drawn evenly; the sums and products name the numbers in their order. The solution is drawn
-evenly from all there are. An answer is right if every equation is true, every input is used once, and the last value
-is the target, whichever solution it is.
+The rules are those of the public test rows of "Beyond Autoregression" (arXiv 2410.14157): inputs from 1 to 99; targets
+from 10 to 100, nine of them held out for the test; no negative numbers. As there, inputs and a target that they can
+reach are drawn uniformly, and sums and products name the numbers in their order. The solution is drawn uniformly from
+all solutions. An answer is right if every equation is true, every input is used once, and the last value is the target.
 
 Tokens are characters, as in the published results: intermediate values have up to four digits, too many and too rare
-for a token each. Prompts have columns of fixed width; answers end with an end token, repeated to the row's end.
+for one token each. Prompts have columns of fixed width. An end token fills the row after the answer.
 """
 
 import json
@@ -38,7 +37,7 @@ _DRAWN_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class _Public:
-    """What the public test rows with one number of inputs have: their targets and their longest answer."""
+    """The targets and the longest answer of the public test rows with a given number of inputs."""
 
     targets: tuple[int, ...]
     longest_answer: int
@@ -51,7 +50,7 @@ _PUBLIC = {3: _Public((22, 24, 25, 30, 32, 50, 65, 67, 96), 21),
 
 @dataclass(frozen=True)
 class Countdown:
-    """`path` names a file of public test rows, JSON lines of `input` and `output`; without one test rows are drawn."""
+    """`path` names a file of public test rows: JSON lines of `input` and `output`. Without it, test rows are drawn."""
 
     num_inputs: int = 4
     num_training_rows: int = 500_000
@@ -80,7 +79,7 @@ class Countdown:
 
     @property
     def longest_answer(self) -> int:
-        """Characters of the longest answer that is drawn; rows hold one more, the end."""
+        """Characters of the longest answer. Rows hold one more token, the end."""
         return _PUBLIC[self.num_inputs].longest_answer
 
     def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
@@ -89,8 +88,7 @@ class Countdown:
         return PromptedProblems(rows.prompt[pick].astype(np.int64), rows.solution[pick].astype(np.int64))
 
     def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones; those of a file again from the first when `num` is more
-        than it holds."""
+        """The first `num` test problems, always the same ones. Those of a file are repeated if there are fewer."""
         if self.path is None:
             chunks = [_test_chunk(self, chunk) for chunk in range(-(-num // _CHUNK))]
             rows = PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks]),
@@ -124,9 +122,8 @@ class Countdown:
 
 
 def solves(inputs: Sequence[int], target: int, text: str) -> bool:
-    """Whether the equations of an answer are all true, use every input once and one another's results, and leave the
-    target."""
-    at_hand = Counter(inputs)
+    """Whether all equations of an answer are true, use every input and intermediate result once, and give the target."""
+    available = Counter(inputs)
     for equation in text.split(","):
         parts = _EQUATION.fullmatch(equation)
         if parts is None:
@@ -134,11 +131,11 @@ def solves(inputs: Sequence[int], target: int, text: str) -> bool:
         left, right, result = int(parts[1]), int(parts[3]), int(parts[4])
         values = {"+": left + right, "-": left - right, "*": left * right,
                   "/": left // right if right and left % right == 0 else None}
-        at_hand.subtract((left, right))
-        if values[parts[2]] != result or at_hand[left] < 0 or at_hand[right] < 0:
+        available.subtract((left, right))
+        if values[parts[2]] != result or available[left] < 0 or available[right] < 0:
             return False
-        at_hand[result] += 1
-    return +at_hand == Counter((target,))
+        available[result] += 1
+    return +available == Counter((target,))
 
 
 @cache
@@ -147,7 +144,7 @@ def _test_chunk(task: Countdown, chunk: int) -> PromptedProblems:
 
 
 def _drawn(task: Countdown, rng: np.random.Generator, targets: Sequence[int], size: int) -> PromptedProblems:
-    """`size` problems that have a solution, int8."""
+    """`size` problems with their solutions, int8."""
     lines: list[str] = []
     at_once = min(2 * size, _DRAWN_AT_ONCE)
     while len(lines) < size:
@@ -162,10 +159,10 @@ def _drawn(task: Countdown, rng: np.random.Generator, targets: Sequence[int], si
 
 
 def solutions(inputs: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """How many solutions each row of inputs [n, k] has for its target [n], and one of them at random, int64 [n] each.
+    """The number of solutions of each row of inputs [n, k] for its target [n], and a random one of them: int64 [n].
 
-    A solution is a number in base 64 with a digit a step: which pair of the numbers at hand, times four, plus the sign.
-    What a step makes goes to the end of the numbers at hand."""
+    A solution is a number in base 64 with one digit per step: four times the index of the pair of available numbers,
+    plus that of the sign. The result of a step is appended to the available numbers."""
     number_of, chosen = np.zeros(len(inputs), np.int64), np.zeros(len(inputs), np.int64)
 
     def count(rows: np.ndarray, code: int) -> None:
@@ -173,11 +170,11 @@ def solutions(inputs: np.ndarray, target: np.ndarray, rng: np.random.Generator) 
         rows = rows[rng.random(len(rows)) * number_of[rows] < 1]
         chosen[rows] = code
 
-    def search(at_hand: list[np.ndarray], rows: np.ndarray, code: int) -> None:
-        for number, (i, j) in enumerate(combinations(range(len(at_hand)), 2)):
+    def search(available: list[np.ndarray], rows: np.ndarray, code: int) -> None:
+        for number, (i, j) in enumerate(combinations(range(len(available)), 2)):
             code_of_sum = 64 * code + 4 * number
-            rest = [values for place, values in enumerate(at_hand) if place not in (i, j)]
-            small, large = np.minimum(at_hand[i], at_hand[j]), np.maximum(at_hand[i], at_hand[j])
+            rest = [values for place, values in enumerate(available) if place not in (i, j)]
+            small, large = np.minimum(available[i], available[j]), np.maximum(available[i], available[j])
             if not rest:
                 wanted = target[rows]
                 count(rows[large + small == wanted], code_of_sum)
@@ -197,21 +194,21 @@ def solutions(inputs: np.ndarray, target: np.ndarray, rng: np.random.Generator) 
 
 
 def _written(inputs: np.ndarray, chosen: np.ndarray) -> list[str]:
-    """The text of solutions that `solutions` found."""
-    at_hand, row = inputs, np.arange(len(inputs))
+    """The text of encoded solutions of `solutions`."""
+    available, row = inputs, np.arange(len(inputs))
     steps = []
     for size in range(inputs.shape[1], 1, -1):
         digit = chosen // 64 ** (size - 2) % 64
         i, j = np.array(list(combinations(range(size), 2)))[digit // 4].T
-        sign, first, second = digit % 4, at_hand[row, i], at_hand[row, j]
+        sign, first, second = digit % 4, available[row, i], available[row, j]
         small, large = np.minimum(first, second), np.maximum(first, second)
         result = np.choose(sign, (large + small, large * small, large - small, large // np.maximum(small, 1)))
         left, right = np.where(sign < 2, first, large), np.where(sign < 2, second, small)
         steps.append([f"{a}{_SIGNS[s]}{b}={c}" for a, s, b, c in zip(
             left.tolist(), sign.tolist(), right.tolist(), result.tolist(), strict=True)])
-        kept = np.ones(at_hand.shape, bool)
+        kept = np.ones(available.shape, bool)
         kept[row, i] = kept[row, j] = False
-        at_hand = np.concatenate((at_hand[kept].reshape(len(row), -1), result[:, None]), axis=1)
+        available = np.concatenate((available[kept].reshape(len(row), -1), result[:, None]), axis=1)
     return [",".join(equations) for equations in zip(*steps, strict=True)]
 
 

@@ -1,10 +1,10 @@
 """Sudoku: fill the blanks of a grid that has exactly one solution.
 
-Boxes are box_height x box_width; the grid's side is their product. Puzzles are dug from random full grids while a
-solver still finds one solution, then varied by the grid's symmetries (digits, rows within a band, bands, columns within
-a stack, stacks). Test puzzles come from other full grids, none of which is a base grid with its digits renamed. Small
-grids fall into few classes under these symmetries (all 288 fillings of 4x4 occur in training, and many of 6x6), so
-there it is the clue patterns that are new; 9x9 grids do not recur.
+Boxes are box_height x box_width; the grid's side is their product. A puzzle is a random full grid from which cells are
+blanked while the solution stays unique, then transformed by the grid's symmetries (digits, rows within a band, bands,
+columns within a stack, stacks). Test puzzles come from other full grids, none of them a training grid with its digits
+renamed. Small grids have few classes under these symmetries (training covers all 288 fillings of 4x4 and many of 6x6):
+there only the clue patterns are new. 9x9 grids do not recur.
 
     >>> task = Sudoku(box_height=2, box_width=2, num_blanks=10)
     >>> problems = task.test_problems(3)
@@ -21,9 +21,9 @@ from ...kernels.checks import check_integer
 from .base import Encoded, OneRightAnswer
 
 BLANK = 0
-_FEWEST_CLUES = {4: 4, 6: 8, 9: 17}  # of a puzzle with one solution, by side
-_MOST_ATTEMPTS = 50
-_LONGEST_BOX = 5
+_MIN_CLUES = {4: 4, 6: 8, 9: 17}  # of a puzzle with one solution, by side
+_MAX_ATTEMPTS = 50
+_MAX_BOX_SIDE = 5
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Sudoku(OneRightAnswer):
     base_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_integer("box_height", self.box_height, at_most=_LONGEST_BOX)
-        check_integer("box_width", self.box_width, at_most=_LONGEST_BOX)
+        check_integer("box_height", self.box_height, at_most=_MAX_BOX_SIDE)
+        check_integer("box_width", self.box_width, at_most=_MAX_BOX_SIDE)
         check_integer("num_blanks", self.num_blanks)
         check_integer("num_training_bases", self.num_training_bases)
         check_integer("base_seed", self.base_seed, at_least=0)
-        fewest_clues = _FEWEST_CLUES.get(self.side, self.side)
-        if self.num_blanks > self.num_cells - fewest_clues:
-            raise ValueError(f"num_blanks={self.num_blanks}: must leave at least {fewest_clues} of {self.num_cells} "
+        min_clues = _MIN_CLUES.get(self.side, self.side)
+        if self.num_blanks > self.num_cells - min_clues:
+            raise ValueError(f"num_blanks={self.num_blanks}: must leave at least {min_clues} of {self.num_cells} "
                              "cells as clues, or no puzzle has one solution")
 
     @property
@@ -80,7 +80,7 @@ class Sudoku(OneRightAnswer):
         return _test_problems(self, num)
 
     def grade(self, problems: SudokuProblems, answer: np.ndarray) -> np.ndarray:
-        """Which filled grids [n, cells] keep the clues and satisfy every row, column and box: bool [n]."""
+        """Whether each filled grid [n, cells] keeps the clues and satisfies every row, column and box: bool [n]."""
         keeps_clues = ((problems.puzzle == BLANK) | (answer == problems.puzzle)).all(1)
         digits = np.arange(1, self.side + 1)
         complete = [(np.sort(answer[:, unit], axis=1) == digits).all(1) for unit in self._units]
@@ -125,7 +125,7 @@ class Sudoku(OneRightAnswer):
         return found
 
     def random_grid(self, rng: np.random.Generator) -> np.ndarray:
-        """A random full grid [cells], by backtracking over the cells with the fewest choices."""
+        """A random full grid [cells], by backtracking on the cell with the fewest choices."""
         used, cells = [0] * (3 * self.side), [BLANK] * self.num_cells
 
         def fill(blanks: list[int]) -> bool:
@@ -151,9 +151,9 @@ class Sudoku(OneRightAnswer):
         return np.array(cells)
 
     def dig(self, grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Blank cells of a full grid in random order, each only while the solution stays unique; start again when
-        the order leads to too few blanks."""
-        for _ in range(_MOST_ATTEMPTS):
+        """Blank cells of a full grid in random order while the solution stays unique. Retried in another order if
+        that gives too few blanks."""
+        for _ in range(_MAX_ATTEMPTS):
             puzzle, num_left = grid.copy(), self.num_blanks
             for cell in rng.permutation(self.num_cells):
                 digit, puzzle[cell] = puzzle[cell], BLANK
@@ -163,7 +163,7 @@ class Sudoku(OneRightAnswer):
                         return puzzle
                 else:
                     puzzle[cell] = digit
-        raise ValueError(f"num_blanks={self.num_blanks}: no puzzle with so many blanks in {_MOST_ATTEMPTS} attempts")
+        raise ValueError(f"num_blanks={self.num_blanks}: no puzzle with so many blanks in {_MAX_ATTEMPTS} attempts")
 
     @cached_property
     def training_bases(self) -> tuple[np.ndarray, np.ndarray]:
@@ -183,7 +183,7 @@ class Sudoku(OneRightAnswer):
 
     @cached_property
     def _units_of(self) -> list[tuple[int, int, int]]:
-        """The row, column and box of each cell, numbered through."""
+        """The row, column and box of each cell; units are numbered consecutively."""
         place = [divmod(cell, self.side) for cell in range(self.num_cells)]
         boxes_per_band = self.side // self.box_width
         return [(row, self.side + column,
@@ -211,7 +211,7 @@ def _test_problems(task: Sudoku, num: int) -> SudokuProblems:
 
 
 def _permuted_lines(rng: np.random.Generator, num: int, *, bands: int, lines: int) -> np.ndarray:
-    """`num` orders of bands x lines rows that keep bands together: int64 [num, bands * lines]."""
+    """`num` permutations of bands x lines rows that keep bands together: int64 [num, bands * lines]."""
     band = rng.random((num, bands)).argsort(1)
     line = rng.random((num, bands, lines)).argsort(2)
     return (band[:, :, None] * lines + line).reshape(num, -1)
@@ -225,7 +225,7 @@ def _renamed(grid: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class InPlace:
-    """The canvas is the grid; clues are given, blanks are generated. Only an any-order decoder can use it."""
+    """The canvas is the grid: clues are given, blanks are decoded. For any-order decoders only."""
 
     def encode(self, task: Sudoku, problems: SudokuProblems) -> Encoded:
         return Encoded(problems.solution, problems.puzzle == BLANK, 0)

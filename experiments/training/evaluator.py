@@ -1,4 +1,4 @@
-"""Decoding of a task's problems in batches, timed as it goes."""
+"""Evaluation: decodes a task's problems in batches and times each batch."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,21 +15,22 @@ from ..tasks.base import Format, Task
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A model with the decoder that drives it and the format in which it sees a task."""
+class Evaluator:
+    """A model with its decoder and the format of its task."""
 
     model: LanguageModel
     decoder: Decoder
     format: Format
 
     def requests(self, task: Task, problems: Any, seed: int) -> list[Request]:
-        """One request a problem, masked where it is decoded. A draw's seed is the item's number with the run's seed."""
+        """One request per problem, masked at the positions to decode. Its sampling seed is the item's number with the
+        run's seed."""
         encoded = self.format.encode(task, problems)
         rows = np.where(encoded.decoded, self.model.mask_id, encoded.tokens).tolist()
         return [Request(row, encoded.start, seed=(seed << 32) + item) for item, row in enumerate(rows)]
 
     def decode(self, requests: Sequence[Request]) -> "TimedBatch":
-        """Decode one batch. The clock runs from the requests to the last step; reading the result is not timed."""
+        """Decode one batch. The time is from the requests to the last step; reading the result is not part of it."""
         device = self.model.device
         wait_for(device)
         began = time.perf_counter()
@@ -48,7 +49,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class TimedBatch:
-    """Completions, seconds from the requests to the last and to the first step, and the decode's accounting."""
+    """Completions, seconds from the requests to the last and to the first step, and the accounting of the decode."""
 
     completions: list[Completion]
     seconds: float
@@ -66,9 +67,9 @@ def canvases(completions: Sequence[Completion]) -> np.ndarray:
     return np.array([completion.tokens for completion in completions])
 
 
-def share_right(contestant: Contestant, task: Task, num_items: int, batch_size: int, seed: int = 0) -> float:
-    """Share of the first `num_items` test problems that the contestant gets right."""
+def accuracy(evaluator: Evaluator, task: Task, num_items: int, batch_size: int, seed: int = 0) -> float:
+    """The share of the first `num_items` test problems that are answered correctly."""
     problems = task.test_problems(num_items)
-    completions = [completion for batch in batches(contestant.requests(task, problems, seed), batch_size)
-                   for completion in contestant.decode(batch).completions]
-    return float(task.grade(problems, contestant.format.answer(task, problems, canvases(completions))).mean())
+    completions = [completion for batch in batches(evaluator.requests(task, problems, seed), batch_size)
+                   for completion in evaluator.decode(batch).completions]
+    return float(task.grade(problems, evaluator.format.answer(task, problems, canvases(completions))).mean())

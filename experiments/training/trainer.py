@@ -1,8 +1,8 @@
-"""Training of either family from one loop.
+"""One training loop for all families.
 
-Muon for the blocks' matrices, AdamW for the rest (stacks of experts among it), linear warm-up then cosine to zero,
-gradients clipped at norm 1. A recipe is a number of updates; seconds are an outcome. Every random number is a function
-of (seed, update), so an interrupted training goes on to the same weights as one that was not.
+Muon for the blocks' matrices, AdamW for all other parameters (stacked experts included); linear warm-up, then cosine
+decay to zero; gradients clipped at norm 1. A recipe fixes the number of updates; seconds are measured. Every random
+number is a function of (seed, update), so a resumed training ends in the same weights as an uninterrupted one.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from ...models import (
     Balancing,
     DecodableTransformer,
     Head,
+    NoBalancing,
     Objective,
-    RouterWatch,
+    RouterRecorder,
     SeparateHead,
     Shape,
     Transformer,
     TransformerConfig,
-    Unbalanced,
 )
 from ...models.checkpoint import load_checkpoint, load_tensors, save_checkpoint, save_tensors, set_weights, weights_of
-from ...models.routers import load, violation
+from ...models.routers import expert_counts, max_violation
 from ..harness.devices import check_device
 from ..harness.execution import ProductTypes, seen
 from ..harness.locks import exclusive, machine_shared
@@ -40,7 +40,7 @@ from ..harness.progress import bar, console
 from ..harness.provenance import provenance
 from ..harness.records import Json, RecordStore, key_of
 from ..tasks.base import Format, Task
-from .evaluator import Contestant, share_right
+from .evaluator import Evaluator, accuracy
 from .muon import Muon
 
 _SECONDS_BETWEEN_SAVES = 10.0
@@ -50,10 +50,10 @@ LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained; everything here changes its weights, or when its quality is looked at.
+    """How one model is trained. Every field changes its weights, or when it is evaluated.
 
-    precision bfloat16 runs the matrix products, Muon's among them, in bfloat16 and keeps weights, norms and softmax in
-    float32. Which of the two is fast depends on the processor; which it is decides what is learnt."""
+    With precision bfloat16, matrix products (Muon's included) run in bfloat16; weights, norms and softmax stay float32.
+    Which precision is faster depends on the processor."""
 
     objective: Objective
     format: Format
@@ -64,7 +64,7 @@ class Recipe:
     threads: int
     precision: str
     device: str = "cpu"
-    balancing: Balancing = field(default_factory=Unbalanced)
+    balancing: Balancing = field(default_factory=NoBalancing)
     muon_lr: float = 0.02
     adamw_lr: float = 2e-3
     warmup_updates: int = 20
@@ -105,27 +105,27 @@ class TrainingPoint:
                                  self.recipe.shape)
 
     def check(self, decoder: Decoder, head: Head) -> None:
-        """ValueError with the reason if the decoder cannot decode this model and task; nothing is trained."""
+        """ValueError with the reason if the decoder cannot decode this model and task. Trains nothing."""
         with torch.device("meta"):
             transformer = Transformer(self.config())
-        contestant = self.contestant(transformer, decoder, head)
-        request = contestant.requests(self.task, self.task.test_problems(1), self.seed)[0]
-        decoder.check(contestant.model, request)
+        evaluator = self.evaluator(transformer, decoder, head)
+        request = evaluator.requests(self.task, self.task.test_problems(1), self.seed)[0]
+        decoder.check(evaluator.model, request)
 
-    def contestant(self, transformer: Transformer, decoder: Decoder, head: Head) -> Contestant:
-        """The model with a decoder, which stops where the task's answers end."""
+    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head) -> Evaluator:
+        """The model with this decoder, which stops at the task's end token."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
-        return Contestant(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
+        return Evaluator(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
 
 
-class OutOfTime(Exception):
-    """A training reached its time to stop; its state is saved, and the next call goes on from there."""
+class TrainingPaused(Exception):
+    """A training reached its time limit. Its state is saved; the next call resumes it."""
 
 
-def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tuple[Transformer, Json]:
-    """The point's model and training record: read from `folder` where they are complete, else trained, going on from
-    the last saved state. Several processes may ask for the same point; one of them trains it. OutOfTime where that
-    takes longer than until `stop_at`, a time of time.perf_counter()."""
+def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tuple[Transformer, Json]:
+    """The point's model and training record: loaded from `folder` if complete there, else trained from the last saved
+    state. Of several processes that want the same point, one trains it. TrainingPaused at `stop_at`, a time of
+    time.perf_counter(), if it is not complete by then."""
     records = RecordStore(folder / "records")
     weights = folder / "checkpoints" / f"{key_of(point)}.safetensors"
     with exclusive(folder / "locks" / key_of(point)):
@@ -134,7 +134,7 @@ def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tu
             try:
                 return load_checkpoint(weights, expect=point.config()).eval(), record
             except ValueError as error:
-                console.print(f"trained again: {error}", markup=False, style="yellow")
+                console.print(f"training again: {error}", markup=False, style="yellow")
         clear_temporaries(weights)
         clear_temporaries(weights.with_suffix(".state.safetensors"))
         with machine_shared():
@@ -145,15 +145,15 @@ def trained(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tu
         return transformer, record
 
 
-def untrained(point: TrainingPoint) -> Transformer:
-    """The model as it is before its first update."""
+def initialized(point: TrainingPoint) -> Transformer:
+    """The model before its first update."""
     torch.manual_seed(point.seed)
     return Transformer(point.config())
 
 
 @dataclass
 class _Run:
-    """A training in progress: all that a saved state holds."""
+    """The state of a training, as saved and restored."""
 
     transformer: Transformer
     optimizers: tuple[torch.optim.Optimizer, ...]
@@ -165,7 +165,7 @@ class _Run:
 
 
 def _begin(point: TrainingPoint) -> _Run:
-    transformer = untrained(point).to(point.recipe.device)
+    transformer = initialized(point).to(point.recipe.device)
     matrices = [p for p in transformer.blocks.parameters() if p.ndim == 2]
     in_blocks = {id(p) for p in matrices}
     others = [p for p in transformer.parameters() if id(p) not in in_blocks]
@@ -209,7 +209,7 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
         try:
             _restore(run, state_path, point)
         except ValueError as error:
-            console.print(f"trained from the start: {error}", markup=False, style="yellow")
+            console.print(f"training from the start: {error}", markup=False, style="yellow")
     num_tokens = recipe.batch_size * run.transformer.config.max_length
     curve_updates = {round(recipe.updates * (i + 1) / recipe.num_curve_points) for i in range(recipe.num_curve_points)}
     saved = began = time.perf_counter()
@@ -221,7 +221,7 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
             if time.perf_counter() >= stop_at:
                 if run.update > first_update:
                     _save(run, state_path, point)
-                raise OutOfTime(f"{run.update:,} of {recipe.updates:,} updates")
+                raise TrainingPaused(f"{run.update:,} of {recipe.updates:,} updates")
             with contextlib.ExitStack() as watch:
                 if run.update == first_update:
                     ran = watch.enter_context(recording())
@@ -236,14 +236,14 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
             rate = (run.update - first_update) * num_tokens / (now - began)
             shown.update(run.update, f"loss {np.mean(run.losses[-20:]):.3f}  {rate:,.0f} tokens/s")
             if run.update in curve_updates:
-                contestant = point.contestant(run.transformer, recipe.curve_decoder, SeparateHead())
-                quality = share_right(contestant, point.task, recipe.num_curve_items, recipe.num_curve_items)
+                evaluator = point.evaluator(run.transformer, recipe.curve_decoder, SeparateHead())
+                quality = accuracy(evaluator, point.task, recipe.num_curve_items, recipe.num_curve_items)
                 run.transformer.train()
                 run.curve.append({"update": run.update, "seconds": run.seconds, "right": quality})
             if time.perf_counter() - saved > _SECONDS_BETWEEN_SAVES:
                 _save(run, state_path, point)
                 saved = time.perf_counter()
-            began += time.perf_counter() - now  # looks and saves are not training
+            began += time.perf_counter() - now  # exclude evaluation and checkpointing time
     return run.transformer.eval(), {
         "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
         "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(),
@@ -252,24 +252,25 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
 
 
 def _update(run: _Run, point: TrainingPoint) -> float:
-    """One update; returns its loss in nats a target token."""
+    """One update. Returns the loss in nats per target token."""
     recipe, task = point.recipe, point.task
     rng = np.random.default_rng([point.seed, run.update])
     encoded = recipe.format.encode(task, task.training_problems(rng, recipe.batch_size))
     autocast = torch.autocast(recipe.device, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-    with RouterWatch(run.transformer) as watch, autocast:
+    with RouterRecorder(run.transformer) as recorder, autocast:
         loss = recipe.objective.loss(
             run.transformer, torch.tensor(encoded.tokens), torch.tensor(encoded.target), mask_id=task.vocab_size - 1,
             generator=torch.Generator().manual_seed(int(rng.integers(2**63))))
-    routed = [forward for (forward,) in watch.routed]
-    (loss + recipe.balancing.loss(watch.routers, routed)).backward()
+    routing = [result for (result,) in recorder.results]
+    (loss + recipe.balancing.loss(recorder.routers, routing)).backward()
     nn.utils.clip_grad_norm_(run.transformer.parameters(), 1.0)
     factor = recipe.learning_rate_factor(run.update)
     for optimizer, rate in zip(run.optimizers, (recipe.muon_lr, recipe.adamw_lr), strict=True):
         optimizer.param_groups[0]["lr"] = rate * factor
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    recipe.balancing.adjust(watch.routers, routed)
-    if routed:
-        run.violations.append(round(torch.stack([violation(load(forward)) for forward in routed]).mean().item(), 4))
+    recipe.balancing.adjust(recorder.routers, routing)
+    if routing:
+        violations = [max_violation(expert_counts(result)) for result in routing]
+        run.violations.append(round(torch.stack(violations).mean().item(), 4))
     return loss.item()

@@ -57,7 +57,7 @@ def training_point() -> Callable[..., TrainingPoint]:
 @pytest.fixture
 def frontier() -> Callable[..., Frontier]:
     def build(**changes: Any) -> Frontier:
-        setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 10], contrast_steps=[10])
+        setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 10], ablation_steps=[10])
         settings: dict[str, Any] = {
             "tasks": {"sudoku4": setup}, "seeds": [0], "thresholds": [0.9],
             "orders": {"confident": TopProbability(), "random": RandomOrder()},

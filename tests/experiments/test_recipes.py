@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
 from quicksilver.experiments.harness.devices import fast_precision
-from quicksilver.experiments.training.evaluator import share_right
-from quicksilver.experiments.training.trainer import TrainingPoint, trained
+from quicksilver.experiments.training.evaluator import accuracy
+from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
 from quicksilver.models import SeparateHead
 
 pytestmark = pytest.mark.slow
@@ -37,9 +37,9 @@ def share(folder: Path) -> Share:
             setup = instantiate(config.experiment, _convert_="all").tasks[task]
         recipe = getattr(setup, family)
         point = TrainingPoint(task, setup.task, recipe, seed=0)
-        transformer, _ = trained(point, folder)
-        contestant = point.contestant(transformer, decoder or recipe.curve_decoder, SeparateHead())
-        return share_right(contestant, setup.task, NUM_ITEMS, 128)
+        transformer, _ = load_or_train(point, folder)
+        evaluator = point.evaluator(transformer, decoder or recipe.curve_decoder, SeparateHead())
+        return accuracy(evaluator, setup.task, NUM_ITEMS, 128)
 
     return measured
 

@@ -16,7 +16,7 @@ from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import trainer as training
-from quicksilver.experiments.training.trainer import TrainingPoint, trained
+from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
 from quicksilver.models import Causal, TransformerConfig
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def experiment(seconds: float = 60, **changes: Any) -> Train:
-    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], contrast_steps=[])
+    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[])
     settings: dict[str, Any] = {"tasks": {"sudoku4": setup}, "seeds": [0], "seconds": seconds}
     return Train(**(settings | changes))
 
@@ -57,7 +57,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_run_stops_in_time_and_the_next_ones_go_on_to_the_same_weights(
         tmp_path: Path, printed: list[str], updates: list[int]) -> None:
     points = list(experiment().points())
-    whole = [trained(point, tmp_path / "whole") for point in points]
+    whole = [load_or_train(point, tmp_path / "whole") for point in points]
     updates.clear()
     # Twelve updates in all, five a run: in the second run the first model is finished and the other begun.
     ends = []
@@ -78,7 +78,7 @@ def test_a_run_stops_in_time_and_the_next_ones_go_on_to_the_same_weights(
     assert ends[2][1][0].startswith(finished)
     assert ends[2][1][-1].endswith("experiment=frontier with the same options measures them")
     for point, (transformer, record) in zip(points, whole, strict=True):
-        again, record_again = trained(point, tmp_path / "cut")
+        again, record_again = load_or_train(point, tmp_path / "cut")
         assert all(map(torch.equal, transformer.state_dict().values(), again.state_dict().values()))
         assert record_again["result"]["losses"] == record["result"]["losses"]
         assert len(record_again["result"]["curve"]) == len(record["result"]["curve"]) == 2
@@ -110,7 +110,7 @@ def test_a_bad_experiment_is_refused(changes: dict, message: str) -> None:
 
 def test_a_model_that_could_not_be_looked_at_is_refused_before_training() -> None:
     unfit = replace(diffusion_recipe(), curve_decoder=autoregressive_recipe().curve_decoder)
-    setup = TaskSetup(TASK, unfit, autoregressive_recipe(), steps=[1], contrast_steps=[])
+    setup = TaskSetup(TASK, unfit, autoregressive_recipe(), steps=[1], ablation_steps=[])
     with pytest.raises(ValueError, match="needs a causal next-token model"):
         experiment(tasks={"sudoku4": setup}).check()
     experiment().check()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
-from quicksilver.models.attention import NoisyClean, View
+from quicksilver.models.attention import AttentionMask, BD3LMMask
 from quicksilver.models.layers import attend
 
 POSITIONS = torch.arange(12)[None]
@@ -30,7 +30,7 @@ def test_blocks_of_one_are_causal() -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 6])
 def test_noisy_sees_its_own_noise_and_clean_blocks_before(block: int) -> None:
-    seen = NoisyClean(block, 6).visible(POSITIONS, POSITIONS)
+    seen = BD3LMMask(block, 6).visible(POSITIONS, POSITIONS)
     for q in range(12):
         for k in range(12):
             q_block, k_block = q % 6 // block, k % 6 // block
@@ -51,12 +51,12 @@ def test_a_bad_block_is_refused() -> None:
 def test_mask_and_number_of_keys_seen_say_the_same(pattern: AttentionPattern, end: int | None) -> None:
     query = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]])
     key = torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
-    view = View(pattern, query, key, end)
-    mask, stop = view.mask_B1FC, view.stop_BF
+    mask = AttentionMask(pattern, query, key, end)
+    visible, stop = mask.visible_B1FC, mask.stop_BF
     everything = torch.ones(2, 4, 6, dtype=torch.bool)
-    seen = everything if mask is None else mask[:, 0].expand(2, 4, 6)
+    seen = everything if visible is None else visible[:, 0].expand(2, 4, 6)
     assert torch.equal(seen, everything if stop is None else torch.arange(6) < stop[..., None])
-    picked = view.at(torch.tensor([[3], [1]]))
+    picked = mask.at(torch.tensor([[3], [1]]))
     assert torch.equal(picked.query_BF, torch.tensor([[8], [5]]))
 
 
@@ -66,11 +66,11 @@ def test_attention_under_autocast_is_attention(pattern: AttentionPattern, num_kv
     """Output and gradients within what bfloat16 rounds, by its scores and, with shared heads, by PyTorch's."""
     q, k, v = (torch.randn(2, 12, heads, 8, requires_grad=True) for heads in (4, num_kv_heads, num_kv_heads))
     upstream = torch.randn(2, 12, 4, 8)
-    view = View(pattern, POSITIONS, POSITIONS)
+    mask = AttentionMask(pattern, POSITIONS, POSITIONS)
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            mixed = attend(q, k, v, view)
+            mixed = attend(q, k, v, mask)
         results.append((mixed.float(), *torch.autograd.grad(mixed, (q, k, v), upstream.to(mixed.dtype))))
     for exact, rounded in zip(*results, strict=True):
         assert (exact - rounded).norm() < 0.02 * exact.norm()

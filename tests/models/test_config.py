@@ -6,7 +6,7 @@ import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.moe_sort import Load
-from quicksilver.models import Bidirectional, Causal, ExpertShape, Mixture, Shape, TransformerConfig
+from quicksilver.models import Bidirectional, Causal, ExpertShape, MoELayer, Shape, TransformerConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -47,7 +47,7 @@ def test_a_mixture_counts_all_experts_and_the_active_ones() -> None:
     model = random_transformer(Bidirectional(), experts=EXPERTS)
     matrices = sum(p.numel() for p in model.blocks.parameters() if p.ndim > 1)
     assert model.config.num_matrix_parameters() == matrices
-    mixtures = [block.ffn for block in model.blocks if isinstance(block.ffn, Mixture)]
+    mixtures = [block.ffn for block in model.blocks if isinstance(block.ffn, MoELayer)]
     assert len(mixtures) == 1
     one_expert = (mixtures[0].gate_up_XGE.numel() + mixtures[0].down_XEM.numel()) // EXPERTS.num_experts
     assert model.config.num_active_matrix_parameters() == matrices - (6 - 2) * one_expert

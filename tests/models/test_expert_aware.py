@@ -6,7 +6,15 @@ import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.token_statistics import Question
-from quicksilver.models import Bidirectional, Causal, DecodableTransformer, ExpertAware, ExpertShape, Plan, RouterWatch
+from quicksilver.models import (
+    Bidirectional,
+    Causal,
+    DecodableTransformer,
+    ExpertAware,
+    ExpertShape,
+    Plan,
+    RouterRecorder,
+)
 
 from tests.conftest import MASK_ID, random_transformer
 
@@ -27,12 +35,12 @@ def test_rarity_is_the_mean_share_that_a_position_has_of_its_experts() -> None:
     query_BQ = torch.tensor([[1, 3], [2, 4]])
     plan = Plan(WHOLE, query_BQ)
     found = model.statistics(model.hidden(TOKENS, plan, None), ASKED)
-    with RouterWatch(usual.transformer) as watch:
+    with RouterRecorder(usual.transformer) as recorder:
         expected = usual.statistics(usual.hidden(TOKENS, plan, None), replace(ASKED, wanted=frozenset({"log_prob"})))
     assert torch.equal(found.token_BQ, expected.token_BQ)
     torch.testing.assert_close(found.log_prob_BQ, expected.log_prob_BQ)
     # The last of the two layers with experts is computed at the queried positions alone, and does not count.
-    chosen = watch.routed[0][0].expert_BFA.tolist()
+    chosen = recorder.results[0][0].expert_BFA.tolist()
     assert found.expert_rarity_BQ is not None
     for row, positions in enumerate(query_BQ.tolist()):
         for place, position in enumerate(positions):

@@ -15,12 +15,12 @@ from quicksilver.models import (
     Causal,
     ExpertShape,
     KVStore,
-    Mixture,
-    RouterWatch,
+    MoELayer,
+    RouterRecorder,
     Transformer,
 )
-from quicksilver.models.attention import View
-from quicksilver.models.routers import load
+from quicksilver.models.attention import AttentionMask
+from quicksilver.models.routers import expert_counts
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -34,8 +34,8 @@ SHAPES = [pytest.param(PLAIN, id="softmax"), pytest.param(RICH, id="sigmoid_grou
           pytest.param(AFTER, id="softmax_of_chosen")]
 
 
-def random_mixture(shape: ExpertShape, width: int = 16) -> Mixture:
-    mixture = Mixture(width, shape)
+def random_mixture(shape: ExpertShape, width: int = 16) -> MoELayer:
+    mixture = MoELayer(width, shape)
     for parameter in mixture.parameters():
         torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     if mixture.router.bias_X is not None:
@@ -43,7 +43,7 @@ def random_mixture(shape: ExpertShape, width: int = 16) -> Mixture:
     return mixture
 
 
-def by_definition(mixture: Mixture, shape: ExpertShape, row: Tensor) -> Tensor:
+def by_definition(mixture: MoELayer, shape: ExpertShape, row: Tensor) -> Tensor:
     """The layer at one position, expert by expert, in float64, with gradients."""
     routing, u = shape.routing, row.double()
     logits = [weight @ u for weight in mixture.router.weight.double()]
@@ -163,8 +163,8 @@ def test_a_model_of_mixtures_with_a_cache_equals_recomputation(implementation: I
     with using(implementation):
         for begin, end in ((0, 4), (4, 8)):
             positions_BF = torch.arange(begin, end).expand(2, -1)
-            view = View(BlockCausal(4), positions_BF, torch.arange(end)[None])
-            found = model.hidden(tokens[:, begin:end], positions_BF, view, store.write(positions_BF, end))
+            mask = AttentionMask(BlockCausal(4), positions_BF, torch.arange(end)[None])
+            found = model.hidden(tokens[:, begin:end], positions_BF, mask, store.write(positions_BF, end))
             torch.testing.assert_close(found, expected[:, begin:end], rtol=0, atol=1e-5)
 
 
@@ -186,7 +186,7 @@ def test_every_weight_learns(shape: ExpertShape) -> None:
 def test_a_new_model_adds_nothing_to_the_stream_and_has_no_weight_left_unset() -> None:
     model = Transformer(random_transformer(Bidirectional(), experts=RICH).config)
     mixture = model.blocks[1].ffn
-    assert isinstance(mixture, Mixture)
+    assert isinstance(mixture, MoELayer)
     assert not mixture(torch.randn(1, 3, 32)).any()
     assert mixture.gate_up_XGE.std().item() == pytest.approx(32**-0.5, rel=0.1)
     assert mixture.router.weight.std().item() == pytest.approx(32**-0.5, rel=0.2)
@@ -234,14 +234,15 @@ def test_a_bias_sways_the_choice_and_not_the_weights() -> None:
 def test_a_watch_sees_where_every_router_sends_positions() -> None:
     model = random_transformer(Bidirectional(), experts=RICH)
     tokens = torch.randint(0, VOCAB_SIZE, (2, 7))
-    with RouterWatch(model) as watch:
+    with RouterRecorder(model) as recorder:
         model.sequence_hidden(tokens)
         model.sequence_hidden(tokens[:1])
     model.sequence_hidden(tokens)
-    ((first, second),) = watch.routed  # one router, since the first of the two layers is dense; two forwards
+    ((first, second),) = recorder.results  # one router, since the first of the two layers is dense; two forwards
     assert first.expert_BFA.shape == (2, 7, RICH.routing.top_k)
     torch.testing.assert_close(second.expert_BFA, first.expert_BFA[:1])
-    assert load(first).tolist() == [int((first.expert_BFA == expert).sum()) for expert in range(RICH.num_experts)]
+    assert expert_counts(first).tolist() == [int((first.expert_BFA == expert).sum())
+                                             for expert in range(RICH.num_experts)]
 
 
 @torch.inference_mode()
@@ -252,5 +253,5 @@ def test_a_forward_with_a_cache_runs_on_fake_tensors(implementation: Implementat
         positions_BF = torch.arange(4).expand(2, -1)
         write = empty_store(model, 2, 8).write(positions_BF, 4)
         hidden_BFE = model.hidden(torch.zeros(2, 4, dtype=torch.int64), positions_BF,
-                                  View(Causal(), positions_BF, torch.arange(4)[None]), write)
+                                  AttentionMask(Causal(), positions_BF, torch.arange(4)[None]), write)
     assert hidden_BFE.shape == (2, 4, 32)

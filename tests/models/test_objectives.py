@@ -16,7 +16,7 @@ from quicksilver.models import (
     Transformer,
     exact_k_nll,
 )
-from quicksilver.models.attention import NoisyClean, View
+from quicksilver.models.attention import AttentionMask, BD3LMMask
 from quicksilver.models.objectives import low_discrepancy_t
 from torch import Tensor
 
@@ -124,7 +124,7 @@ def test_block_diffusion_scores_each_block_given_clean_blocks_before() -> None:
     noisy = clean.clone()
     noisy[0, [2, 3, 5]] = MASK_ID
     labels = torch.arange(12)[None]
-    both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, View(NoisyClean(2, 6), labels, labels))
+    both = model.hidden(torch.cat((noisy, clean), 1), labels % 6, AttentionMask(BD3LMMask(2, 6), labels, labels))
     for block in range(3):
         canvas = clean.clone()
         canvas[0, 2 * block :] = noisy[0, 2 * block :]
@@ -161,9 +161,9 @@ def test_a_last_layer_that_runs_at_the_targets_alone_changes_no_gradient(
     numbers_of_queries: list[int] = []
     hidden = model.hidden
 
-    def everywhere(tokens_BF: Tensor, positions_BF: Tensor, view: View, *, index_BQ: Tensor) -> Tensor:
+    def everywhere(tokens_BF: Tensor, positions_BF: Tensor, mask: AttentionMask, *, index_BQ: Tensor) -> Tensor:
         numbers_of_queries.append(index_BQ.shape[1])
-        return hidden(tokens_BF, positions_BF, view).gather(1, index_BQ[..., None].expand(-1, -1, 32))
+        return hidden(tokens_BF, positions_BF, mask).gather(1, index_BQ[..., None].expand(-1, -1, 32))
 
     few = gradients()
     monkeypatch.setattr(model, "hidden", everywhere)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing, Scoring
-from quicksilver.models import ExpertShape, Mixture
+from quicksilver.models import ExpertShape, MoELayer
 from torch import nn
 from transformers import DeepseekV3Config, MixtralConfig, OlmoeConfig, Qwen3MoeConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
@@ -70,9 +70,9 @@ def random_block(published: Published) -> nn.Module:
     return block
 
 
-def ours(block: Any, shape: ExpertShape) -> Mixture:
+def ours(block: Any, shape: ExpertShape) -> MoELayer:
     """A mixture with the block's weights."""
-    mixture = Mixture(WIDTH, shape)
+    mixture = MoELayer(WIDTH, shape)
     held = {"router.weight": block.gate.weight, "gate_up_XGE": block.experts.gate_up_proj,
             "down_XEM": block.experts.down_proj}
     if shape.selection_bias:

@@ -6,15 +6,15 @@ from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.moe_router import Routing, Scoring
 from quicksilver.models import (
     Bidirectional,
+    BlockSharedExperts,
     ExpertShape,
-    FewerWhereSure,
-    OwnChoice,
     Router,
-    RouterWatch,
+    RouterRecorder,
     RoutingRule,
-    SharedInBlock,
+    TokenChoice,
+    TopPExperts,
     Transformer,
-    ruled,
+    with_routing_rule,
 )
 
 from tests.conftest import VOCAB_SIZE, random_transformer
@@ -42,7 +42,7 @@ def test_a_block_shares_the_experts_that_its_routers_probabilities_elect(routing
                                                                          implementation: Implementation) -> None:
     x_BFE = torch.randn(2, 7, WIDTH)
     with using(implementation):
-        router, expert_BFA, weight_BFA = routed_by(SharedInBlock(5), routing, x_BFE)
+        router, expert_BFA, weight_BFA = routed_by(BlockSharedExperts(5), routing, x_BFE)
     votes = (x_BFE @ router.weight.T).softmax(-1).sum(1)
     for row, elected in enumerate(votes.topk(5).indices.tolist()):
         assert set(expert_BFA[row].flatten().tolist()) <= set(elected)
@@ -58,8 +58,8 @@ def test_a_block_shares_the_experts_that_its_routers_probabilities_elect(routing
 @pytest.mark.parametrize("routing", ROUTINGS.values(), ids=ROUTINGS)
 def test_sharing_all_experts_changes_nothing(routing: Routing) -> None:
     x_BFE = torch.randn(2, 4, WIDTH)
-    for one, other in zip(routed_by(SharedInBlock(NUM_EXPERTS), routing, x_BFE)[1:],
-                          routed_by(OwnChoice(), routing, x_BFE)[1:], strict=True):
+    for one, other in zip(routed_by(BlockSharedExperts(NUM_EXPERTS), routing, x_BFE)[1:],
+                          routed_by(TokenChoice(), routing, x_BFE)[1:], strict=True):
         assert torch.equal(one, other)
 
 
@@ -67,8 +67,8 @@ def test_sharing_all_experts_changes_nothing(routing: Routing) -> None:
 @pytest.mark.parametrize("routing", ROUTINGS.values(), ids=ROUTINGS)
 def test_a_sure_position_keeps_the_fewest_best_experts_that_hold_the_share(routing: Routing, share: float) -> None:
     x_BFE = torch.randn(2, 6, WIDTH)
-    _, expert_BFA, weight_BFA = routed_by(FewerWhereSure(share), routing, x_BFE)
-    _, own_expert_BFA, own_weight_BFA = routed_by(OwnChoice(), routing, x_BFE)
+    _, expert_BFA, weight_BFA = routed_by(TopPExperts(share), routing, x_BFE)
+    _, own_expert_BFA, own_weight_BFA = routed_by(TokenChoice(), routing, x_BFE)
     fewer = 0
     for experts, weights, own, full in zip(*(tensor.flatten(0, 1).tolist() for tensor in (
             expert_BFA, weight_BFA, own_expert_BFA, own_weight_BFA)), strict=True):
@@ -82,26 +82,26 @@ def test_a_sure_position_keeps_the_fewest_best_experts_that_hold_the_share(routi
 
 def test_winners_keep_the_weights_they_have_among_all() -> None:
     x_BFE = torch.randn(2, 7, WIDTH)
-    router, expert_BFA, weight_BFA = routed_by(SharedInBlock(5), Routing(3), x_BFE)
+    router, expert_BFA, weight_BFA = routed_by(BlockSharedExperts(5), Routing(3), x_BFE)
     share_BFX = (x_BFE @ router.weight.T).softmax(-1)
     torch.testing.assert_close(weight_BFA, share_BFX.gather(-1, expert_BFA.long()))
 
 
 def test_weights_that_are_all_zero_stay_zero() -> None:
     expert_BFA, weight_BFA = torch.arange(3, dtype=torch.int32)[None, None], torch.zeros(1, 1, 3)
-    found = FewerWhereSure(0.5).route(torch.zeros(1, 1, 4), lambda _: (expert_BFA, weight_BFA), Routing(3))
+    found = TopPExperts(0.5).route(torch.zeros(1, 1, 4), lambda _: (expert_BFA, weight_BFA), Routing(3))
     assert torch.equal(found[1], weight_BFA)
 
 
 def test_groups_that_could_all_be_left_with_one_winner_are_refused() -> None:
     with pytest.raises(ValueError, match="num_experts=4: must be more than num_groups=4"):
-        SharedInBlock(4).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
-    SharedInBlock(5).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
+        BlockSharedExperts(4).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
+    BlockSharedExperts(5).check(ROUTINGS["sigmoid_groups"], NUM_EXPERTS)
 
 
 def test_a_rule_sees_one_row_of_the_batch_at_a_time() -> None:
     x_BFE = torch.randn(3, 5, WIDTH)
-    for rule in (SharedInBlock(4), FewerWhereSure(0.5)):
+    for rule in (BlockSharedExperts(4), TopPExperts(0.5)):
         together = routed_by(rule, ROUTINGS["softmax"], x_BFE)[1]
         assert torch.equal(together[1], routed_by(rule, ROUTINGS["softmax"], x_BFE[1:2])[1][0])
 
@@ -114,25 +114,25 @@ def model() -> Transformer:
 def test_a_ruled_model_shares_its_weights_and_leaves_the_other_as_it_is() -> None:
     usual, tokens = model(), torch.randint(0, VOCAB_SIZE, (2, 6))
     before = usual.sequence_hidden(tokens)
-    shared = ruled(usual, SharedInBlock(3))
+    shared = with_routing_rule(usual, BlockSharedExperts(3))
     assert [p.data_ptr() for p in shared.parameters()] == [p.data_ptr() for p in usual.parameters()]
-    with RouterWatch(shared) as watch:
+    with RouterRecorder(shared) as recorder:
         found = shared.sequence_hidden(tokens)
-    assert all(len(routed.expert_BFA[row].unique()) == 3 for (routed,) in watch.routed for row in range(2))
+    assert all(len(routed.expert_BFA[row].unique()) == 3 for (routed,) in recorder.results for row in range(2))
     assert not torch.allclose(found, before)
     assert torch.equal(usual.sequence_hidden(tokens), before)
-    assert torch.equal(ruled(shared, OwnChoice()).sequence_hidden(tokens), before)
+    assert torch.equal(with_routing_rule(shared, TokenChoice()).sequence_hidden(tokens), before)
 
 
 @pytest.mark.parametrize("num_experts", [2, 9])
 def test_a_rule_that_does_not_suit_the_experts_is_refused(num_experts: int) -> None:
     with pytest.raises(ValueError, match=f"num_experts={num_experts}: must be from top_k=3 to the 8 experts there are"):
-        ruled(model(), SharedInBlock(num_experts))
+        with_routing_rule(model(), BlockSharedExperts(num_experts))
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: SharedInBlock(0), "num_experts=0"), (lambda: FewerWhereSure(0.0), "share=0"),
-    (lambda: FewerWhereSure(1.1), r"share=1\.1")])
+    (lambda: BlockSharedExperts(0), "num_experts=0"), (lambda: TopPExperts(0.0), "share=0"),
+    (lambda: TopPExperts(1.1), r"share=1\.1")])
 def test_a_field_out_of_range_is_refused(make: type, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -16,7 +16,7 @@ from quicksilver.models import (
     Transformer,
     TransformerConfig,
 )
-from quicksilver.models.attention import View
+from quicksilver.models.attention import AttentionMask
 from quicksilver.models.kv_store import KVStore
 from quicksilver.models.layers import InPlace
 from torch import Tensor
@@ -134,8 +134,8 @@ def test_the_triton_path_with_a_cache_equals_recomputation(attention: AttentionP
     with using(Implementation.TRITON):
         for begin, end in ((0, 4), (4, 8)):
             positions_BF = torch.arange(begin, end).expand(2, -1)
-            view = View(attention, positions_BF, torch.arange(end)[None])
-            found = model.hidden(tokens[:, begin:end], positions_BF, view, store.write(positions_BF, end))
+            mask = AttentionMask(attention, positions_BF, torch.arange(end)[None])
+            found = model.hidden(tokens[:, begin:end], positions_BF, mask, store.write(positions_BF, end))
             torch.testing.assert_close(found, expected[:, begin:end], rtol=0, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_the_triton_path_computes_the_queried_positions_of_the_last_layer() -> N
     index_BQ = torch.tensor([[0, 4, 8], [2, 3, 5]])
     expected = model.sequence_hidden(tokens).gather(1, index_BQ[..., None].expand(-1, -1, 32))
     with using(Implementation.TRITON):
-        found = model.hidden(tokens, positions, View(Causal(), positions, positions), None, index_BQ)
+        found = model.hidden(tokens, positions, AttentionMask(Causal(), positions, positions), None, index_BQ)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -165,9 +165,9 @@ def test_of_kernels_that_a_reference_path_does_not_run_the_record_names_what_ran
     store = KVStore.empty(num_layers=shape.num_layers, num_rows=2, length=4, num_kv_heads=shape.num_kv_heads,
                           head_width=shape.head_width, like=model.head.weight)
     positions_BF = torch.arange(4).expand(2, -1)
-    view = View(Causal(), positions_BF, torch.arange(4)[None])
+    mask = AttentionMask(Causal(), positions_BF, torch.arange(4)[None])
     with recording() as ran:
-        model.hidden(torch.randint(0, VOCAB_SIZE, (2, 4)), positions_BF, view, store.write(positions_BF, 4))
+        model.hidden(torch.randint(0, VOCAB_SIZE, (2, 4)), positions_BF, mask, store.write(positions_BF, 4))
     found = named(ran)
     assert found["attention"] == "torch's scaled_dot_product_attention"
     assert found["rotate_and_store"] == "rotated, then put"

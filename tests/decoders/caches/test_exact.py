@@ -162,7 +162,7 @@ def test_what_is_stored_of_a_block_is_that_of_its_last_tokens() -> None:
     passed = torch.arange(16)[None]
     with torch.inference_mode():
         model.hidden(decoding.whole.tokens_BS, replace(run(decoder, model, requests).plans[0], feed_BF=passed,
-                                                       query_BQ=passed, context=16, sees_all=False), again)
+                                                       query_BQ=passed, context=16, no_mask=False), again)
     for mine, theirs in ((decoding.store.keys_NBLKD, again.keys_NBLKD),
                          (decoding.store.values_NBLKD, again.values_NBLKD)):
         torch.testing.assert_close(mine[:, :, :16], theirs[:, :, :16], rtol=0, atol=ROUNDING)

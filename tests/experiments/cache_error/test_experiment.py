@@ -33,7 +33,7 @@ from quicksilver.models import BlockDiffusion as BlockDiffusionObjective
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
 IN_BLOCKS = Decoder(GridBlocks(8), Linear(2), Greedy(), TopProbability(), BlockCausalCache())
-SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], contrast_steps=[], block_size=8,
+SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], block_size=8,
                   block_diffusion=replace(diffusion_recipe(), objective=BlockDiffusionObjective(8),
                                           curve_decoder=IN_BLOCKS))
 CACHES = {"recompute": Recompute(), "dual": Dual(), "delayed": Delayed(3), "block_causal": BlockCausalCache(),

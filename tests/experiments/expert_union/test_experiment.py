@@ -13,17 +13,17 @@ from quicksilver.decoders import Decoder
 from quicksilver.experiments.expert_union.experiment import DENSE, ExpertUnion, RouterSetup
 from quicksilver.experiments.expert_union.union import Seen, TimedForward, followed, unions
 from quicksilver.experiments.study.setup import TaskSetup
-from quicksilver.experiments.training.trainer import untrained
+from quicksilver.experiments.training.trainer import initialized
 from quicksilver.kernels.moe_router import Routing, Scoring
 from quicksilver.models import (
     AuxiliaryLoss,
+    BlockSharedExperts,
     DecodableTransformer,
     ExpertShape,
-    FewerWhereSure,
     LossFree,
-    RouterWatch,
+    RouterRecorder,
     SeparateHead,
-    SharedInBlock,
+    TopPExperts,
 )
 
 from tests.decoders.recording import run
@@ -34,16 +34,16 @@ ROUTERS = {"softmax": RouterSetup(EXPERTS, AuxiliaryLoss()),
            "sigmoid": RouterSetup(ExpertShape(8, 8, Routing(2, Scoring.SIGMOID), selection_bias=True), LossFree())}
 
 
-SETUP = TaskSetup(TASK, diffusion_recipe(updates=2), autoregressive_recipe(updates=2), steps=[1], contrast_steps=[],
+SETUP = TaskSetup(TASK, diffusion_recipe(updates=2), autoregressive_recipe(updates=2), steps=[1], ablation_steps=[],
                   block_size=8)
 
 
 def experiment(**changes: Any) -> ExpertUnion:
     settings: dict[str, Any] = {
         "tasks": {"sudoku4": SETUP}, "seeds": [0], "routers": ROUTERS, "states": [0, 0.5, 1], "widths": [1, 4, 16],
-        "batch_sizes": [1, 2], "num_items": 4, "rules": {"shared by 3": SharedInBlock(3), "sure": FewerWhereSure(0.5)},
-        "affinity": [0.5, 1], "refresh_every": 4, "tokens_per_step": 2, "num_decoded": 6, "decoded_batch_size": 1,
-        "threads": 1}
+        "batch_sizes": [1, 2], "num_items": 4,
+        "rules": {"shared by 3": BlockSharedExperts(3), "sure": TopPExperts(0.5)}, "affinity": [0.5, 1],
+        "refresh_every": 4, "tokens_per_step": 2, "num_decoded": 6, "decoded_batch_size": 1, "threads": 1}
     return ExpertUnion(**(settings | changes))
 
 
@@ -130,31 +130,31 @@ def test_a_union_of_more_than_there_is_is_refused(width: int, batch_size: int, m
 
 def positions_before_the_fed_one() -> float:
     """Of an autoregressive decode, on average: it feeds the token before the one that it decides."""
-    request, *_ = contestant(autoregressive_recipe(), LEFT_TO_RIGHT).requests(TASK, TASK.test_problems(1), 0)
+    request, *_ = evaluator(autoregressive_recipe(), LEFT_TO_RIGHT).requests(TASK, TASK.test_problems(1), 0)
     decided = [position for position, token in enumerate(request.tokens) if token == TASK.vocab_size - 1]
     return sum(position - 1 for position in decided) / len(decided)
 
 
-def contestant(recipe: Any, decoder: Decoder) -> Any:
+def evaluator(recipe: Any, decoder: Decoder) -> Any:
     point = next(point for point in experiment().union_points()
                  if point.router == "softmax" and type(point.model.recipe.objective) is type(recipe.objective))
-    return point.model.contestant(untrained(point.model), decoder, SeparateHead())
+    return point.model.evaluator(initialized(point.model), decoder, SeparateHead())
 
 
 def test_a_masked_model_is_followed_from_canvas_to_canvas() -> None:
-    of = contestant(diffusion_recipe(), ONE_A_STEP)
+    of = evaluator(diffusion_recipe(), ONE_A_STEP)
     requests = of.requests(TASK, TASK.test_problems(2), 0)
     canvases = list(followed(of, requests))
     assert [int(canvas.counted_BL.sum(1)[0]) for canvas in canvases] == list(range(TASK.num_blanks, 0, -1))
     for canvas in canvases:
         assert torch.equal(canvas.counted_BL, canvas.tokens_BL == of.model.mask_id)
-        with RouterWatch(of.model.transformer) as watch, torch.inference_mode():
+        with RouterRecorder(of.model.transformer) as recorder, torch.inference_mode():
             of.model.transformer.sequence_hidden(canvas.tokens_BL)
-        assert torch.equal(canvas.expert_NBLA, torch.stack([routed.expert_BFA for (routed,) in watch.routed]))
+        assert torch.equal(canvas.expert_NBLA, torch.stack([routed.expert_BFA for (routed,) in recorder.results]))
 
 
 def test_an_autoregressive_model_is_seen_at_its_last_canvas() -> None:
-    of = contestant(autoregressive_recipe(), LEFT_TO_RIGHT)
+    of = evaluator(autoregressive_recipe(), LEFT_TO_RIGHT)
     requests = of.requests(TASK, TASK.test_problems(2), 0)
     (canvas,) = followed(of, requests)
     assert not (canvas.tokens_BL == of.model.mask_id).any()
@@ -163,29 +163,29 @@ def test_an_autoregressive_model_is_seen_at_its_last_canvas() -> None:
 
 
 def test_a_timed_forward_computes_a_block_of_every_row() -> None:
-    of = contestant(diffusion_recipe(), ONE_A_STEP)
+    of = evaluator(diffusion_recipe(), ONE_A_STEP)
     assert isinstance(of.model, DecodableTransformer)
     counted_BL = torch.zeros(3, 16, dtype=torch.bool)
     counted_BL[0, 1] = counted_BL[1, 8] = counted_BL[2, 15] = True
     forward = TimedForward(of.model, torch.zeros(3, 16, dtype=torch.int64), counted_BL, 4)
-    with RouterWatch(of.model.transformer) as watch:
+    with RouterRecorder(of.model.transformer) as recorder:
         assert forward.seconds(0) > 0
         forward.seconds(5)
-    assert [routed.expert_BFA.shape[:2] for routed in watch.routed[0]] == [(3, 4), (3, 4)]
+    assert [routed.expert_BFA.shape[:2] for routed in recorder.results[0]] == [(3, 4), (3, 4)]
     assert [plan.feed_BF[0].tolist() for plan in forward.plans] == [[0, 1, 2, 3], [8, 9, 10, 11], [12, 13, 14, 15]]
     assert {plan.context for plan in forward.plans} == {16}
 
 
 @torch.inference_mode()
 def test_a_timed_next_token_is_the_forward_of_the_append_cache() -> None:
-    of = contestant(autoregressive_recipe(), LEFT_TO_RIGHT)
+    of = evaluator(autoregressive_recipe(), LEFT_TO_RIGHT)
     requests = of.requests(TASK, TASK.test_problems(2), 0)
     (canvas,) = followed(of, requests)
     forward = TimedForward(of.model, canvas.tokens_BL, canvas.counted_BL, 1)
     planned = run(LEFT_TO_RIGHT, of.model, requests).plans[1:]  # the first feeds the prompt
     assert [(plan.feed_BF.tolist(), plan.context) for plan in forward.plans[1:]] == [
         (plan.feed_BF.tolist(), plan.context) for plan in planned]
-    assert all(plan.sees_all for plan in forward.plans)
+    assert all(plan.no_mask for plan in forward.plans)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -193,7 +193,7 @@ def test_a_timed_next_token_is_the_forward_of_the_append_cache() -> None:
     ({"widths": []}, r"widths=\[\]: needs at least one"), ({"states": [0, 2]}, "states=2"),
     ({"routers": {}}, "needs at least one"), ({"routers": {DENSE: ROUTERS["softmax"]}}, "none of them called dense"),
     ({"num_items": 1}, "num_items=1: must be an integer of at least 2"), ({"tokens_per_step": 0}, "tokens_per_step=0"),
-    ({"rules": {"shared by 1": SharedInBlock(1)}}, "num_experts=1: must be from top_k=2"),
+    ({"rules": {"shared by 1": BlockSharedExperts(1)}}, "num_experts=1: must be from top_k=2"),
     ({"affinity": [-1]}, "weight=-1"),
     ({"tokens_per_step": 3}, "tokens_per_step=3: must divide sudoku4's blocks of 8"),
     ({"routers": {"softmax": RouterSetup(replace(EXPERTS, num_dense_layers=1), AuxiliaryLoss())}},
@@ -201,7 +201,7 @@ def test_a_timed_next_token_is_the_forward_of_the_append_cache() -> None:
     ({"num_items": 5}, "num_items=5: must be a multiple of the largest batch size, 2"),
     ({"num_decoded": 5, "decoded_batch_size": 2}, "num_decoded=5: must be a multiple of decoded_batch_size=2"),
     ({"num_decoded": 6, "decoded_batch_size": 3}, r"decoded_batch_size=3: must be one of batch_sizes=\[1, 2\]"),
-    ({"rules": {"own choice": SharedInBlock(3)}}, "own choice is the one that they are changes of")])
+    ({"rules": {"own choice": BlockSharedExperts(3)}}, "own choice is the one that they are changes of")])
 def test_a_setting_that_could_not_be_measured_is_refused_before_training(changes: dict[str, Any],
                                                                          message: str) -> None:
     with pytest.raises(ValueError, match=message):

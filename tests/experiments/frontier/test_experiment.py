@@ -135,12 +135,12 @@ def test_a_bad_experiment_is_refused(frontier: Build, changes: dict, message: st
 @pytest.mark.parametrize("steps", [[], [0]])
 def test_bad_steps_are_refused(steps: list[int]) -> None:
     with pytest.raises(ValueError, match="steps="):
-        TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=steps, contrast_steps=[])
+        TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=steps, ablation_steps=[])
 
 
 @pytest.mark.parametrize("changes", [{"windows": Blocks(5)}, {"windows": Blocks(1), "cache": Append()}], ids=str)
 def test_what_could_not_be_decoded_is_refused_before_training(frontier: Build, changes: dict) -> None:
-    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], contrast_steps=[], **changes)
+    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], **changes)
     with pytest.raises(ValueError, match="size=5: blocks must divide|needs a causal next-token model"):
         frontier(tasks={"sudoku4": setup}).check()
     frontier().check()
@@ -150,7 +150,7 @@ def test_what_could_not_be_decoded_is_refused_before_training(frontier: Build, c
 def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, frontier: Build) -> None:
     shape = Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=1, ffn_width=24)
     recipes = replace(diffusion_recipe(), shape=shape), replace(autoregressive_recipe(), shape=shape)
-    setup = TaskSetup(TASK, *recipes, steps=[1, 3], contrast_steps=[2])
+    setup = TaskSetup(TASK, *recipes, steps=[1, 3], ablation_steps=[2])
     small = {"tasks": {"sudoku4": setup}, "batch_sizes": [2], "num_items": [2], "thresholds": []}
     for kernels in ("reference", "triton"):
         assert frontier(kernels=kernels, **small).run(tmp_path) == 0

@@ -1,16 +1,36 @@
 """Records: named by their point, atomic, and never read when damaged."""
 
 import errno
+import importlib
 import json
 import os
-from collections.abc import Callable
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from quicksilver.experiments.harness.records import RecordStore, describe, key_of, read_record
+from quicksilver.experiments import tasks
+from quicksilver.experiments.cache_error import experiment as cache_error
+from quicksilver.experiments.expert_union import experiment as expert_union
+from quicksilver.experiments.frontier import experiment as frontier
+from quicksilver.experiments.harness.records import Json, RecordStore, describe, key_of, kind_of, read_record
+from quicksilver.experiments.joint_error import experiment as joint_error
+from quicksilver.experiments.peers import __main__ as peers
+from quicksilver.experiments.presets import experiment as decoders
+from quicksilver.experiments.smollm2 import experiment as answer
+from quicksilver.experiments.smollm2 import weights as wheel_weights
 from quicksilver.experiments.training.trainer import TrainingPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
+PLACES = tuple(f"quicksilver.{name}" for name in ("kernels.moe_router", "models.", "decoders.", "experiments."))
+STUDIES = (answer, cache_error, decoders, expert_union, frontier, joint_error, peers, wheel_weights)
 
 
 @pytest.fixture
@@ -92,3 +112,110 @@ def test_an_enum_is_described_by_its_value() -> None:
 def test_only_plain_values_describe_a_point() -> None:
     with pytest.raises(ValueError, match="a point holds dataclasses"):
         describe({"a": object()})
+
+
+@dataclass(frozen=True)
+class Renamed:
+    kind: ClassVar[str] = "Original"
+    num_steps: int = field(metadata={"recorded_as": "steps"})
+
+
+@dataclass(frozen=True)
+class Derived(Renamed):
+    pass
+
+
+@dataclass(frozen=True)
+class Replacement:
+    former_kinds: ClassVar[tuple[str, ...]] = ("Original",)
+    steps: int
+
+
+def test_a_renamed_class_and_its_renamed_field_keep_their_names_in_records() -> None:
+    assert describe(Renamed(4)) == {"kind": "Original", "steps": 4}
+    assert describe(Derived(4)) == {"kind": "Derived", "steps": 4}
+
+
+def test_records_of_the_classes_that_a_class_replaces_are_read(store: RecordStore) -> None:
+    written = store.write(Renamed(4), {"right": 0.5}, {})
+    assert store.read(Replacement(4)) == written
+    assert store.read(Replacement(5)) is None
+    assert store.read(Derived(4)) is None
+    anew = store.write(Replacement(4), {"right": 0.6}, {})
+    assert store.read(Replacement(4)) == anew
+    assert store.read(Renamed(4)) == written
+
+
+def classes_by_kind() -> dict[str, list[type]]:
+    """The dataclasses of models, decoders, tasks and studies; every study imports what its points hold."""
+    for name in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
+        importlib.import_module(name.name)
+    assert STUDIES
+    found: dict[str, list[type]] = {}
+    for module in [module for name, module in sys.modules.items() if name.startswith(PLACES)]:
+        for cls in vars(module).values():
+            if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == module.__name__:
+                for kind in (kind_of(cls), *vars(cls).get("former_kinds", ())):
+                    found.setdefault(kind, []).append(cls)
+    return found
+
+
+def recorded_names(cls: type[Any]) -> dict[str, str]:
+    """The fields of a dataclass by their names in records."""
+    return {field.metadata.get("recorded_as", field.name): field.name for field in fields(cls)}
+
+
+def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
+    """The object that a description describes, made with today's classes."""
+    if isinstance(value, list):
+        return tuple(rebuilt(item, classes) for item in value)
+    if not isinstance(value, dict):
+        return value
+    values = {name: rebuilt(item, classes) for name, item in value.items() if name != "kind"}
+    if "kind" not in value:
+        return values
+    for cls in classes[value["kind"]]:
+        names = recorded_names(cls)
+        if names.keys() == values.keys():
+            hints = typing.get_type_hints(cls)
+            return cls(**{names[name]: _as(hints[names[name]], item) for name, item in values.items()})
+    raise AssertionError(f"{value['kind']}: no class has the fields {', '.join(values)}")
+
+
+def _as(hint: Any, value: Any) -> Any:
+    return hint(value) if isinstance(hint, type) and issubclass(hint, Enum) else value
+
+
+@pytest.mark.parametrize("study", ["default", "expert_union", "older_cpu"])
+def test_todays_classes_give_committed_records_their_names(study: str) -> None:
+    """The other studies' points are older than a field that has a default today."""
+    classes, kinds = classes_by_kind(), set()
+    for path in (RESULTS / study / "records").glob("*.json"):
+        point = read_record(path)["point"]
+        assert key_of(rebuilt(point, classes)) == path.stem, path
+        kinds.add(point["kind"])
+    assert kinds > {"TrainingPoint"}
+
+
+def parts_of(description: Any) -> Iterator[Json]:
+    """Every described object in a description."""
+    if isinstance(description, dict):
+        if "kind" in description:
+            yield description
+        for item in description.values():
+            yield from parts_of(item)
+    elif isinstance(description, list):
+        for item in description:
+            yield from parts_of(item)
+
+
+def test_every_class_and_field_in_committed_records_is_one_of_today() -> None:
+    """A class that is renamed without its `kind`, or a field without `recorded_as`, is named here."""
+    recorded: dict[str, set[str]] = {}
+    for path in RESULTS.glob("*/records/*.json"):
+        for part in parts_of(read_record(path)["point"]):
+            recorded.setdefault(part["kind"], set()).update(part.keys() - {"kind"})
+    today = {kind: {name for cls in classes for name in recorded_names(cls)}
+             for kind, classes in classes_by_kind().items()}
+    assert not recorded.keys() - today.keys()
+    assert not {kind: names - today[kind] for kind, names in recorded.items() if names - today[kind]}

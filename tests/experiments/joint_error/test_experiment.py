@@ -16,7 +16,7 @@ from quicksilver.experiments.study.setup import TaskSetup
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
-SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 3, 10], contrast_steps=[])
+SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 3, 10], ablation_steps=[])
 
 
 def experiment(**changes: Any) -> JointError:
@@ -83,7 +83,7 @@ def test_a_second_run_measures_nothing_and_a_failed_point_is_tried_again(
 
 
 def test_a_task_that_could_not_be_decoded_is_refused_before_training() -> None:
-    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], contrast_steps=[],
+    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[],
                       windows=Blocks(1), cache=Append())
     with pytest.raises(ValueError, match="needs a causal next-token model"):
         experiment(tasks={"sudoku4": setup}).check()

@@ -34,7 +34,7 @@ from quicksilver.models import BlockDiffusion as BlockDiffusionObjective
 from tests.experiments.conftest import LEFT_TO_RIGHT, TASK, autoregressive_recipe, diffusion_recipe
 
 BLOCK_CAUSAL = Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCache())
-SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], contrast_steps=[], block_size=8,
+SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], block_size=8,
                   block_diffusion=replace(diffusion_recipe(), objective=BlockDiffusionObjective(8),
                                           curve_decoder=replace(BLOCK_CAUSAL, windows=GridBlocks(8))))
 PRESETS = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from quicksilver.experiments.harness.records import key_of
 from quicksilver.experiments.training import trainer as training
-from quicksilver.experiments.training.trainer import Recipe, TrainingPoint, trained
+from quicksilver.experiments.training.trainer import Recipe, TrainingPoint, load_or_train
 from quicksilver.models import Transformer
 
 from tests.experiments.conftest import diffusion_recipe
@@ -31,22 +31,22 @@ def files(folder: Path, pattern: str) -> list[Path]:
 
 def test_two_trainings_agree_in_weights_and_records_apart_from_times(
         tmp_path: Path, training_point: Point) -> None:
-    (a, record_a), (b, record_b) = (trained(training_point(), tmp_path / name) for name in "ab")
+    (a, record_a), (b, record_b) = (load_or_train(training_point(), tmp_path / name) for name in "ab")
     assert same_weights(a, b)
     for record in (record_a, record_b):
         record["result"].pop("seconds")
         for look in record["result"]["curve"]:
             look.pop("seconds")
     assert record_a == record_b
-    c, _ = trained(training_point(seed=1), tmp_path / "a")
+    c, _ = load_or_train(training_point(seed=1), tmp_path / "a")
     assert not same_weights(a, c)
 
 
 def test_a_checkpoint_is_reused_when_its_recipe_is_unchanged(
         tmp_path: Path, training_point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, record = trained(training_point(), tmp_path)
+    first, record = load_or_train(training_point(), tmp_path)
     monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
-    second, again = trained(training_point(), tmp_path)
+    second, again = load_or_train(training_point(), tmp_path)
     assert same_weights(first, second)
     assert record == again
 
@@ -54,7 +54,7 @@ def test_a_checkpoint_is_reused_when_its_recipe_is_unchanged(
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_record_names_threads_kernels_and_the_types_that_ran(
         tmp_path: Path, training_point: Point, precision: str) -> None:
-    result = trained(training_point(updates=1, num_curve_points=1, precision=precision), tmp_path)[1]["result"]
+    result = load_or_train(training_point(updates=1, num_curve_points=1, precision=precision), tmp_path)[1]["result"]
     assert result["dtypes"]["weights"] == ["float32"]
     assert precision in result["dtypes"]["products"]
     assert (result["device"], result["threads"]) == ("cpu", 1)
@@ -68,7 +68,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_an_interrupted_training_goes_on_to_the_same_weights(
         tmp_path: Path, training_point: Point, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    whole, record = trained(training_point(), tmp_path / "whole")
+    whole, record = load_or_train(training_point(), tmp_path / "whole")
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_SAVES", 0.0)
     update = training._update
     calls = []
@@ -81,9 +81,9 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(training, "_update", stopping)
     with pytest.raises(Killed):
-        trained(training_point(), tmp_path / "cut")
+        load_or_train(training_point(), tmp_path / "cut")
     assert files(tmp_path / "cut", "checkpoints/*.state.safetensors")
-    resumed, record_resumed = trained(training_point(), tmp_path / "cut")
+    resumed, record_resumed = load_or_train(training_point(), tmp_path / "cut")
     assert same_weights(whole, resumed)
     assert record_resumed["result"]["losses"] == record["result"]["losses"]
     assert [x["right"] for x in record_resumed["result"]["curve"]] == [x["right"] for x in record["result"]["curve"]]
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_and_made_again(
         monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[str] = []
     monkeypatch.setattr(training.console, "print", lambda text, **_: printed.append(text))
-    first, _ = trained(training_point(), tmp_path)
+    first, _ = load_or_train(training_point(), tmp_path)
     weights = tmp_path / "checkpoints" / f"{key_of(training_point())}.safetensors"
     damaged = {"weights": weights, "record": tmp_path / "records" / f"{weights.stem}.json",
                "state": weights.with_suffix(".state.safetensors")}[what]
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_named_and_made_again(
         weights.unlink()
     else:
         damaged.write_bytes(damaged.read_bytes()[:-30])
-    again, _ = trained(training_point(), tmp_path)
+    again, _ = load_or_train(training_point(), tmp_path)
     assert same_weights(first, again)
     assert any(damaged.name in line for line in printed)
 
@@ -114,10 +114,10 @@ def test_a_state_of_another_recipe_is_not_taken(
         tmp_path: Path, training_point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[str] = []
     monkeypatch.setattr(training.console, "print", lambda text, **_: printed.append(text))
-    trained(training_point(), tmp_path)
+    load_or_train(training_point(), tmp_path)
     state = tmp_path / "checkpoints" / f"{key_of(training_point(seed=1))}.state.safetensors"
     state.write_bytes((tmp_path / "checkpoints" / f"{key_of(training_point())}.safetensors").read_bytes())
-    trained(training_point(seed=1), tmp_path)
+    load_or_train(training_point(seed=1), tmp_path)
     assert any("another recipe" in line for line in printed)
 
 
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_place(
         tmp_path: Path, training_point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_update", lambda run, point: float("nan"))
     with pytest.raises(FloatingPointError, match="the loss is nan at update 1 of 6"):
-        trained(training_point(), tmp_path)
+        load_or_train(training_point(), tmp_path)
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -148,11 +148,11 @@ _CHILD = """
 import sys
 from pathlib import Path
 from quicksilver.experiments.training import trainer as training
-from quicksilver.experiments.training.trainer import TrainingPoint, trained
+from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
 from tests.experiments.conftest import TASK, diffusion_recipe
 
 training._SECONDS_BETWEEN_SAVES = 0.0
-trained(TrainingPoint("sudoku4", TASK, diffusion_recipe(updates=60), 0), Path(sys.argv[1]))
+load_or_train(TrainingPoint("sudoku4", TASK, diffusion_recipe(updates=60), 0), Path(sys.argv[1]))
 """
 
 
@@ -168,8 +168,8 @@ def test_kill_9_in_the_middle_loses_nothing(tmp_path: Path, training_point: Poin
     assert process.wait() == -signal.SIGKILL
     assert not files(tmp_path / "cut", "records/*.json")
     subprocess.run(command, cwd=root, check=True)
-    resumed, record = trained(training_point(updates=60), tmp_path / "cut")
-    whole, expected = trained(training_point(updates=60), tmp_path / "whole")
+    resumed, record = load_or_train(training_point(updates=60), tmp_path / "cut")
+    whole, expected = load_or_train(training_point(updates=60), tmp_path / "whole")
     assert same_weights(resumed, whole)
     assert record["result"]["losses"] == expected["result"]["losses"]
     assert [json.loads(path.read_text())["point"]["seed"] for path in files(tmp_path / "cut", "records/*.json")] == [0]
