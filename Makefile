@@ -44,9 +44,9 @@ decoders: .venv/sweep  ## every decoder preset, what caches change and what comm
 experts: .venv/sweep  ## how many experts a wider step touches, and what wins sparse activation back (ARGS="seeds=[0,1,2]" ...)
 	$(BIN)/python -m quicksilver.experiments experiment=expert_union $(ARGS)
 
-kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=update_baseline=true)
-	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
-		$(if $(full),full=true) $(ARGS)
+kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=experiment.update_baseline=true)
+	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "experiment.other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
+		$(if $(full),experiment.full=true) $(ARGS)
 
 # Nine minutes in all. A measurement that runs out of its time (124) keeps what it has, and the next call goes on; tests
 # that do, and whatever does not end when it is told to (137), have failed. ARGS go to every measurement, KERNEL_ARGS,
@@ -56,7 +56,7 @@ gpu:  ## with a GPU and the PYTHON that knows it: kernels tested, timed beside f
 	measured_within() { within "$$@" || [ $$? = 124 ] || status=1; }; \
 	parallel=; if $(PYTHON) -c "import xdist" > /dev/null 2>&1; then parallel="-n 8"; fi; \
 	within 100 $(PYTHON) -m pytest -q -p no:cacheprovider -W default $$parallel -m "not slow" $(GPU_TESTS) || status=1; \
-	measured_within 165 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench seconds=140 \
+	measured_within 165 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench experiment.seconds=140 \
 		"experiment.targets=[]" experiment.num_processes=4 $(ARGS) $(KERNEL_ARGS); \
 	measured_within 125 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=100 \
 		$(ARGS) $(STEP_ARGS); \
@@ -70,7 +70,7 @@ gpu-train:  ## with a GPU and the PYTHON that knows it: train the larger pairs f
 	for pair in $(GPU_PAIRS); do \
 		left=$$((end - $$(date +%s))); \
 		if [ $$left -lt 20 ]; then echo "no time left in this run for $$pair"; continue; fi; \
-		timeout -k 5 -s INT $$((left + 15)) $(PYTHON) -m quicksilver.experiments experiment=train seconds=$$left \
+		timeout -k 5 -s INT $$((left + 15)) $(PYTHON) -m quicksilver.experiments experiment=train experiment.seconds=$$left \
 			$$(echo $$pair | tr : ' ') $(ARGS) || status=$$?; \
 	done; \
 	exit $$status

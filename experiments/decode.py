@@ -16,18 +16,17 @@ from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .harness.progress import console
 from .study.checks import check_invariance, check_machine, check_tasks
-from .study.families import Family
-from .study.setup import TaskSetup
+from .study.setup import TaskSetup, family_for
 from .training.evaluator import Evaluator, batches, canvases
 from .training.trainer import TrainingPoint, load_or_train
 
 
 @dataclass(frozen=True)
 class Decode:
-    """`checkpoint` takes the weights from a file instead of training them; it must hold the task's configuration."""
+    """`checkpoint` takes the weights from a file instead of training them; it must hold the task's configuration.
+    `family` names the task's model (None: the one that the decoder's cache is made for)."""
 
     tasks: Mapping[str, TaskSetup]
-    family: Family
     decoder: Decoder
     seeds: Sequence[int]
     num_items: int
@@ -38,6 +37,7 @@ class Decode:
     head: Head
     batch_invariant: bool = False
     checkpoint: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
@@ -58,7 +58,8 @@ class Decode:
 
     def _setup_and_point(self) -> tuple[TaskSetup, TrainingPoint]:
         ((name, setup),) = self.tasks.items()
-        return setup, TrainingPoint(name, setup.task, self.family.recipe(setup), self.seeds[0])
+        recipe = setup.recipe(self.family or family_for(self.decoder))
+        return setup, TrainingPoint(name, setup.task, recipe, self.seeds[0])
 
     def run(self, folder: Path) -> int:
         """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""

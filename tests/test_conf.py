@@ -1,6 +1,7 @@
 """Every option of every group composes, builds its object, and gives scalars of the annotated types."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,29 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
+from quicksilver.decoders import (
+    Categorical,
+    ClassifierFree,
+    Decoder,
+    Floor,
+    Greedy,
+    Linear,
+    Recompute,
+    Threshold,
+    TopMargin,
+    Whole,
+    presets,
+)
 from quicksilver.experiments.decode import Decode
 from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.harness.records import describe
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TASKS = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
-GROUPS = ("windows", "schedule", "sampler", "policy", "cache", "guidance", "family")
+GROUPS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-DECODERS = sorted(path.stem for path in (CONF / "decoder").glob("*.yaml"))
+RECORDED = json.loads((CONF.parent / "tests" / "decoders" / "presets.json").read_text())
+"""The decoder of every row of conf/decoder, described when rows still chose their parts."""
 
 
 @pytest.fixture(autouse=True)
@@ -85,22 +101,34 @@ def test_every_option_builds_its_part(group: str, option: str) -> None:
     assert written <= declared
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_every_preset_builds_a_decoder(decoder: str) -> None:
+@pytest.mark.parametrize("decoder", RECORDED)
+def test_every_row_gives_the_decoder_that_it_always_gave(decoder: str) -> None:
     experiment = built("experiment=decode", "task=sudoku4", f"decoder={decoder}")
     assert isinstance(experiment, Decode)
     assert check_types(experiment) > 20
+    assert describe(experiment.decoder) == RECORDED[decoder]
 
 
-def test_a_preset_only_selects_and_the_command_line_wins() -> None:
-    experiment = built("experiment=decode", "task=sudoku4", "decoder=llada", "policy=top_margin", "windows.size=8")
-    assert type(experiment.decoder.policy).__name__ == "TopMargin"
-    assert experiment.decoder.windows.size == 8
+@pytest.mark.parametrize(("overrides", "expected"), [
+    (["decoder=fast_dllm_dual", "decoder.tau=0.8"], presets.fast_dllm_dual(block=4, tau=0.8)),
+    (["decoder=llada", "decoder.block=8", "decoder.steps=2"], presets.llada(block=8, steps=2)),
+    (["decoder=autoregressive", "sampler=categorical", "sampler.top_p=0.9"],
+     presets.autoregressive(Categorical(top_p=0.9))),
+    (["decoder=parts", "policy=threshold", "policy.tau=0.8", "schedule=unbounded", "cache=dual", "windows=blocks"],
+     presets.fast_dllm_dual(block=4, tau=0.8)),
+    (["policy=threshold", "schedule=floor", "schedule.base.steps=2"],
+     Decoder(Whole(), Floor(Linear(2)), Greedy(), Threshold(0.9), Recompute())),
+    (["decoder=parts", "policy=top_margin", "guidance=classifier_free", "guidance.scale=2"],
+     Decoder(Whole(), Linear(8), Greedy(), TopMargin(), Recompute(), guidance=ClassifierFree(2)))],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None)
+def test_a_preset_takes_its_knobs_and_parts_are_mixed_and_matched(overrides: list[str], expected: Decoder) -> None:
+    assert built("experiment=decode", *overrides).decoder == expected
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_part_names_a_public_class(group: str, option: str) -> None:
-    assert (CONF / group / f"{option}.yaml").read_text().lstrip("#").startswith("_target_: quicksilver.")
+def test_decode_has_a_task_and_takes_the_model_that_the_decoder_is_for() -> None:
+    experiment = built("experiment=decode")
+    assert (list(experiment.tasks), experiment.family) == (["sudoku6"], None)
+    assert built("experiment=decode", "family=autoregressive").family == "autoregressive"
 
 
 def collected(root: Path) -> set[str]:

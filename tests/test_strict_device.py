@@ -1,26 +1,29 @@
 """What a GPU would refuse is refused here: four planted mixes, and one decode of every preset that has none."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.utils import instantiate
-from quicksilver.decoders import Decoder, Request
-from quicksilver.experiments.presets.experiment import in_steps
+from quicksilver.decoders import Decoder, Request, presets
+from quicksilver.experiments.study.setup import family_for
 from quicksilver.kernels.dispatch import Implementation, recording
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.rms_norm import rms_norm
-from quicksilver.models import BlockCausal, Causal, DecodableTransformer, ExpertShape, FusedHead
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    BlockCausal,
+    Causal,
+    DecodableTransformer,
+    ExpertShape,
+    FusedHead,
+)
 from torch import Tensor
 
 from .conftest import MASK_ID, random_transformer
 from .strict_device import DEVICE, ENABLED, DeviceMixError, DeviceTensor, Rehearsal, captured, rehearsal
 
-PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "conf" / "decoder").glob("*.yaml"))
 # The interpreter takes milliseconds a program.
 TINY: dict[str, Any] = {"width": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "ffn_width": 16}
 
@@ -106,17 +109,12 @@ def test_a_gradient_lies_where_its_tensor_does(mode: Rehearsal) -> None:
         layer(torch.rand(4, 3))
 
 
-def _preset(name: str) -> tuple[Decoder, Any]:
+def _preset(name: str) -> tuple[Decoder, AttentionPattern]:
     """The decoder in blocks of 2 and, where it has steps, in 2 of them, and the pattern of the model that it drives."""
-    with initialize_config_module("quicksilver.conf", version_base="1.3"):
-        config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32", "experiment=decode",
-                                              "task=sudoku4", f"decoder={name}"])
-    experiment = instantiate(config.experiment, _convert_="all")
-    pattern = experiment.family.recipe(experiment.tasks["sudoku4"]).objective.attention
-    decoder = replace(experiment.decoder, schedule=in_steps(experiment.decoder.schedule, 2))
-    if getattr(decoder.windows, "size", 1) > 1:
-        decoder = replace(decoder, windows=replace(decoder.windows, size=2))
-    return decoder, BlockCausal(2) if isinstance(pattern, BlockCausal) else pattern
+    knobs = {knob: 2 for knob in ("block", "steps") if knob in presets.knobs(name)}
+    decoder = presets.PRESETS[name](**knobs)
+    patterns = {"autoregressive": Causal(), "diffusion": Bidirectional(), "block_diffusion": BlockCausal(2)}
+    return decoder, patterns[family_for(decoder)]
 
 
 def _check_decode(decoder: Decoder, model: DecodableTransformer, mode: Rehearsal, monkeypatch: pytest.MonkeyPatch
@@ -141,7 +139,7 @@ def _check_decode(decoder: Decoder, model: DecodableTransformer, mode: Rehearsal
 
 
 @pytest.mark.skipif(not ENABLED, reason="a minute of Triton's interpreter: make strict")
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_decodes_on_the_device_without_a_mix_or_a_read(name: str, mode: Rehearsal,
                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     decoder, pattern = _preset(name)

@@ -24,7 +24,6 @@ from ..harness.locks import machine_shared
 from ..harness.records import Json
 from ..report.page import report_name, write_report
 from ..study.checks import check_counts, check_machine, check_tasks, concluded, on_record
-from ..study.families import Family
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
@@ -54,7 +53,7 @@ class CacheError:
     task are decoded."""
 
     tasks: Mapping[str, TaskSetup]
-    family: Family
+    family: str
     seeds: Sequence[int]
     caches: Mapping[str, Cache]
     policy: Policy
@@ -77,7 +76,7 @@ class CacheError:
     def training_points(self) -> Iterator[TrainingPoint]:
         for seed in self.seeds:
             for name, setup in self.tasks.items():
-                yield TrainingPoint(name, setup.task, self.family.recipe(setup), seed)
+                yield TrainingPoint(name, setup.task, setup.recipe(self.family), seed)
 
     def points(self) -> Iterator[CacheErrorPoint]:
         for model in self.training_points():

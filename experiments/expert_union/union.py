@@ -15,19 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...decoders import (
-    Append,
-    Blocks,
-    Canvas,
-    Decoder,
-    Greedy,
-    Leftmost,
-    Linear,
-    Recompute,
-    Request,
-    TopProbability,
-    Whole,
-)
+from ...decoders import Canvas, Decoder, Greedy, Linear, Recompute, Request, TopProbability, Whole, presets
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
 from ...kernels.token_statistics import Question
@@ -178,7 +166,7 @@ def measure_union(point: UnionPoint, runner: Runner) -> Json:
 def _evaluator(point: TrainingPoint, transformer: Transformer) -> Evaluator:
     decoder = Decoder(Whole(), Linear(_STEPS), Greedy(), TopProbability(), Recompute())
     if isinstance(transformer.config.attention, Causal):
-        decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+        decoder = presets.autoregressive()
     return point.evaluator(transformer, decoder, SeparateHead())
 
 

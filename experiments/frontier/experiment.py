@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...decoders import Append, Blocks, Decoder, Leftmost, Linear, Policy, Threshold, Unbounded
+from ...decoders import Decoder, Linear, Policy, Threshold, Unbounded, presets
 from ...models import Head, SeparateHead
 from ..harness.progress import console
 from ..report.page import related_records, report_name, write_report
@@ -80,7 +80,7 @@ class Frontier:
         setup, (diffusion, autoregressive) = self.tasks[name], self._pair(name, seed)
         for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
             for sampler_name, sampler in setup.samplers.items():
-                reference = Decoder(Blocks(1), Linear(1), sampler, Leftmost(), Append())
+                reference = presets.autoregressive(sampler)
 
                 def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None, *,
                           sampler_name: str = sampler_name, reference: Decoder = reference,

@@ -23,7 +23,6 @@ from ..harness.locks import machine_shared
 from ..harness.records import Json
 from ..report.page import report_name, write_report
 from ..study.checks import check_machine, check_tasks, concluded, on_record
-from ..study.families import Family
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
@@ -51,7 +50,7 @@ class JointError:
     """Each task at each of its `steps`; `num_items` are decoded."""
 
     tasks: Mapping[str, TaskSetup]
-    family: Family
+    family: str
     seeds: Sequence[int]
     sampler: Sampler
     policy: Policy
@@ -70,7 +69,7 @@ class JointError:
     def training_points(self) -> Iterator[TrainingPoint]:
         for seed in self.seeds:
             for name, setup in self.tasks.items():
-                yield TrainingPoint(name, setup.task, self.family.recipe(setup), seed)
+                yield TrainingPoint(name, setup.task, setup.recipe(self.family), seed)
 
     def points(self) -> Iterator[JointErrorPoint]:
         for model in self.training_points():

@@ -14,7 +14,7 @@ _KEPT = ("label", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "te
 _MORE_REGISTERS = 1.10
 # Every program that a kernel has now, compiled in this run or not, by kernel and Triton version.
 Existing = Mapping[tuple[str, str], Collection[str]]
-HOW_TO_UPDATE = "if that is meant: make kernels ARGS=update_baseline=true"
+HOW_TO_UPDATE = "if that is meant: make kernels ARGS=experiment.update_baseline=true"
 
 
 @dataclass(frozen=True)

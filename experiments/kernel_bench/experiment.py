@@ -1,4 +1,4 @@
-"""The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]] [full=true]
+"""The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]]
 
 Without a GPU it compiles every shipped configuration, holds what they take against hard limits and a baseline, states
 the physical floor of every shape, and checks results in Triton's interpreter; with one it times kernels and peers.
@@ -65,7 +65,7 @@ class KernelBench:
         check_real("seconds", self.seconds, at_least=0)
         if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
             raise ValueError(f"baseline={self.baseline!r}: must be a folder, here or in {_CHECKOUT}; "
-                             "update_baseline=true makes it")
+                             "experiment.update_baseline=true makes it")
         for target in self.targets:
             if target not in TARGETS:
                 raise ValueError(f"targets={self.targets!r}: must be of {', '.join(TARGETS)}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...decoders import Append, Blocks, Decoder, Greedy, Leftmost, Linear, Request
+from ...decoders import Request, presets
 from ...models import Causal, DecodableTransformer, Shape, Transformer
 from ..harness.records import describe
 from .agreement import close_decisions, in_turns, random_transformer
@@ -23,7 +23,7 @@ SHAPES = {
     "20M": (Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6, ffn_width=1024, position_table=False), 8192),
 }
 NUM_NEW = 64
-AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+AUTOREGRESSIVE = presets.autoregressive()
 
 
 def llama_with_weights_of(transformer: Transformer) -> Any:

@@ -5,19 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...decoders import (
-    Append,
-    BlockCausalCacheApart,
-    Blocks,
-    Decoder,
-    Greedy,
-    GridBlocks,
-    Leftmost,
-    Linear,
-    Request,
-    Threshold,
-    Unbounded,
-)
+from ...decoders import BlockCausalCacheApart, Decoder, Greedy, GridBlocks, Request, Threshold, Unbounded, presets
 from ...kernels.case import Cost
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation
@@ -103,7 +91,7 @@ class StepPoint:
     @property
     def decoder(self) -> Decoder:
         if self.block is None:
-            return Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+            return presets.autoregressive()
         return Decoder(GridBlocks(self.block), Unbounded(), Greedy(), Threshold(_TAU), BlockCausalCacheApart())
 
     def tokens(self) -> list[int]:

@@ -27,7 +27,8 @@ _NUM_ROUNDS = 8
 
 @dataclass(frozen=True)
 class DecodePoint:
-    """One decoder setting of one task at one batch size, with the autoregressive reference it is timed against."""
+    """One decoder setting of one task at one batch size, with the autoregressive reference it is timed against. `kind`
+    names it in records, where the report finds the points of a study by it."""
 
     name: str
     model: TrainingPoint
@@ -45,6 +46,7 @@ class DecodePoint:
     reference: TrainingPoint
     reference_decoder: Decoder
     batch_invariant: bool = False
+    kind: str = "DecodePoint"
 
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size)

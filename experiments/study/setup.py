@@ -3,10 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...decoders import Cache, Greedy, Recompute, Sampler, Whole, Windows
+from ...decoders import (
+    Append,
+    BlockCausalCache,
+    BlockCausalCacheApart,
+    Cache,
+    Decoder,
+    Greedy,
+    Recompute,
+    Sampler,
+    Whole,
+    Windows,
+)
 from ...kernels.checks import check_integer
 from ..tasks.base import Task
 from ..training.trainer import Recipe
+
+
+def family_for(decoder: Decoder) -> str:
+    """The family of models that the decoder's cache is made for; diffusion where it serves any."""
+    if isinstance(decoder.cache, Append):
+        return "autoregressive"
+    return "block_diffusion" if isinstance(decoder.cache, (BlockCausalCache, BlockCausalCacheApart)) else "diffusion"
 
 
 @dataclass(frozen=True)
@@ -36,3 +54,15 @@ class TaskSetup:
                 check_integer(name, steps)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}={list(values)}: must all be different")
+
+    @property
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The recipe of each family; that of block diffusion is the diffusion recipe where it is one already."""
+        return {"autoregressive": self.autoregressive, "diffusion": self.diffusion,
+                "block_diffusion": self.block_diffusion or self.diffusion}
+
+    def recipe(self, family: str) -> Recipe:
+        """The recipe of a family. ValueError names the families."""
+        if family not in self.recipes:
+            raise ValueError(f"family={family!r}: must be one of {', '.join(self.recipes)}")
+        return self.recipes[family]

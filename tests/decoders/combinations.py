@@ -20,8 +20,12 @@ from quicksilver.decoders import (
     Blocks,
     Categorical,
     ClassifierFree,
+    Cosine,
     Decoder,
     Delayed,
+    Even,
+    Floor,
+    Free,
     Greedy,
     GridBlocks,
     Leftmost,
@@ -47,22 +51,25 @@ Option = tuple[str, str]
 FOUNDED = frozenset((group, name) for group, names in {
     "policy": """entropy_bound entropy_sum entropy_threshold expert_affinity factor hierarchy klass leftmost low_entropy
         noisy_probability path_planning prophet random_order redecide relative_threshold remdm_cap remdm_confidence
-        remdm_loop remdm_rescale threshold threshold_llada2 threshold_sdar token_editing top_margin top_probability""",
+        remdm_loop remdm_rescale threshold token_editing top_margin top_probability""",
     "cache": "append block_causal block_causal_apart delayed dual prefix recompute vicinity",
     "windows": "blocks grid_blocks revised_blocks single whole",
     "sampler": "categorical credited cut greedy",
     "pattern": "bidirectional block_causal causal",
-    "schedule": """binomial cosine dream dream_untruncated even even_floor first_hitting free free_cosine linear
-        linear_3 linear_floor linear_remainder_last single unbounded"""}.items() for name in names.split())
+    "schedule": """binomial cosine dream dream_untruncated even even_floor first_hitting floor free free_cosine linear
+        linear_3 linear_remainder_last single unbounded"""}.items() for name in names.split())
 
 
 def options(conf: Path) -> dict[str, dict[str, Any]]:
-    """By group and name what the YAML files describe, the patterns of attention, and what a short canvas needs: steps
-    that it can end in, caches that it sees refreshed."""
+    """By group and name what the YAML files describe, the same with other values, the patterns of attention, and what a
+    short canvas needs: steps that it can end in, caches that it sees refreshed."""
     shipped = {group: {path.stem: instantiate(OmegaConf.load(path)) for path in sorted((conf / group).glob("*.yaml"))}
                for group in GROUPS}
     return shipped | {
-        "pattern": PATTERNS, "schedule": shipped["schedule"] | {"linear_3": Linear(3)},
+        "pattern": PATTERNS,
+        "windows": shipped["windows"] | {"single": Blocks(1), "revised_blocks": GridBlocks(4, num_revised=1)},
+        "schedule": shipped["schedule"] | {"linear_3": Linear(3), "single": Linear(1), "even_floor": Floor(Even(8)),
+                                           "free_cosine": Free(Cosine(8))},
         "cache": shipped["cache"] | {"vicinity": Vicinity(1, 1, 3), "delayed": Delayed(3)},
         "sampler": shipped["sampler"] | {"cut": Categorical(temperature=0.8, top_k=5, top_p=0.9)}}
 

@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 from quicksilver.decoders import (
-    Append,
-    Blocks,
     Decoder,
     Greedy,
-    Leftmost,
     Linear,
     RandomOrder,
     Recompute,
     TopProbability,
     Whole,
+    presets,
 )
 from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.harness import locks
@@ -27,7 +25,7 @@ from quicksilver.models import AutoregressiveNLL, MaskedDiffusion, Shape
 TASK = Sudoku(2, 2, 10, num_training_bases=20)
 SHAPE = Shape(width=32, num_layers=2, num_heads=2, num_kv_heads=2, ffn_width=48)
 ONE_A_STEP = Decoder(Whole(), Linear(16), Greedy(), TopProbability(), Recompute())
-LEFT_TO_RIGHT = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+LEFT_TO_RIGHT = presets.autoregressive()
 
 
 def diffusion_recipe(**changes: Any) -> Recipe:

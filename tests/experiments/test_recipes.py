@@ -35,7 +35,7 @@ def share(folder: Path) -> Share:
             config = compose("config", overrides=[f"task={task}", "threads=2", "device=cpu",
                                                  f"precision={fast_precision('cpu')}"])
             setup = instantiate(config.experiment, _convert_="all").tasks[task]
-        recipe = getattr(setup, family)
+        recipe = setup.recipe(family)
         point = TrainingPoint(task, setup.task, recipe, seed=0)
         transformer, _ = load_or_train(point, folder)
         evaluator = point.evaluator(transformer, decoder or recipe.curve_decoder, SeparateHead())

@@ -4,6 +4,7 @@ same weights."""
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from quicksilver.decoders import (
     Vicinity,
     Whole,
     Windows,
+    presets,
 )
 from quicksilver.models import (
     AttentionPattern,
@@ -43,7 +45,7 @@ from quicksilver.models import (
 )
 
 VOCAB_SIZE, MASK_ID, MAX_LENGTH = 23, 22, 24
-AUTOREGRESSIVE = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())
+AUTOREGRESSIVE = presets.autoregressive()
 SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "max_position_embeddings": MAX_LENGTH, "initializer_range": 0.5}
 
@@ -91,7 +93,7 @@ def test_a_row_stops_at_the_end_token_where_generate_does() -> None:
     model, prompt = HuggingFaceModel.of(module), [3, 1, 4]
     request = Request.completing(prompt, 20, mask_id=model.mask_id)
     end_id = AUTOREGRESSIVE.decode(model, [request])[0].completion[4]
-    stopping = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append(), end_id)
+    stopping = replace(AUTOREGRESSIVE, end_id=end_id)
     tokens = torch.tensor([prompt])
     expected = module.generate(tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=20,
                                eos_token_id=end_id)

@@ -26,22 +26,21 @@ from quicksilver.decoders import (
 )
 from quicksilver.experiments.cache_error import experiment as module
 from quicksilver.experiments.cache_error.experiment import CacheError
-from quicksilver.experiments.study.families import Autoregressive, BlockDiffusion, Diffusion
 from quicksilver.experiments.study.setup import TaskSetup
-from quicksilver.models import BlockDiffusion as BlockDiffusionObjective
+from quicksilver.models import BlockDiffusion
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
 IN_BLOCKS = Decoder(GridBlocks(8), Linear(2), Greedy(), TopProbability(), BlockCausalCache())
 SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], block_size=8,
-                  block_diffusion=replace(diffusion_recipe(), objective=BlockDiffusionObjective(8),
+                  block_diffusion=replace(diffusion_recipe(), objective=BlockDiffusion(8),
                                           curve_decoder=IN_BLOCKS))
 CACHES = {"recompute": Recompute(), "dual": Dual(), "delayed": Delayed(3), "block_causal": BlockCausalCache(),
           "apart": BlockCausalCacheApart(), "append": Append()}
 
 
 def experiment(**changes: Any) -> CacheError:
-    settings: dict[str, Any] = {"tasks": {"sudoku4": SETUP}, "family": Diffusion(), "seeds": [0], "caches": CACHES,
+    settings: dict[str, Any] = {"tasks": {"sudoku4": SETUP}, "family": "diffusion", "seeds": [0], "caches": CACHES,
                                 "policy": TopProbability(), "steps": [2, 4], "num_items": 6, "batch_size": 4,
                                 "threads": 1}
     return CacheError(**(settings | changes))
@@ -54,11 +53,11 @@ def records(folder: Path) -> dict[str, dict]:
 
 def test_caches_that_cannot_serve_a_model_are_left_out() -> None:
     served = {family: {(point.cache, point.decoder.windows) for point in experiment(family=family).points()}
-              for family in (Diffusion(), BlockDiffusion(), Autoregressive())}
+              for family in ("diffusion", "block_diffusion", "autoregressive")}
     assert served == {
-        Diffusion(): {(name, Blocks(8)) for name in ("recompute", "dual", "delayed")},
-        BlockDiffusion(): {(name, GridBlocks(8)) for name in ("recompute", "block_causal", "apart")},
-        Autoregressive(): {(name, Blocks(1)) for name in ("recompute", "append")}}
+        "diffusion": {(name, Blocks(8)) for name in ("recompute", "dual", "delayed")},
+        "block_diffusion": {(name, GridBlocks(8)) for name in ("recompute", "block_causal", "apart")},
+        "autoregressive": {(name, Blocks(1)) for name in ("recompute", "append")}}
     with pytest.raises(ValueError, match="caches=\\['append'\\]: none of them can serve sudoku4"):
         experiment(caches={"append": Append()}).check()
     with pytest.raises(ValueError, match="size=5: blocks must divide"):
@@ -94,7 +93,7 @@ def test_it_measures_every_cache_at_every_number_of_steps_and_reports(tmp_path: 
 
 
 def test_exact_caches_come_out_exact_and_say_so(tmp_path: Path) -> None:
-    for family in (BlockDiffusion(), Autoregressive()):
+    for family in ("block_diffusion", "autoregressive"):
         assert experiment(family=family, steps=[4]).run(tmp_path) == 0
     for record in records(tmp_path).values():
         for step in record["result"]["steps"]:

@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from quicksilver.decoders import Append, Blocks, Greedy, TopProbability
 from quicksilver.experiments.joint_error import experiment as module
 from quicksilver.experiments.joint_error.experiment import JointError
-from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.setup import TaskSetup
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
@@ -20,7 +19,7 @@ SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 3
 
 
 def experiment(**changes: Any) -> JointError:
-    settings: dict[str, Any] = {"tasks": {"sudoku4": SETUP}, "family": Diffusion(), "seeds": [0], "sampler": Greedy(),
+    settings: dict[str, Any] = {"tasks": {"sudoku4": SETUP}, "family": "diffusion", "seeds": [0], "sampler": Greedy(),
                                 "policy": TopProbability(), "num_items": 6, "batch_size": 4, "threads": 1}
     return JointError(**(settings | changes))
 

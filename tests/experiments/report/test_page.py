@@ -17,7 +17,6 @@ from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import RecordStore, key_of
 from quicksilver.experiments.joint_error.experiment import JointError
 from quicksilver.experiments.report.page import related_records, report_name, write_report
-from quicksilver.experiments.study.families import Diffusion
 from quicksilver.experiments.study.rows import rows, sources
 
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step
@@ -69,7 +68,7 @@ def test_only_whole_records_of_the_same_models_lie_beside(tmp_path: Path) -> Non
 def test_the_sweeps_report_shows_what_was_recorded_of_its_models(
         tmp_path: Path, frontier: Callable[..., Frontier]) -> None:
     sweep = frontier(batch_sizes=[4], num_items=[4], thresholds=[], orders={"confident": TopProbability()})
-    JointError(sweep.tasks, Diffusion(), [0], Greedy(), TopProbability(), 4, 4, 1).run(tmp_path)
+    JointError(sweep.tasks, "diffusion", [0], Greedy(), TopProbability(), 4, 4, 1).run(tmp_path)
     assert sweep.run(tmp_path) == 0
     (page,) = tmp_path.glob("sudoku4-*/report.html")
     html = page.read_text()

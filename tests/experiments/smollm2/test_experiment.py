@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.decoders import Append, Blocks, Categorical, Decoder, Greedy, Leftmost, Linear, Update
+from quicksilver.decoders import Categorical, Update, presets
 from quicksilver.decoders.trace import TraceStep
 from quicksilver.experiments.smollm2.experiment import Answer, written
 from torch import nn
@@ -56,7 +56,7 @@ def experiment(**changes: Any) -> Answer:
     settings: dict[str, Any] = {
         "weights": Tiny(), "weights_folder": None, "prompt": "Why?", "seeds": [0], "num_new": 24, "dtype": "float32",
         "threads": 1, "device": "cpu", "kernels": "auto",
-        "decoder": Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Append())}
+        "decoder": presets.autoregressive()}
     return Answer(**(settings | changes))
 
 
@@ -110,7 +110,7 @@ def test_the_answer_is_written_and_what_ran_is_recorded(tmp_path: Path, capsys: 
 
 
 def test_each_seed_draws_an_answer_of_its_own_and_the_same_again(tmp_path: Path) -> None:
-    decoder = Decoder(Blocks(1), Linear(1), Categorical(temperature=2.0), Leftmost(), Append())
+    decoder = presets.autoregressive(Categorical(temperature=2.0))
     experiment(seeds=[3, 4], decoder=decoder).run(tmp_path)
     first = {record["point"]["seed"]: record["result"]["tokens"] for record in answers(tmp_path)}
     assert first[3] != first[4]
