@@ -157,12 +157,13 @@ def classes_by_kind() -> dict[str, list[type]]:
             if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == module.__name__:
                 for kind in (kind_of(cls), *vars(cls).get("former_kinds", ())):
                     found.setdefault(kind, []).append(cls)
+    found["PresetPoint"] = found["DecodePoint"]  # whose points tell their kind in a field
     return found
 
 
 def recorded_names(cls: type[Any]) -> dict[str, str]:
     """The fields of a dataclass by their names in records."""
-    return {field.metadata.get("recorded_as", field.name): field.name for field in fields(cls)}
+    return {field.metadata.get("recorded_as", field.name): field.name for field in fields(cls) if field.name != "kind"}
 
 
 def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
@@ -178,7 +179,8 @@ def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
         names = recorded_names(cls)
         if names.keys() == values.keys():
             hints = typing.get_type_hints(cls)
-            return cls(**{names[name]: _as(hints[names[name]], item) for name, item in values.items()})
+            told = {"kind": value["kind"]} if "kind" in {field.name for field in fields(cls)} else {}
+            return cls(**told, **{names[name]: _as(hints[names[name]], item) for name, item in values.items()})
     raise AssertionError(f"{value['kind']}: no class has the fields {', '.join(values)}")
 
 
