@@ -24,7 +24,7 @@ def conditions_of(record: Json) -> Conditions:
     """Those of a training, or of what was measured of a trained model."""
     point, origin = record["point"], record["provenance"]
     models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
-    work = point if "model" in point else point["recipe"]
+    work = models[0] | point  # what a point does not say is as its model was trained
     gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
     device = origin["machine"]["cpu"]
     if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
