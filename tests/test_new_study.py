@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("kernels", "models", "decoders", "experiments", "conf")
 STUDY = {
@@ -76,6 +78,8 @@ tasks: ${task}
     "tests/experiments/vocabulary/test_experiment.py": '''"""A task without a vocabulary is none."""
 
 import pytest
+
+pytestmark = pytest.mark.slow
 from quicksilver.experiments.vocabulary.experiment import Vocabulary
 
 
@@ -121,7 +125,7 @@ def run(copy: Path, *arguments: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(copy / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     finished = subprocess.run([sys.executable, *arguments], cwd=copy, env=environment, text=True, capture_output=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout
+    return finished.stdout + finished.stderr
 
 
 def test_it_runs_and_has_its_section_on_the_page(copy: Path) -> None:
