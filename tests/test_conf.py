@@ -88,7 +88,7 @@ def test_the_default_is_the_four_tasks_with_one_seed() -> None:
     experiment = built()
     assert list(experiment.tasks) == ["sudoku4", "sudoku6", "extraction", "addition"]
     assert experiment.seeds == [0]
-    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [64, 512])
+    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [64, 256])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
