@@ -4,11 +4,12 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from quicksilver.experiments.harness.records import RecordStore, describe, key_of, read_record
+from quicksilver.experiments.harness.records import ADDED_LATER, RecordStore, describe, key_of, read_record
 from quicksilver.experiments.training.trainer import TrainingPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
 
@@ -37,6 +38,17 @@ def test_equal_numbers_of_any_library_have_one_name() -> None:
     theirs = {"seed": np.int64(3), "share": np.float32(0.5), "lengths": [np.uint8(2)]}
     assert describe(theirs) == {"seed": 3, "share": 0.5, "lengths": [2]}
     assert key_of(theirs) == key_of({"seed": 3, "share": 0.5, "lengths": [2]})
+
+
+@dataclass(frozen=True)
+class Grown:
+    steps: int
+    is_exact: bool = field(default=False, metadata=ADDED_LATER)
+
+
+def test_a_field_added_later_leaves_earlier_records_their_names() -> None:
+    assert describe(Grown(3)) == {"kind": "Grown", "steps": 3}
+    assert describe(Grown(3, True)) == {"kind": "Grown", "steps": 3, "is_exact": True}
 
 
 @pytest.mark.parametrize("damage", [
