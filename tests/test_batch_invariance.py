@@ -35,12 +35,14 @@ from quicksilver.models import (
     ExpertShape,
     FusedHead,
     Head,
+    HuggingFaceModel,
     LogitsFunction,
     SeparateHead,
     layers,
 )
 from quicksilver.models.routers import with_routing_rule
 from quicksilver.models.routing_rules import BlockSharedExperts
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from .conftest import MASK_ID, VOCAB_SIZE, random_transformer
 
@@ -147,3 +149,12 @@ def test_what_computes_all_rows_in_its_own_way_is_refused_by_name() -> None:
     for model, name in ((bare, "a bare function"), (shared, "BlockSharedExperts")):
         with batch_invariant(True), pytest.raises(ValueError, match=f"batch_invariant=true with .*{name}"):
             decoder.decode(model, requests(2))
+
+
+def test_a_model_of_transformers_is_refused_by_name() -> None:
+    config = LlamaConfig(vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2, max_position_embeddings=24)
+    model = HuggingFaceModel.of(LlamaForCausalLM(config).eval(), mask_id=MASK_ID)
+    message = "batch_invariant=true with LlamaForCausalLM: a foreign module computes all rows in its own way"
+    with batch_invariant(True), pytest.raises(ValueError, match=message):
+        decoder_for(Causal(), Append()).decode(model, requests(2))

@@ -8,7 +8,7 @@ those of the model where that is block-causal, at each number of steps a block; 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from ...decoders import Blocks, Cache, Decoder, Greedy, GridBlocks, Linear, Policy, Recompute, Whole, Windows
+from ...kernels.batch_invariance import batch_invariant
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
 from ...models import BlockCausal, Causal, SeparateHead
 from ..harness.execution import execution
 from ..harness.locks import machine_shared
-from ..harness.records import Json
+from ..harness.records import ADDED_LATER, Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_counts, check_machine, check_tasks, concluded, on_record
+from ..study.checks import check_counts, check_invariance, check_machine, check_tasks, concluded, on_record
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
@@ -45,6 +46,7 @@ class CacheErrorPoint:
     threads: int
     device: str
     kernels: str
+    batch_invariant: bool = field(default=False, metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,11 @@ class CacheError:
     threads: int
     device: str = "cpu"
     kernels: str = "auto"
+    batch_invariant: bool = field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_counts("steps", self.steps)
         if not self.caches:
@@ -85,7 +89,7 @@ class CacheError:
                 for steps in sorted({min(steps, size) for steps in self.steps}):
                     decoder = Decoder(windows, Linear(steps), Greedy(), self.policy, self.caches[title])
                     yield CacheErrorPoint(model.name, model, title, decoder, steps, self.num_items, self.batch_size,
-                                          self.threads, self.device, self.kernels)
+                                          self.threads, self.device, self.kernels, self.batch_invariant)
 
     def _windows(self, model: TrainingPoint) -> tuple[Windows, int]:
         """What the model is decoded in, and how many positions that is at most."""
@@ -136,7 +140,8 @@ def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
     task = point.model.task
     problems = task.test_problems(point.num_items)
     requests = evaluator.requests(task, problems, point.model.seed)
-    with machine_shared(), using(Implementation.named(point.kernels)), recording() as ran:
+    with (machine_shared(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
+          recording() as ran):
         compared = [beside_recompute(evaluator.decoder, evaluator.model, batch)
                     for batch in batches(requests, point.batch_size)]
 

@@ -27,6 +27,9 @@ from ...kernels.atomic_file import atomic_write, clear_temporaries
 from .progress import console
 
 Json = dict[str, Any]
+ADDED_LATER = {"added_later": True}
+"""Metadata of a field that a point's class got when there were records already: left out of what describes the point
+where it has its default, so that those records keep their names."""
 
 
 def kind_of(cls: type) -> str:
@@ -38,7 +41,8 @@ def describe(value: object) -> Any:
     """A frozen dataclass (or a value of one) as JSON values: the kind of its class, then its fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.metadata.get("recorded_as", field.name): describe(getattr(value, field.name))
-                  for field in dataclasses.fields(value)}
+                  for field in dataclasses.fields(value)
+                  if not ("added_later" in field.metadata and getattr(value, field.name) == field.default)}
         return {"kind": kind_of(type(value)), **fields}
     if isinstance(value, (list, tuple)):
         return [describe(item) for item in value]

@@ -19,5 +19,6 @@ def mended() -> dict[str, str]:
         tempfile.gettempdir()
     except FileNotFoundError as error:
         sys.exit(f"error: {error}; TMPDIR must name one")
-    # Figures go to files; the backend of a notebook need not be importable here.
-    return {"MPLBACKEND": "agg"}
+    # Figures go to files; the backend of a notebook need not be importable here. tqdm, which draws a bar while
+    # transformers reads GGUF, asks the environment once, as it is imported: by torch.
+    return {"MPLBACKEND": "agg"} | ({} if sys.stderr.isatty() else {"TQDM_DISABLE": "1"})

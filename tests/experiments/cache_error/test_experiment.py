@@ -116,6 +116,19 @@ def test_a_batch_gives_what_its_items_give_one_by_one(tmp_path: Path) -> None:
     assert alone["result"]["differs"] == together["result"]["differs"]
 
 
+def test_with_batch_invariance_what_is_counted_is_the_same_in_any_batch(tmp_path: Path) -> None:
+    one, many = (experiment(caches={"dual": Dual()}, steps=[2], num_items=3, batch_size=size, batch_invariant=True)
+                 for size in (1, 3))
+    assert one.run(tmp_path / "one") == many.run(tmp_path / "many") == 0
+    (alone,), (together,) = (records(tmp_path / name).values() for name in ("one", "many"))
+    assert alone["point"]["batch_invariant"] is True
+    for a, b in zip(alone["result"]["steps"], together["result"]["steps"], strict=True):
+        assert a["kl"] == pytest.approx(b["kl"], rel=3e-6)  # sums of the same, in another order
+        assert (a["flips"], a["num_edited_otherwise"]) == (b["flips"], b["num_edited_otherwise"])
+    with pytest.raises(ValueError, match="batch_invariant=1: must be true or false"):
+        experiment(batch_invariant=1)
+
+
 def test_a_second_run_measures_nothing_and_a_failed_point_is_tried_again(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare = module.beside_recompute

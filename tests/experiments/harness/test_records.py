@@ -19,7 +19,15 @@ from quicksilver.experiments import tasks
 from quicksilver.experiments.cache_error import experiment as cache_error
 from quicksilver.experiments.expert_union import experiment as expert_union
 from quicksilver.experiments.frontier import experiment as frontier
-from quicksilver.experiments.harness.records import Json, RecordStore, describe, key_of, kind_of, read_record
+from quicksilver.experiments.harness.records import (
+    ADDED_LATER,
+    Json,
+    RecordStore,
+    describe,
+    key_of,
+    kind_of,
+    read_record,
+)
 from quicksilver.experiments.joint_error import experiment as joint_error
 from quicksilver.experiments.peers import __main__ as peers
 from quicksilver.experiments.presets import experiment as decoders
@@ -57,6 +65,17 @@ def test_equal_numbers_of_any_library_have_one_name() -> None:
     theirs = {"seed": np.int64(3), "share": np.float32(0.5), "lengths": [np.uint8(2)]}
     assert describe(theirs) == {"seed": 3, "share": 0.5, "lengths": [2]}
     assert key_of(theirs) == key_of({"seed": 3, "share": 0.5, "lengths": [2]})
+
+
+@dataclass(frozen=True)
+class Grown:
+    steps: int
+    is_exact: bool = field(default=False, metadata=ADDED_LATER)
+
+
+def test_a_field_added_later_leaves_earlier_records_their_names() -> None:
+    assert describe(Grown(3)) == {"kind": "Grown", "steps": 3}
+    assert describe(Grown(3, True)) == {"kind": "Grown", "steps": 3, "is_exact": True}
 
 
 @pytest.mark.parametrize("damage", [

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,18 @@ def test_items_are_measured_alike_alone_and_in_batches(tmp_path: Path) -> None:
     for steps, record in alone.items():
         for name in ("bound", "product", "joint"):
             assert record["result"][name] == pytest.approx(together[steps]["result"][name], abs=1e-4)
+
+
+def test_with_batch_invariance_what_is_measured_of_an_item_is_the_same_number_in_any_batch(tmp_path: Path) -> None:
+    tasks = {"sudoku4": replace(SETUP, steps=[3])}
+    for size in (1, 3):
+        found = experiment(tasks=tasks, num_items=3, batch_size=size, batch_invariant=True)
+        assert found.run(tmp_path / str(size)) == 0
+    alone, together = (records(tmp_path / str(size))[3] for size in (1, 3))
+    assert alone["point"]["batch_invariant"] is True
+    assert all(alone["result"][name] == together["result"][name] for name in ("right", "bound", "product", "joint"))
+    with pytest.raises(ValueError, match="batch_invariant=1: must be true or false"):
+        experiment(batch_invariant=1)
 
 
 def test_a_second_run_measures_nothing_and_a_failed_point_is_tried_again(

@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from quicksilver.experiments.harness.execution import ProductTypes
 from quicksilver.experiments.harness.records import key_of
 from quicksilver.experiments.training import trainer as training
 from quicksilver.experiments.training.trainer import Recipe, TrainingPoint, load_or_train
 from quicksilver.models import Transformer
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from tests.experiments.conftest import diffusion_recipe
 
@@ -59,6 +62,22 @@ def test_the_record_names_threads_kernels_and_the_types_that_ran(
     assert precision in result["dtypes"]["products"]
     assert (result["device"], result["threads"]) == ("cpu", 1)
     assert result["kernels"]["masked_cross_entropy"] == "reference"
+
+
+def test_no_update_that_is_timed_runs_under_the_watch_for_types(
+        tmp_path: Path, training_point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update takes a second here, under the watch a thousand."""
+    now, update = [0.0], training._update
+
+    def slow(run: training._Run, point: TrainingPoint) -> float:
+        now[0] += 1000.0 if isinstance(_get_current_dispatch_mode(), ProductTypes) else 1.0
+        return update(run, point)
+
+    monkeypatch.setattr(training, "_update", slow)
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    result = load_or_train(training_point(updates=6), tmp_path)[1]["result"]
+    assert (result["seconds"], now[0]) == (6.0, 1006.0)
+    assert result["dtypes"]["products"]
 
 
 class Killed(Exception):
