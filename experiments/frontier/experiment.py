@@ -17,6 +17,7 @@ from pathlib import Path
 from ...decoders import Decoder, Linear, Policy, Threshold, Unbounded, presets
 from ...models import Head, SeparateHead
 from ..harness.progress import console
+from ..latest_link import link_latest
 from ..report.page import recorded_beside, report_name, write_report
 from ..study.checks import (
     check_batches,
@@ -118,6 +119,7 @@ class Frontier:
                 to_come.pop(0)
                 others = recorded_beside(runner.records.folder, training)
                 page = write_report(report, training, measured, others, to_come)
+                link_latest(report)
                 if to_come:
                     console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
         return concluded(report / "report.html", [*training, *measured])
