@@ -1,4 +1,4 @@
-"""Run an experiment: python -m quicksilver.experiments [experiment=...] [task=...] [key=value ...]
+"""Run an experiment: python -m quicksilver.experiments [experiment=...] [task=...] [key=value ...] (or --help)
 
 The only file that knows Hydra: it composes the configuration, builds the experiment, and runs its missing points.
 `-m` with a Hydra launcher fans a sweep out over processes. Bad input ends with one line and exit code 2, a failed point
@@ -9,7 +9,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -17,8 +17,11 @@ from traceback import walk_tb
 from typing import Any
 
 from .harness.cores import available_cores, waiting_threads
+from .harness.interrupts import INTERRUPTED, end_when_interrupted, interrupt_once
 from .harness.surroundings import mended
 
+if __name__ == "__main__":
+    end_when_interrupted()
 os.environ.update(mended())
 os.environ.update(waiting_threads(os.environ))  # read by torch's OpenMP runtime as it is loaded
 
@@ -33,7 +36,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
@@ -79,8 +82,8 @@ def _run(config: DictConfig) -> None:
     # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
         _refuse_unread(config, HydraConfig.get())
+        _refuse_other_tasks(config, HydraConfig.get())
         config = _with_every_kernel(config, HydraConfig.get())
-        _compose_presets(config, HydraConfig.get())
         if config.threads is None:
             config.threads = _free_cores(HydraConfig.get())
         if config.device is None:
@@ -133,6 +136,15 @@ def _refuse_unread(config: DictConfig, hydra_config: HydraConf) -> None:
                          f"{', '.join(keys)}")
 
 
+def _refuse_other_tasks(config: DictConfig, hydra_config: HydraConf) -> None:
+    """ValueError for a task that is given options, of its training say, and is not chosen."""
+    training, chosen = hydra_config.runtime.choices.get("training"), hydra_config.runtime.choices.get("task")
+    for name, setup in config.task.items():
+        if isinstance(setup, DictConfig) and "_target_" not in setup:
+            by = f"training={training}" if training else f"task.{name}"
+            raise ValueError(f"{by}: is for task={name}, and chosen is task={chosen}")
+
+
 def _chooses(group: str, others: list[str], read: Mapping[Place, Any]) -> bool:
     """Whether what is chosen of a group changes what the experiment reads, where no node of that name is read: some
     groups spread over the configuration."""
@@ -153,26 +165,6 @@ def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfi
         return config
     every = GlobalHydra.instance().config_loader().get_group_options("kernel")
     return compose("config", overrides=[*hydra_config.overrides.task, f"kernel=[{','.join(every)}]"])
-
-
-def _compose_presets(config: DictConfig, hydra_config: HydraConf) -> None:
-    """Put the presets that the experiment names, or all where it names none, in the place of their names."""
-    if "presets" not in config.experiment:
-        return
-    known = GlobalHydra.instance().config_loader().get_group_options("decoder")
-    named = known if config.experiment.presets is None else config.experiment.presets
-    if not isinstance(named, (list, ListConfig)):
-        raise ValueError(f"experiment.presets={named!r}: must be a list, each entry one of {', '.join(known)}")
-    for name in named:
-        if name not in known:
-            raise ValueError(f"experiment.presets={named}: {name!r} is none of {', '.join(known)}")
-    presets = {}
-    for name in named:
-        chosen = compose("config", overrides=["experiment=decode", f"decoder={name}"]).experiment
-        presets[name] = {"_target_": "quicksilver.experiments.presets.experiment.Preset",
-                         "decoder": OmegaConf.to_container(chosen.decoder, resolve=True),
-                         "family": OmegaConf.to_container(chosen.family, resolve=True)}
-    config.experiment.presets = presets
 
 
 def _free_cores(hydra_config: HydraConf) -> int:
@@ -200,6 +192,17 @@ def _for_hydra(argument: str) -> str:
     return argument
 
 
+def _said_of_itself(arguments: Sequence[str]) -> str | None:
+    """What is printed where the command line asks for help with itself or with a group."""
+    if {"--help", "-h"} & {*arguments}:
+        return usage()
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if choice == "help" and options(group):
+            return "\n".join(listed(group))
+    return None
+
+
 def _is_group(key: str) -> bool:
     return key == "hydra" or key.startswith("hydra/") or (resources.files("quicksilver.conf") / key).is_dir()
 
@@ -218,6 +221,10 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold signs that a terminal does not know
     try:
         with _errors_in_one_line():
+            if (said := _said_of_itself(sys.argv[1:])) is not None:
+                print(said)
+                return
+            check_names(sys.argv[1:])
             sys.argv[1:] = map(_for_hydra, sys.argv[1:])
             _run()
     except PointsFailed as error:
@@ -226,7 +233,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)  # nobody reads any more
     except KeyboardInterrupt:
-        progress.console.print("interrupted: the same command goes on from here", markup=False)
+        progress.console.print(INTERRUPTED, markup=False)
         sys.stdout.flush()
         os._exit(130)  # everything is written, and who interrupts may soon kill: unloading torch takes its time
     except Exception as error:

@@ -57,7 +57,8 @@ class ConfigTypes:
     def _check_call(self, place: Place, call: Mapping[str, Any], hint: Any) -> None:
         """What a `_target_` names, and the arguments that it is given."""
         target = _target(place, call["_target_"])
-        if isinstance(target, type) and not any(_makes(target, choice) for choice in _choices(hint)):
+        made = _made(target)
+        if isinstance(made, type) and not any(_makes(made, choice) for choice in _choices(hint)):
             raise ValueError(f"{_named(place)}={target.__name__}: must be {_in_words(hint)}")
         if isinstance(target, EnumType):
             return  # its value has no name; the class itself says what it may be
@@ -76,6 +77,12 @@ def _parameters(target: Any) -> Mapping[str, Any]:
     is_plain_class = isinstance(target, type) and not dataclasses.is_dataclass(target)
     hints = typing.get_type_hints(target.__init__ if is_plain_class else target)
     return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
+
+
+@cache
+def _made(target: Any) -> Any:
+    """The class of what a class or a function returns, as far as it is annotated."""
+    return target if isinstance(target, type) else typing.get_type_hints(target).get("return")
 
 
 def _named(place: Place) -> str:

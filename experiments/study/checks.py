@@ -12,6 +12,7 @@ from ...kernels.dispatch import Implementation, using
 from ..harness.devices import check_device
 from ..harness.progress import bar, console
 from ..harness.records import Json
+from ..latest_link import link_latest
 from ..training.trainer import LARGEST_SEED
 from .runner import Runner
 from .setup import TaskSetup
@@ -81,6 +82,7 @@ def on_record(runner: Runner, points: Sequence[_Point], title: Callable[[_Point]
 
 
 def concluded(report: Path, records: Sequence[Json]) -> int:
-    """Say where the report is; the number of records that failed."""
+    """Say where the report is, and link to it; the number of records that failed."""
+    link_latest(report.parent)
     console.print(f"report: {report}", markup=False)
     return sum("failed" in record["result"] for record in records)

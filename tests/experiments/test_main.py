@@ -56,12 +56,19 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     (["experiment=nope"], "Could not find 'experiment/nope'"),
     (["policy=threshold"], "Could not override 'policy'"),
     (["experiment=decode", "task=sudoku4", "policy=nope"], "Could not find 'policy/nope'"),
-    (["experiment=decode", "task=sudoku4", "decoder=threshold", "policy.tau=1.5"], "tau=1.5: must be a number above 0"),
-    (["experiment=decode", "task=sudoku4", "decoder=threshold", "policy.tau=abc"], "tau='abc': must be a number"),
+    (["experiment=decode", "decoder=threshold", "decoder.tau=1.5"], "tau=1.5: must be a number above 0"),
+    (["experiment=decode", "decoder=threshold", "decoder.tau=abc"], "decoder.tau='abc': must be a number"),
+    (["experiment=decode", "decoder=threshold", "policy.tau=0.8"], "is decoder.tau=0.8 with decoder=threshold"),
+    (["experiment=decode", "decoder=threshold", "decoder.block=4"], "unknown key 'decoder.block': must be one of tau"),
+    (["experiment=decode", "decoder=nope"], "Could not find 'decoder/nope' Available options in 'decoder': "),
+    (["experiment=decode", "family=nope"], "family='nope': must be one of autoregressive, diffusion, block_diffusion"),
+    (["experiment=train", "seconds=5"], "seconds=5: is experiment.seconds=5 now"),
+    (["training=long_sudoku9", "task=sudoku4"], "training=long_sudoku9: is for task=sudoku9, and chosen is"),
+    (["task=sudoku4", "+task.sudoku9.block_size=3"], "task.sudoku9: is for task=sudoku9, and chosen is task=sudoku4"),
     (["experiment=decode", "task=sudoku4", "schedule.steps=0"], "steps=0: must be an integer of at least 1"),
     (["experiment=decode", "task=sudoku4", "schedule.stpes=2"], "unknown key 'schedule.stpes': must be one of steps"),
     (["experiment=decode", "experiment.num_items=[1"], "no viable alternative at input '[1'"),
-    (["experiment=decode"], "experiment=decode takes exactly one"),
+    (["experiment=decode", "task=[sudoku4,sudoku6]"], "experiment=decode takes exactly one"),
     (["experiment.thresholds=[1.5]"], "tau=1.5"),
     (["model.num_heads=3"], "num_heads=3: must divide width=128"),
     (["threads=0"], "threads=0"),
@@ -74,6 +81,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     (["experiment.batch_sizes=null"], "experiment.batch_sizes=None: must be a list"),
     (["experiment.orders.margin=5"], "experiment.orders.margin=5: must be a Policy"),
     (["experiment.orders.margin={_target_: quicksilver.decoders.Greedy}"], "experiment.orders.margin=Greedy: must be"),
+    (["experiment.orders.margin={_target_: quicksilver.decoders.presets.llada}"], "experiment.orders.margin=llada: "),
     (["experiment.orders.margin={_target_: nowhere.Nothing}"], "experiment.orders.margin._target_='nowhere.Nothing'"),
     (["model.width=null"], "model.width=None: must be an integer"),
     (["model.nope=1"], "unknown key 'model.nope': must be one of width"),
@@ -83,6 +91,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     (["experiment=null"], "experiment=null: must name one of the group's options"),
     (["task.sudoku6=text"], "task.sudoku6"),
     (["experiment=decoders", "experiment.presets=5"], "experiment.presets=5: must be a list"),
+    (["experiment=decoders", "experiment.presets=[llada,nope]"], "preset 'nope': must be one of autoregressive, mdlm"),
     (["hydra.verbose=12345"], "hydra.verbose=12345"),
     (["hydra/launcher=5"], "hydra/launcher=5: must name one of"),
     (["task.sudoku6.task.box_height=12345"], "box_height=12345: must be an integer of at least 1 and at most 5"),
@@ -118,6 +127,7 @@ def test_a_process_says_its_error_on_stderr_and_makes_nothing(tmp_path: Path) ->
     (["experiment=smollm2", "batch_invariant=true"], "batch_invariant"),
     (["+nope=3"], "nope"),
     (["prompt=hello"], "prompt"),
+    (["family=diffusion"], "family"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else None)
 def test_an_option_that_an_experiment_does_not_read_is_refused(
         refused: Callable[..., tuple[Any, list[str]]], arguments: list[str], key: str) -> None:
@@ -131,11 +141,47 @@ def test_an_option_that_an_experiment_does_not_read_is_refused(
 @pytest.mark.parametrize("arguments", [
     ["experiment=decode", "task=sudoku4", "decoder=autoregressive", "pair=experts", "model.experts.num_experts=8"],
     ["experiment=decode", "task=sudoku4", "~task.sudoku4.block_size", "guidance=classifier_free"],
+    ["experiment=decode"], ["experiment=decode", "decoder=bd3lm", "decoder.block=12"],
+    ["experiment=decode", "cache=append", "policy=leftmost", "windows=blocks", "windows.size=1", "schedule.steps=1"],
+    ["experiment=train", "experiment.seconds=5", "training=long_sudoku9", "task=sudoku9"],
     ["+experiment.orders.mine={_target_: quicksilver.decoders.policies.low_entropy.LowEntropy}", "~experiment.head"],
 ], ids=" ".join)
 def test_options_that_are_read_are_taken_from_wherever_they_come(
         refused: Callable[..., tuple[Any, list[str]]], arguments: list[str]) -> None:
     assert refused(*arguments) == (0, [])
+
+
+@pytest.mark.parametrize(("argument", "line"), [
+    ("--help", "  decode          One decoder on one task, step by step"), ("-h", "Keys:"),
+    ("decoder=help", "fast_dllm_dual        arXiv 2505.22618  block=4 tau=0.9"),
+    ("policy=help", "  threshold             tau=0.9")])
+def test_help_is_printed_and_nothing_run(refused: Callable[..., tuple[Any, list[str]]], tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str], argument: str, line: str) -> None:
+    assert refused(argument) == (0, [])
+    assert line in capsys.readouterr().out.splitlines()
+    assert not list(tmp_path.iterdir())
+
+
+IMPORTING = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(60)
+except BaseException:  # as some libraries do
+    time.sleep(60)
+"""
+
+
+def test_an_interruption_during_imports_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text(IMPORTING)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quicksilver.experiments"], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=50)
+    assert (process.returncode, said) == (130, "interrupted: the same command goes on from here\n")
 
 
 @pytest.mark.slow
@@ -291,6 +337,8 @@ def test_multirun_with_joblib_runs_seeds_in_parallel_without_clobbering(tmp_path
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").glob("*.json")]
     trained = [record["point"] for record in records if record["point"]["kind"] == "TrainingPoint"]
     assert sorted(point["seed"] for point in trained) == [0, 0, 1, 1]
+    assert (tmp_path / "runs" / "latest").is_symlink()
+    (tmp_path / "runs" / "latest").unlink()
     reports = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/report.html"))
     assert [name.rpartition("-")[0] for name in reports] == ["sudoku4", "sudoku4-seeds0+1", "sudoku4-seeds1"]
     assert {point["recipe"]["threads"] for point in trained} == {1}

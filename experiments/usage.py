@@ -1,0 +1,77 @@
+"""What the command line says of itself: --help, and the options of one group at GROUP=help, both read from conf."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from importlib import resources
+
+from ..decoders.presets import PRESETS
+
+_WIDTH = 100
+_PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
+
+
+def options(group: str) -> dict[str, str]:
+    """The text of each option of a group, by name; none where there is no such group."""
+    folder = resources.files("quicksilver.conf") / group
+    files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
+    return {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
+
+
+def usage() -> str:
+    """What can be run, what can be chosen, and where results go: at most 40 lines of 100 columns."""
+    config = (resources.files("quicksilver.conf") / "config.yaml").read_text()
+    keys = re.findall(r"^(\w+): (\S+) +# (.+)$", config, flags=re.MULTILINE)
+    return "\n".join([
+        "python -m quicksilver.experiments [experiment=NAME] [GROUP=OPTION ...] [KEY=VALUE ...]",
+        "", "Experiments (frontier where none is named; experiment.KEY=VALUE sets what one owns):",
+        *(_line(name, 14, _about(text)) for name, text in options("experiment").items()),
+        "", "Groups (GROUP=help lists the options of one; -m runs all of GROUP=A,B):",
+        *textwrap.wrap(", ".join(options("task")), _WIDTH, initial_indent=f"  {'task':14}  ",
+                       subsequent_indent=18 * " "),
+        _line("decoder", 14, f"{len(PRESETS)} presets with knobs, as decoder=llada decoder.steps=4; or parts"),
+        _line("", 14, f"of decoder=parts: {', '.join(_PARTS)}"),
+        _line("model", 14, f"{', '.join(options('model'))}; pair=experts: both models with mixtures of experts"),
+        _line("head", 14, f"{', '.join(options('head'))}; training and balancing: other lengths, experts' balance"),
+        _line("kernel, shapes", 14, "what kernel_bench and step_bench measure"),
+        "", "Keys:",
+        *(_line(f"{key}={value}", 21, about) for key, value, about in keys),
+        "", "Results: runs/records has a JSON file a measured point, so that the same command goes on; a report",
+        "is runs/NAME-HASH/report.html, and runs/latest links to the newest. --cfg job shows all options."])
+
+
+def listed(group: str) -> Iterator[str]:
+    """A line for each option of a group: presets with their source and knobs, others with what their file says."""
+    found = options(group)
+    if group == "decoder":
+        yield "decoder=NAME decoder.KNOB=VALUE; steps are those of a block, or of the answer where there is no block"
+        for name, preset in PRESETS.items():
+            yield f"{name:20}  {_source(preset.__doc__ or ''):16}  {_knobs(found[name])}".rstrip()
+        yield f"{'parts':20}  {'mix and match':16}  {' '.join(_PARTS)}"
+        return
+    for name, text in found.items():
+        yield _line(name, 20, _about(text))
+
+
+def _line(name: str, width: int, about: str) -> str:
+    """A name and what it stands for, cut where the line would be too long."""
+    head = f"  {name:{width}}  "
+    return (head + textwrap.shorten(about, _WIDTH - len(head), placeholder=" ...")).rstrip()
+
+
+def _about(text: str) -> str:
+    """What an option's file says at its head; where it says nothing, its values."""
+    first = next(line for line in text.splitlines() if not line.startswith("# @"))
+    return first.removeprefix("# ") if first.startswith("# ") else _knobs(text)
+
+
+def _knobs(text: str) -> str:
+    """The values in an option's file; OPTION where another group chooses one."""
+    return " ".join(f"{key}={'OPTION' if value.startswith('$') else value}"
+                    for key, value in re.findall(r"^ *([a-z]\w*): ([^\s#{]\S*)", text, flags=re.MULTILINE))
+
+
+def _source(docstring: str) -> str:
+    """The reference at the end of a preset's summary; "ours" where there is none."""
+    said = docstring.splitlines()[0].rpartition("(")[2].rstrip(").")
+    return "ours" if said.startswith("ours") else said.rpartition(", ")[2]
