@@ -44,10 +44,11 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 
 from .config.annotations import ConfigTypes
 from .config.reads import Place, reads
+from .config.renames import check_names
+from .config.usage import listed, options, usage
 from .harness import progress
 from .harness.devices import best_device, fast_precision
 from .harness.experiment import Experiment, PointsFailed, Unavailable, check_folder
-from .harness.interrupts import interrupt_once
 
 _EXPERIMENT: Place = ("experiment",)
 _READ_HERE = ("experiment", "output")

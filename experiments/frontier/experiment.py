@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ...decoders import Decoder, Linear, Policy, Threshold, Unbounded, presets
 from ...models import Head, SeparateHead
+from ..harness.latest_link import link_latest
 from ..harness.progress import console
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
@@ -119,6 +120,7 @@ class Frontier:
                 to_come.pop(0)
                 others = related_records(runner.records.folder, training, but=KINDS)
                 page = write_report(report, training, [*measured, *others], to_come)
+                link_latest(report)
                 if to_come:
                     console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
         return concluded(report / "report.html", [*training, *measured])

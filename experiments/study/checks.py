@@ -10,9 +10,9 @@ from ...kernels.batch_invariance import check_device as check_device_invariance
 from ...kernels.checks import check_instance, check_integer
 from ...kernels.dispatch import Implementation, using
 from ..harness.devices import check_device
+from ..harness.latest_link import link_latest
 from ..harness.progress import bar, console
 from ..harness.records import Json
-from ..latest_link import link_latest
 from ..training.trainer import LARGEST_SEED
 from .runner import Runner
 from .setup import TaskSetup

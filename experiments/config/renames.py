@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..decoders.presets import PRESETS, knobs
+from ...decoders.presets import PRESETS, knobs
 
 _OWNED = ("seconds", "full", "update_baseline", "other_tritons")
 _CHOICES = {

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from importlib import resources
 
-from ..decoders.presets import PRESETS
+from ...decoders.presets import PRESETS
 
 _WIDTH = 100
 _PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")

@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.latest_link import link_latest
+from quicksilver.experiments.harness.latest_link import link_latest
 
 
 def folder(path: Path) -> Path:

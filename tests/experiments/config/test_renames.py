@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from quicksilver.experiments.renamed_options import check_names
+from quicksilver.experiments.config.renames import check_names
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from quicksilver.decoders.presets import PRESETS, knobs
-from quicksilver.experiments.usage import listed, options, usage
+from quicksilver.experiments.config.usage import listed, options, usage
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def test_help_is_at_most_40_lines_of_100_columns() -> None:
