@@ -41,8 +41,8 @@ class Request:
 
 def check_length(length: int, model: LanguageModel) -> None:
     """Refuse a canvas that is longer than the model's."""
-    if length > model.max_length:
-        raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.max_length}")
+    if length > model.spec.max_length:
+        raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.spec.max_length}")
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,21 @@ class Canvas:
         rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
         for row, request in zip(rows, requests, strict=True):
             row[: len(request.tokens)] = torch.tensor(request.tokens)
-        if rows.max() >= model.vocab_size:
-            raise ValueError(f"token id {int(rows.max())}: must be from 0 to {model.vocab_size - 1} (vocab_size - 1)")
+        if rows.max() >= model.spec.vocab_size:
+            raise ValueError(f"token id {int(rows.max())}: must be from 0 to {model.spec.vocab_size - 1} (vocab_size - "
+                             "1)")
         stop_B = torch.tensor([len(request.tokens) for request in requests])
         exists_BS = torch.arange(length + 1) < stop_B[:, None]
-        masked_BS = exists_BS & (rows == model.mask_id)
+        masked_BS = exists_BS & (rows == model.spec.mask_id)
         start_B = torch.tensor([request.start for request in requests])
         if (masked_BS & (torch.arange(length + 1) < start_B[:, None])).any():
-            raise ValueError(f"the mask id {model.mask_id} stands before a request's start, where nothing is decided")
-        shifted_out = masked_BS[:, : model.shift]
+            raise ValueError(f"the mask id {model.spec.mask_id} stands before a request's start, where nothing is "
+                             "decided")
+        shifted_out = masked_BS[:, : model.spec.shift]
         if shifted_out.any():
             raise ValueError("a next-token model cannot decide position 0: give a prompt of at least one token")
         seed_B = torch.tensor([request.seed for request in requests])
-        on = model.device
+        on = model.spec.device
         return cls(rows.to(on), masked_BS.to(on), (exists_BS & ~masked_BS).to(on),
                    torch.zeros(rows.shape, device=on), torch.zeros_like(rows, device=on), stop_B.to(on), seed_B.to(on))
 

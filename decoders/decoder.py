@@ -117,7 +117,7 @@ class Decoder:
         whole = Canvas.of(requests, model)
         grid = WindowGrid.of(spans, whole.stop_B, whole.length, self.windows.num_revised)
         store = model.new_store(len(requests), whole.length) if self.cache.stores else None
-        masked_from = [span.count_from(request.tokens, model.mask_id)
+        masked_from = [span.count_from(request.tokens, model.spec.mask_id)
                        for span, request in zip(spans, requests, strict=True)]
         decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), masked_from)
         if store is not None:
@@ -128,10 +128,10 @@ class Decoder:
         """The windows of a request. ValueError with the reason if the parts cannot serve the model or the request."""
         self.cache.check_model(model, self.windows)
         for end in self.end_ids:
-            if end >= model.vocab_size or end == model.mask_id:
-                raise ValueError(f"end_id={end}: must be a token id from 0 to {model.vocab_size - 1} (vocab_size - 1) "
-                                 f"other than the mask id, {model.mask_id}")
-        if not model.holds_logits and (self.sampler.needs_logits or "divergence" in self.policy.statistics):
+            if end >= model.spec.vocab_size or end == model.spec.mask_id:
+                raise ValueError(f"end_id={end}: must be a token id from 0 to {model.spec.vocab_size - 1} "
+                                 f"(vocab_size - 1) other than the mask id, {model.spec.mask_id}")
+        if not model.spec.materializes_logits and (self.sampler.needs_logits or "divergence" in self.policy.statistics):
             raise ValueError(f"sampler {self.sampler} and policy {self.policy} with a fused head: they need all logits "
                              "of a position at once, which only a separate head holds")
         return self.windows.span(request.start, len(request.tokens))
@@ -172,11 +172,11 @@ class Decoder:
         """The state of window number `index` before its first step."""
         window, model, canvas = decoding.grid.window(index), decoding.model, decoding.live
         masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
-        shape = torch.Size((*window.query_BQ.shape, model.vocab_size))
-        previous = Previous.unknown(shape, model.device) if "divergence" in self.policy.statistics else None
+        shape = torch.Size((*window.query_BQ.shape, model.spec.vocab_size))
+        previous = Previous.unknown(shape, model.spec.device) if "divergence" in self.policy.statistics else None
         nonfinite_BQ = torch.zeros_like(window.query_BQ, dtype=torch.bool)
         return Visit(window, masked_B, masked_B > 0, nonfinite_BQ, self.policy.begin(window.query_BQ),
-                     self.sampler.begin(shape, model.device), previous, decoding.masked_in(index),
+                     self.sampler.begin(shape, model.spec.device), previous, decoding.masked_in(index),
                      decoding.masked_after(index))
 
     def step(self, decoding: Decoding, visit: Visit, index: int, step: Tensor
@@ -201,7 +201,7 @@ class Decoder:
         decoding.log.append(Logged(visit.active_B.clone() if self.policy.revises else masked_B, edit))
         masked_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
         if edit.remask_BQ is not None:
-            masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.mask_id)
+            masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.spec.mask_id)
         unfinished = self._unfinished(visit, edit, masked_B)
         state = torch.where(unfinished, -1, self._reached_end(canvas, window).sum()) if self.end_ids else (
             -unfinished.long())
@@ -212,7 +212,7 @@ class Decoder:
         """What the model and the sampler say of the window's positions: of those that are masked at least."""
         model, canvas, query_BQ = decoding.model, decoding.live, visit.window.query_BQ
         most_masked = visit.masked_after + self.schedule.most_left(visit.most_masked, max(index - 1, 0))
-        plan = self.cache.plan(Moment(index, step, visit.window, canvas, model.shift, most_masked))
+        plan = self.cache.plan(Moment(index, step, visit.window, canvas, model.spec.shift, most_masked))
         num_asked = self._num_asked(visit, index)
         if num_asked < query_BQ.shape[1]:
             order_BA = (~eligible_BQ).byte().argsort(dim=1, stable=True)[:, :num_asked]

@@ -61,7 +61,7 @@ class GenerationStream:
             pass
         completions = self._decoder.completions(self._decoding)
         return Generation(completions, self._texts(completions),
-                          Trace(self._decoding.model.mask_id, self._given, tuple(self._taken)),
+                          Trace(self._decoding.model.spec.mask_id, self._given, tuple(self._taken)),
                           self._decoding.accounting)
 
     def _left(self) -> Iterator[TraceStep]:
@@ -75,14 +75,14 @@ class GenerationStream:
             for step in self._decoder.stream(self._decoding):
                 self._decoding.check_finite()
                 self._taken.append(TraceStep.of(step))
-                self._taken[-1].apply(self._canvas, self._decoding.model.mask_id)
+                self._taken[-1].apply(self._canvas, self._decoding.model.spec.mask_id)
                 yield self._taken[-1]
         except BaseException as error:
             self._broken_by = error
             raise
 
     def _texts_so_far(self) -> list[str] | None:
-        tokenizer, mask_id = self._tokenizer, self._decoding.model.mask_id
+        tokenizer, mask_id = self._tokenizer, self._decoding.model.spec.mask_id
         if tokenizer is None:
             return None
         return [with_blanks(tokenizer, row[: request.start], row[request.start :], mask_id)
@@ -146,8 +146,8 @@ def _tokens(prompt: object, tokenizer: Tokenizer | None) -> list[int]:
 def _request(model: LanguageModel, tokens: list[int], num_new: int, seed: int) -> Request:
     if num_new:
         check_length(len(tokens) + num_new, model)
-        return Request.completing(tokens, num_new, mask_id=model.mask_id, seed=seed)
-    if model.mask_id not in tokens:
-        raise ValueError(f"prompt {shown(tokens)} with num_new=0: must hold the mask id {model.mask_id} where a token "
-                         "is wanted")
+        return Request.completing(tokens, num_new, mask_id=model.spec.mask_id, seed=seed)
+    if model.spec.mask_id not in tokens:
+        raise ValueError(f"prompt {shown(tokens)} with num_new=0: must hold the mask id {model.spec.mask_id} where a "
+                         "token is wanted")
     return Request(tokens, seed=seed)

@@ -54,7 +54,7 @@ class ClassifierFree:
 
     def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
                ) -> Tensor:
-        without_BS = torch.where(canvas.given_BS, model.mask_id, canvas.tokens_BS)
+        without_BS = torch.where(canvas.given_BS, model.spec.mask_id, canvas.tokens_BS)
         both = replace(plan, feed_BF=plan.feed_BF.repeat(2, 1), query_BQ=plan.query_BQ.repeat(2, 1),
                        stop_B=None if plan.stop_B is None else plan.stop_B.repeat(2))
         accounting.count_forward("guided", plan, num_rows=2 * len(canvas.tokens_BS))

@@ -1,6 +1,6 @@
 """One transformer for both families, its objectives, and the adapters through which decoders see models."""
 
-from .adapter import DecodableTransformer, LanguageModel, Plan
+from .adapter import DecodableTransformer, LanguageModel, ModelSpec, Plan
 from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
 from .balancing import AuxiliaryLoss, Balancing, LossFree, NoBalancing
 from .checkpoint import load_checkpoint, save_checkpoint
@@ -38,6 +38,7 @@ __all__ = [
     "LossFree",
     "MaskedDiffusion",
     "MoELayer",
+    "ModelSpec",
     "NoBalancing",
     "Objective",
     "Plan",

@@ -1,10 +1,10 @@
-"""What a decoder asks of a model, and how a Transformer answers.
+"""The interface between decoders and models, and its implementation for our Transformer.
 
-Row q of an answer is always the distribution of the token AT position q. A model trained to predict the next token
-reads it one position earlier; that shift lives here and nowhere else.
+Row q of a model's output is always the distribution of the token AT position q. A model trained to predict the next
+token computes it one position earlier. That shift is applied here and nowhere else.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,13 +22,13 @@ from .transformer import Transformer
 
 @dataclass(frozen=True)
 class Plan:
-    """One forward: absolute positions fed [B, F], int64 and ascending in each row, and asked for [B, Q], in any order;
-    the canvas length L stands for "no position" and follows the others. stop_B is where each row ends, None where all
-    end at L and nothing fed stands for "no position".
+    """One forward: the absolute positions fed [B, F], int64, ascending in each row, and those queried [B, Q], in any
+    order. The canvas length L stands for padding and comes after all positions. stop_B is where each row ends; None if
+    all rows end at L and none is padded.
 
-    context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
-    the store, whose first `context` slots are read; `no_mask` promises that the model's pattern lets every fed
-    position see all of them, so that no mask is needed."""
+    context None: the fed positions see one another and nothing is stored. Otherwise their keys and values are written
+    to the store, and the store's first `context` slots are read. `no_mask` promises that the model's pattern lets every
+    fed position see all of these slots."""
 
     feed_BF: Tensor
     query_BQ: Tensor
@@ -37,7 +37,7 @@ class Plan:
     no_mask: bool = False
 
     def attention_mask(self, pattern: AttentionPattern, length: int) -> AttentionMask:
-        """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
+        """Which of one another, or of the store's first `context` slots, the fed positions see on a canvas of `length`
         positions."""
         end = None if self.stop_B is None else length
         if self.context is None:
@@ -50,33 +50,40 @@ class Plan:
         return AttentionMask(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
 
     def index(self, shift: int) -> Tensor | None:
-        """Where among the fed positions the answers to the queried ones are read, int64 [B, Q]; None: each where it is
-        fed."""
+        """The index among the fed positions at which each queried one is read, int64 [B, Q]; None if they are the same
+        positions in the same order."""
         num_fed, num_queried = self.feed_BF.shape[1], self.query_BQ.shape[1]
         if num_fed * num_queried > 1 and (shift or self.query_BQ is not self.feed_BF):
             return torch.searchsorted(self.feed_BF, self.query_BQ - shift).clamp_(max=num_fed - 1)
         return None
 
 
+@dataclass(frozen=True)
+class ModelSpec:
+    """The constants of a model. mask_id is the token of masked positions. With shift 0, row q of a forward predicts
+    position q; with shift 1, as in a next-token model, position q + 1. `materializes_logits` says whether all logits of
+    a position exist at once, as some statistics need."""
+
+    mask_id: int
+    shift: int
+    vocab_size: int
+    max_length: int
+    pattern: AttentionPattern
+    device: torch.device
+    materializes_logits: bool
+
+    def __post_init__(self) -> None:
+        integer_field(self, "vocab_size", at_least=2)
+        integer_field(self, "max_length")
+        integer_field(self, "mask_id", at_least=0, at_most=self.vocab_size - 1)
+        integer_field(self, "shift", at_least=0, at_most=1)
+
+
 class LanguageModel(Protocol):
-    """Anything that can be decoded. `pattern` is what positions see; `shift` is 1 for a next-token model."""
+    """Anything that can be decoded."""
 
     @property
-    def mask_id(self) -> int: ...
-    @property
-    def shift(self) -> int: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def max_length(self) -> int: ...
-    @property
-    def pattern(self) -> AttentionPattern: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def holds_logits(self) -> bool:
-        """Whether a question that needs all logits of a position at once can be answered."""
-        ...
+    def spec(self) -> ModelSpec: ...
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         """An empty store for canvases of `length` positions."""
@@ -87,63 +94,49 @@ class LanguageModel(Protocol):
         ...
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        """The answer to a question about the distributions at the queried positions, in which the mask id has no
-        part."""
+        """Statistics of the token distributions at the queried positions. The mask id has probability 0."""
         ...
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
-        """FLOPs of a forward, and the bytes it must at least read. Keys are counted a query, masked ones included;
-        `num_stored_read` counts the positions read from a store."""
+        """FLOPs of a forward, and the bytes that it must at least read. num_keys_seen sums over queries, masked keys
+        included; num_stored_read counts the positions read from a store."""
         ...
 
 
 @runtime_checkable
 class ChecksItself(Protocol):
-    """A model of code that is not ours, which may change between two decodes, or may not serve all of them."""
+    """A model of external code, which may change between decodes or may not support all of them."""
 
     def check(self, *, shows_mask: bool) -> None:
-        """Called where a decode begins; `shows_mask` says that masks stand where a causal model sees them. ValueError
-        if the model cannot be decoded so, or not any more."""
+        """Called when a decode begins. `shows_mask`: a causal model will see masks. ValueError if the model cannot be
+        decoded so, or has changed."""
         ...
 
 
 @dataclass(frozen=True)
 class DecodableTransformer:
-    """A Transformer as a LanguageModel. mask_id is the token that stands for "not decided yet"; with shift 0 row q
-    predicts position q, with shift 1 position q + 1."""
+    """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec."""
 
     transformer: Transformer
     mask_id: int
     shift: int = 0
     head: Head = field(default_factory=SeparateHead)
+    _spec: ModelSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        integer_field(self, "mask_id", at_least=0, at_most=self.vocab_size - 1)
-        integer_field(self, "shift", at_least=0, at_most=1)
+        config = self.config
+        object.__setattr__(self, "_spec", ModelSpec(
+            self.mask_id, self.shift, config.vocab_size, config.max_length, config.attention,
+            self.transformer.head.weight.device, self.head.materializes_logits))
+
+    @property
+    def spec(self) -> ModelSpec:
+        device = self.transformer.head.weight.device
+        return self._spec if self._spec.device == device else replace(self._spec, device=device)
 
     @property
     def config(self) -> TransformerConfig:
         return self.transformer.config
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self.config.max_length
-
-    @property
-    def pattern(self) -> AttentionPattern:
-        return self.config.attention
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.head.weight.device
-
-    @property
-    def holds_logits(self) -> bool:
-        return self.head.holds_logits
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         shape = self.config.shape
@@ -152,13 +145,14 @@ class DecodableTransformer:
                              like=self.transformer.head.weight)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        feed_BF, mask = plan.feed_BF, plan.attention_mask(self.pattern, tokens_BS.shape[1] - 1)
+        feed_BF, mask = plan.feed_BF, plan.attention_mask(self.config.attention, tokens_BS.shape[1] - 1)
         write = None if store is None or plan.context is None else store.write(feed_BF, plan.context)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, plan.index(self.shift))
+        index_BQ = plan.index(self._spec.shift)
+        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, index_BQ)
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        arguments = hidden_BQE, self.transformer.head.weight, self.mask_id, question
+        arguments = hidden_BQE, self.transformer.head.weight, self._spec.mask_id, question
         if is_batch_invariant():
             return statistics_by_position(self.head, *arguments)
         return self.head.statistics(*arguments)

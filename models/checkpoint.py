@@ -1,4 +1,4 @@
-"""Checkpoints: weights in safetensors with the model's configuration in the header, written atomically."""
+"""Checkpoints: safetensors with the model's configuration in the header, written atomically."""
 
 import json
 from dataclasses import asdict
@@ -24,7 +24,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, objec
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and header of a file that `save_tensors` wrote; ValueError names a damaged or foreign one."""
+    """Tensors and header of a file written by `save_tensors`. ValueError names a file that is damaged or of another
+    format."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -33,7 +34,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such checkpoint") from None
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a whole checkpoint of this library ({error})") from None
+        raise ValueError(f"{path}: not a complete checkpoint of this library ({error})") from None
 
 
 def config_to_json(config: TransformerConfig) -> dict[str, object]:
@@ -52,7 +53,7 @@ def config_from_json(values: dict) -> TransformerConfig:
     if kind not in _PATTERNS:
         raise ValueError(f"attention={kind!r}: must be one of {sorted(_PATTERNS)}")
     shape = dict(values["shape"])
-    if shape.get("experts") is not None:  # absent from files that are older than experts
+    if shape.get("experts") is not None:  # older files do not have it
         routing = dict(shape["experts"]["routing"])
         routing["scoring"] = Scoring(routing["scoring"])
         shape["experts"] = ExpertShape(**{**shape["experts"], "routing": Routing(**routing)})
@@ -60,12 +61,12 @@ def config_from_json(values: dict) -> TransformerConfig:
 
 
 def save_checkpoint(path: Path, model: Transformer, **facts: object) -> None:
-    """Write the model's weights with its configuration, and `facts` (JSON values), to `path`."""
+    """Write the model's weights, its configuration and `facts` (JSON values) to `path`."""
     save_tensors(path, weights_of(model), {"config": config_to_json(model.config), **facts})
 
 
 def weights_of(model: Transformer) -> dict[str, Tensor]:
-    """The model's weights by name, on the CPU, a tied head left out."""
+    """The model's weights by name, on the CPU, without a tied head."""
     tensors = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     if model.config.shape.tied_embeddings:
         del tensors["head.weight"]
@@ -73,7 +74,7 @@ def weights_of(model: Transformer) -> dict[str, Tensor]:
 
 
 def set_weights(model: Transformer, tensors: dict[str, Tensor], origin: Path) -> None:
-    """Give the model the weights that `weights_of` gave. ValueError names `origin` if they are those of another."""
+    """Load weights of `weights_of`. ValueError names `origin` if they do not fit the model."""
     if model.config.shape.tied_embeddings:
         tensors = tensors | {"head.weight": tensors["embedding.weight"]}
     try:
@@ -83,13 +84,13 @@ def set_weights(model: Transformer, tensors: dict[str, Tensor], origin: Path) ->
 
 
 def load_checkpoint(path: Path, expect: TransformerConfig | None = None) -> Transformer:
-    """The model that `save_checkpoint` wrote. ValueError if the file is damaged, or if it holds another configuration
-    than the one expected."""
+    """The model written by `save_checkpoint`. ValueError if the file is damaged, or if its configuration is not the one
+    expected."""
     tensors, header = load_tensors(path)
     try:
         config = config_from_json(header["config"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: holds no configuration of this library's ({error})") from None
+        raise ValueError(f"{path}: holds no configuration of this library ({error})") from None
     if expect is not None and config != expect:
         differences = (f"{name}={value}, not {vars(expect)[name]}" for name, value in vars(config).items()
                        if value != vars(expect)[name])

@@ -1,10 +1,10 @@
-"""What a model is, before it has weights: its shape, its configuration, and the cost formulas that follow from them.
+"""Model shape, configuration, and the cost formulas that follow from them.
 
-With T positions that choose k of X experts independently and uniformly, a layer is expected to touch
+If T positions select k of X experts independently and uniformly, the expected number of distinct experts per layer is
 
     E|union| = X (1 - (1 - k / X)^T)
 
-distinct ones: an estimate, since trained routers prefer some experts and neighbours agree.
+This is an estimate: trained routers prefer some experts, and neighbouring positions select alike.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from .attention import AttentionPattern
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Mixtures of experts in place of the dense feed-forward layers, from layer `num_dense_layers` on.
+    """Mixtures of experts in place of dense feed-forward layers, from layer `num_dense_layers` on.
 
-    Each expert is a SwiGLU network of `expert_width`. `shared_width` is that of one more, which every position passes
-    (0: none). `selection_bias` keeps a number an expert that is added to its score for the choice only."""
+    Each expert is a SwiGLU network of `expert_width`. `shared_width` is that of a shared expert, which every position
+    passes (0: none). `selection_bias` adds a bias per expert to the scores, for selection only."""
 
     num_experts: int
     expert_width: int
@@ -38,17 +38,17 @@ class ExpertShape:
         self.routing.check_experts(self.num_experts)
 
     def expected_distinct(self, num_positions: int) -> float:
-        """Distinct experts that one layer is expected to touch, if positions choose independently and uniformly."""
+        """The expected number of distinct experts in one layer, if positions select independently and uniformly."""
         return self.num_experts * (1 - (1 - self.routing.top_k / self.num_experts) ** num_positions)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a matched pair has in common.
+    """The shape that both models of a matched pair share.
 
-    `position_table` adds a learned vector per position: without it a bidirectional model with RoPE alone gives every
-    position of an all-mask canvas the same logits. `rope_fraction` is the share of each head that is rotated.
-    `ffn_width` is that of the dense feed-forward layers; with `experts` those are the first few, or none."""
+    `position_table` adds a learned vector per position: with RoPE only, a bidirectional model gives all positions of an
+    all-mask canvas the same logits. `rope_fraction` is the share of each head that is rotated. `ffn_width` is that of
+    the dense feed-forward layers; with `experts`, those are the first `num_dense_layers`."""
 
     width: int = 128
     num_layers: int = 4
@@ -93,13 +93,13 @@ class Shape:
 
     @property
     def num_dense_layers(self) -> int:
-        """Layers whose feed-forward network is not a mixture of experts: the first ones."""
+        """The number of layers with a dense feed-forward network, the first ones."""
         return self.num_layers if self.experts is None else self.experts.num_dense_layers
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """A shape made concrete for one vocabulary, one longest sequence and one family."""
+    """A shape with a vocabulary, a maximum length and an attention pattern."""
 
     vocab_size: int
     max_length: int
@@ -111,17 +111,17 @@ class TransformerConfig:
         integer_field(self, "max_length")
 
     def num_matrix_parameters(self) -> int:
-        """Weights of the matrices of all layers, those of every expert included (no embeddings, no head, no norms)."""
+        """Weights in the matrices of all layers, every expert included; without embeddings, head and norms."""
         experts = self.shape.experts
         return round(self._num_layer_weights(0.0 if experts is None else experts.num_experts))
 
     def num_active_matrix_parameters(self) -> int:
-        """Of these, the weights that one position is multiplied with: of a mixture the chosen and shared experts."""
+        """The weights among these that one position uses: of a mixture, its top-k experts and the shared one."""
         experts = self.shape.experts
         return round(self._num_layer_weights(0.0 if experts is None else experts.routing.top_k))
 
     def _num_layer_weights(self, num_experts: float) -> float:
-        """Weights of all layers' matrices, of each mixture `num_experts` experts."""
+        """Weights in the matrices of all layers, with `num_experts` experts of each mixture."""
         s, experts = self.shape, self.shape.experts
         qkv = s.width * s.head_width * (s.num_heads + 2 * s.num_kv_heads)
         total = s.num_layers * (qkv + s.width * s.width) + 3 * s.num_dense_layers * s.width * s.ffn_width
@@ -131,23 +131,23 @@ class TransformerConfig:
         return total + (s.num_layers - s.num_dense_layers) * mixture
 
     def forward_flops(self, num_fed: int, num_keys_seen: int, num_queried: int) -> int:
-        """FLOPs of forwards that feed `num_fed` positions, which see `num_keys_seen` keys in all, and run the head at
-        `num_queried` positions: two an active weight, and 4 H D a (query, key) pair and layer."""
+        """FLOPs of forwards that feed `num_fed` positions, which see `num_keys_seen` keys in total, and run the head at
+        `num_queried` positions: 2 per active weight and position, 4 H D per (query, key) pair and layer."""
         s = self.shape
         attention = 4 * s.num_layers * s.width * num_keys_seen
         products = 2 * self.num_active_matrix_parameters() * num_fed
         return products + attention + 2 * s.width * self.vocab_size * num_queried
 
     def kv_bytes_per_position(self, bytes_per_element: int = 4) -> int:
-        """Bytes of keys and values that one stored position takes."""
+        """Bytes of the keys and values of one stored position."""
         return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_width * bytes_per_element
 
     def forward_bytes(self, num_fed: int, num_stored_read: int, num_queried: int, *, bytes_per_element: int = 4,
                       num_distinct_experts: float | None = None) -> int:
-        """Bytes one forward must read at least: the layers' weights, the head if it runs, and the keys and values of
-        `num_stored_read` stored positions. Activations are taken to stay in cache. Of a mixture only the experts are
-        read that the `num_fed` positions touch: `num_distinct_experts` a layer on average, or, where None, as many as
-        uniform and independent choices would be expected to touch."""
+        """Bytes that one forward must at least read: the layers' weights, the head if it runs, and the keys and values
+        of `num_stored_read` stored positions. Activations are assumed to stay in cache. Of a mixture, only the experts
+        that the `num_fed` positions use are read: `num_distinct_experts` per layer on average, or, if None, the number
+        expected of independent uniform selection."""
         experts = self.shape.experts
         if num_distinct_experts is None:
             num_distinct_experts = 0.0 if experts is None else experts.expected_distinct(num_fed)

@@ -1,9 +1,9 @@
-"""Where a model's output head meets the question asked of its logits: two products, fixed for a run by the model.
+"""The output head and the statistics of its logits. A model's head is fixed for a run:
 
-    separate   logits = h W^T by the library, then their statistics; the logits are written and read
+    separate   logits = h W^T by the library, then their statistics; logits are written to memory and read back
     fused      both in one kernel; logits are never written, weights are read once
 
-Which is faster depends on the GPU and the number of rows; which runs must not depend on the batch of the moment.
+Which is faster depends on the GPU and the number of rows. The choice must not depend on the current batch.
 """
 
 from dataclasses import dataclass, is_dataclass, replace
@@ -20,17 +20,17 @@ from ..kernels.token_statistics import Question, TokenStatistics, token_statisti
 
 
 class Head(Protocol):
-    holds_logits: ClassVar[bool]
-    """Whether all logits of a position exist at once, as some questions need."""
+    materializes_logits: ClassVar[bool]
+    """Whether all logits of a position exist at once, as some statistics need."""
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
-        """The answer about the logits of hidden states, in which the banned token has none."""
+        """Statistics of the logits of hidden states. The banned token has probability 0."""
         ...
 
 
 def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
-    """Logits as the fused head has them, which are not rounded to 16 bits, where a library gives them so: at 16 to 32
-    bfloat16 knows eighths. cuBLAS does; on AMD and on a CPU those of 16 bits are rounded."""
+    """Logits in float32, as the fused head computes them, where the library can: cuBLAS. On AMD and on a CPU, logits of
+    16-bit states are rounded to 16 bits (to multiples of 1/8 in bfloat16 between 16 and 32)."""
     if hidden_BQE.is_cuda and hidden_BQE.dtype in (torch.float16, torch.bfloat16) and torch.version.hip is None:
         logits_TV = torch.mm(hidden_BQE.flatten(0, 1), weight_VE.T, out_dtype=torch.float32)
         return logits_TV.view(*hidden_BQE.shape[:2], -1)
@@ -39,7 +39,7 @@ def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
 
 def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question
                            ) -> TokenStatistics:
-    """What the head says, asked about each position by itself."""
+    """The head's statistics, computed for each position by itself."""
     check_device(hidden_BQE.device)
     places = list(product(range(hidden_BQE.shape[0]), range(hidden_BQE.shape[1])))
     if not places:
@@ -51,7 +51,7 @@ def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, ba
 
 
 def _at(part: Any, row: int, place: int) -> Any:
-    """What a question says of one position; its tensors are named by their dimensions. Memories stay themselves."""
+    """The question for one position. Tensors are sliced by the dimensions in their names; memories are passed whole."""
     named = {}
     for name, value in vars(part).items():
         dimensions = name.rpartition("_")[2]
@@ -65,7 +65,7 @@ def _at(part: Any, row: int, place: int) -> Any:
 
 @dataclass(frozen=True)
 class SeparateHead:
-    holds_logits: ClassVar[bool] = True
+    materializes_logits: ClassVar[bool] = True
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
         logits_BQV = _logits(hidden_BQE, weight_VE)
@@ -75,9 +75,9 @@ class SeparateHead:
 
 @dataclass(frozen=True)
 class FusedHead:
-    """ValueError from `statistics` where the question needs all logits (top_k, top_p, divergence, credit)."""
+    """ValueError from `statistics` if the question needs all logits (top_k, top_p, divergence, credit)."""
 
-    holds_logits: ClassVar[bool] = False
+    materializes_logits: ClassVar[bool] = False
 
     def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
         return lm_head_statistics(hidden_BQE, weight_VE, banned_id, question)

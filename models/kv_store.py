@@ -1,4 +1,4 @@
-"""Where keys and values of committed positions lie between forwards."""
+"""The KV cache: keys and values of all layers, kept between forwards."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KVStore:
-    """Keys and values of all layers, each float [N, B, L + 1, K, D]: one slot a canvas position and one spare slot at
-    L, where whatever must not be kept is written. The tensors are written in place."""
+    """Keys and values, each float [N, B, L + 1, K, D]: one slot per canvas position, and a spare slot L for writes that
+    are to be discarded. The tensors are written in place."""
 
     keys_NBLKD: Tensor
     values_NBLKD: Tensor
@@ -26,11 +26,11 @@ class KVStore:
         return 2 * self.keys_NBLKD.numel() * self.keys_NBLKD.element_size()
 
     def rows(self, index_B: Tensor) -> "KVStore":
-        """The store of the rows that `index_B` names."""
+        """The store of the rows at index_B."""
         return KVStore(self.keys_NBLKD[:, index_B], self.values_NBLKD[:, index_B])
 
     def write(self, slots_BF: Tensor, context: int) -> "KVWrite":
-        """A write of fed positions to `slots_BF` (int64), after which the first `context` slots are read."""
+        """A write of the fed positions to slots_BF (int64). Queries then read the first `context` slots."""
         num_slots = self.keys_NBLKD.shape[2]
         rows_B1 = torch.arange(slots_BF.shape[0], device=slots_BF.device)[:, None]
         return KVWrite(self, (rows_B1 * num_slots + slots_BF).flatten(), context)
@@ -38,6 +38,8 @@ class KVStore:
 
 @dataclass(frozen=True)
 class KVWrite:
+    """One forward's write to a store."""
+
     store: KVStore
     flat_slots_T: Tensor
     context: int
@@ -50,10 +52,10 @@ class KVWrite:
         return keys_BLKD[:, : self.context], values_BLKD[:, : self.context]
 
     def slots(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All slots of one layer's keys and values, each [S, K, D]; the fed positions belong at `flat_slots_T`."""
+        """All slots of one layer's keys and values, each [S, K, D]. The fed positions belong at flat_slots_T."""
         return self.store.keys_NBLKD[layer].flatten(0, 1), self.store.values_NBLKD[layer].flatten(0, 1)
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor]:
-        """One layer's keys and values of the context, each [B, C, K, D]."""
+        """Keys and values of the context in one layer, each [B, C, K, D]."""
         context = self.context
         return self.store.keys_NBLKD[layer][:, :context], self.store.values_NBLKD[layer][:, :context]

@@ -1,8 +1,8 @@
-"""A bare function from tokens to logits as a LanguageModel: the least that can be decoded.
+"""A function from tokens to logits as a LanguageModel: the minimum that can be decoded.
 
     logits_BLV = function(tokens_BL)
 
-Its hidden states are its logits, so that nothing is gained by asking for a few positions, and nothing can be stored.
+Its hidden states are its logits: querying few positions saves nothing, and there are no keys and values to store.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.batch_invariance import refuse_if_batch_invariant
-from ..kernels.checks import check_integer
 from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
-from .adapter import Plan
+from .adapter import ModelSpec, Plan
 from .attention import AttentionPattern, Bidirectional
 from .kv_store import KVStore
 
-_MOVING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+_STOCHASTIC = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 @dataclass(frozen=True)
 class LogitsFunction:
-    """`function` takes tokens, int64 [B, L], and gives logits, float [B, L, vocab_size]; it must attend as `pattern`
-    says. With shift 1, row q of the logits predicts position q + 1. What it costs is not known and counted as 0.
+    """`function` takes tokens, int64 [B, L], and returns logits, float [B, L, vocab_size]. It must attend as `pattern`
+    says. With shift 1, row q of the logits predicts position q + 1. Its cost is unknown and counted as 0.
 
-    It is never shown padding: rows of different lengths are called length by length, for which a step waits for the
+    It never sees padding: rows of each length are passed by themselves, and a step with several lengths waits for the
     device."""
 
     function: Callable[[Tensor], Tensor]
@@ -37,31 +36,26 @@ class LogitsFunction:
     shift: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
-    def __post_init__(self) -> None:
-        check_integer("vocab_size", self.vocab_size, at_least=2)
-        check_integer("mask_id", self.mask_id, at_least=0, at_most=self.vocab_size - 1)
-        check_integer("max_length", self.max_length)
-        check_integer("shift", self.shift, at_least=0, at_most=1)
+    spec: ModelSpec = field(init=False, repr=False, compare=False)
 
-    @property
-    def holds_logits(self) -> bool:
-        return True
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spec", ModelSpec(self.mask_id, self.shift, self.vocab_size, self.max_length,
+                                                   self.pattern, self.device, materializes_logits=True))
 
     def check(self, *, shows_mask: bool) -> None:
-        """ValueError if the function is a module that draws or learns what it answers: one with dropout or a batch's
-        averages in training mode."""
+        """ValueError if the function is a module with dropout or batch normalisation in training mode."""
         parts = self.function.modules() if isinstance(self.function, nn.Module) else ()
-        moving = next((part for part in parts if part.training and isinstance(part, _MOVING)), None)
-        if moving is not None:
-            raise ValueError(f"{type(self.function).__name__}: its {type(moving).__name__} is in training mode; call "
-                             "its eval() first")
+        stochastic = next((part for part in parts if part.training and isinstance(part, _STOCHASTIC)), None)
+        if stochastic is not None:
+            raise ValueError(f"{type(self.function).__name__}: its {type(stochastic).__name__} is in training mode; "
+                             "call its eval() first")
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
-        """ValueError: there is nothing to store."""
+        """ValueError: there are no keys and values."""
         raise ValueError("a function of tokens has no keys and values to store; use cache recompute")
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        refuse_if_batch_invariant("a bare function from tokens to logits", "it computes all rows in its own way")
+        refuse_if_batch_invariant("a bare function from tokens to logits", "it computes all rows together")
         tokens_BL = tokens_BS[:, :-1]
         if plan.stop_B is None:
             logits_BLV = self._logits(tokens_BL)
@@ -76,7 +70,7 @@ class LogitsFunction:
     def _logits(self, tokens_BL: Tensor) -> Tensor:
         logits_BLV = self.function(tokens_BL)
         if logits_BLV.shape != (*tokens_BL.shape, self.vocab_size):
-            raise ValueError(f"the function gave logits of shape {list(logits_BLV.shape)} for tokens of shape "
+            raise ValueError(f"the function returned logits of shape {list(logits_BLV.shape)} for tokens of shape "
                              f"{list(tokens_BL.shape)}: must be {[*tokens_BL.shape, self.vocab_size]}")
         return logits_BLV
 

@@ -1,8 +1,8 @@
-"""Training objectives, one for each family, and the exact-k likelihood estimator.
+"""Training objectives, one per family, and the exact-k likelihood estimator.
 
     autoregressive     -1/n sum_i log p(x_i | x_<i)
-    masked diffusion   E_t 1/t 1/n sum_{i masked} -log p(x_i | x_t)     t ~ U(0, 1], each target masked with chance t
-                       (the negative ELBO of MDLM, arXiv 2406.07524, and LLaDA, 2502.09992, a token)
+    masked diffusion   E_t 1/t 1/n sum_{i masked} -log p(x_i | x_t)     t ~ U(0, 1], each target masked with prob. t
+                       (the negative ELBO per token of MDLM, arXiv 2406.07524, and LLaDA, 2502.09992)
     block diffusion    the same in each block, given the clean blocks before it (BD3-LM, arXiv 2503.09573)
     exact k            E_k n/k E_{|m| = k} sum_{i in m} -log p(x_i | x_rest), k uniform on 1..n: equals the mean over
                        orders of the chain-rule NLL, hence is never below -log of the mean over orders of p(x)
@@ -26,7 +26,7 @@ _SMALLEST_T = 1e-3
 
 
 class Objective(Protocol):
-    """How a family learns; `attention` is the pattern its model needs."""
+    """The loss of a family, with the attention pattern and the shift of its model."""
 
     @property
     def attention(self) -> AttentionPattern: ...
@@ -35,8 +35,8 @@ class Objective(Protocol):
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        """Scalar loss in nats a target token; 0, with a gradient of 0, without any. tokens_BL is int64; target_BL
-        (bool) marks what is to be learnt. Both and the generator are on the CPU, the loss on the model's device."""
+        """Scalar loss in nats per target token; 0, with zero gradient, without targets. tokens_BL is int64, target_BL
+        bool. Both and the generator are on the CPU, the loss on the model's device."""
         ...
 
 
@@ -52,8 +52,8 @@ class AutoregressiveNLL:
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        asked = _Asked.of(model, tokens_BL[:, 1:], target_BL[:, 1:])
-        nll_M = asked.nll(model.sequence_hidden(_to_device(model, tokens_BL[:, :-1]), asked.index_BQ))
+        predicted = _Predicted.of(model, tokens_BL[:, 1:], target_BL[:, 1:])
+        nll_M = predicted.nll(model.sequence_hidden(_to_device(model, tokens_BL[:, :-1]), predicted.index_BQ))
         return _mean(nll_M, target_BL[:, 1:])
 
 
@@ -71,15 +71,15 @@ class MaskedDiffusion:
              generator: Generator) -> Tensor:
         t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
         masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
-        asked = _Asked.of(model, tokens_BL, masked_BL)
+        predicted = _Predicted.of(model, tokens_BL, masked_BL)
         noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
-        nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
+        nll_M = predicted.nll(model.sequence_hidden(noisy_BL, predicted.index_BQ))
         return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
 
 
 @dataclass(frozen=True)
 class BlockDiffusion:
-    """Blocks lie on the absolute grid: block b is positions b * block up to (b + 1) * block."""
+    """Blocks are on the absolute grid: block b is positions b * block to (b + 1) * block - 1."""
 
     block: int
 
@@ -107,24 +107,25 @@ class BlockDiffusion:
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = _to_device(model, torch.arange(2 * length)[None])
         mask = AttentionMask(BD3LMMask(self.block, length), labels_1F, labels_1F)
-        asked = _Asked.of(model, tokens_BL, masked_BL)
-        hidden_BQE = model.hidden(_to_device(model, noisy_clean_BF), labels_1F % length, mask, index_BQ=asked.index_BQ)
-        nll_M = asked.nll(hidden_BQE)
+        predicted = _Predicted.of(model, tokens_BL, masked_BL)
+        hidden_BQE = model.hidden(_to_device(model, noisy_clean_BF), labels_1F % length, mask,
+                                  index_BQ=predicted.index_BQ)
+        nll_M = predicted.nll(hidden_BQE)
         return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
 
 
 def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
-    """`num` values that cover (0, 1] evenly, each uniform by itself: float32 [num]."""
+    """`num` values that cover (0, 1] evenly, each marginally uniform: float32 [num]."""
     t = (torch.rand((), generator=generator) + torch.arange(num) / num) % 1.0
     return _SMALLEST_T + (1 - _SMALLEST_T) * t
 
 
 def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int, num_draws: int,
                 generator: Generator) -> tuple[Tensor, Tensor]:
-    """Estimate each row's order-averaged NLL in nats with `num_draws` masks: (mean, standard error), each [B]; 0 for a
+    """Estimate each row's order-averaged NLL in nats from `num_draws` masks: (mean, standard error), each [B]; 0 for a
     row without targets.
 
-    k runs over 1..n with low discrepancy across the draws; the mask is a uniform set of exactly k targets."""
+    k covers 1..n with low discrepancy across the draws; a mask is a uniformly random set of k targets."""
     check_integer("num_draws", num_draws, at_least=2)
     num_targets_B = target_BL.sum(1)
     rows_B1 = torch.arange(len(tokens_BL))[:, None]
@@ -136,9 +137,9 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
         rank_BL = torch.empty_like(tokens_BL)
         rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
         masked_BL = target_BL & (rank_BL < k_B[:, None])
-        asked = _Asked.of(model, tokens_BL, masked_BL)
+        predicted = _Predicted.of(model, tokens_BL, masked_BL)
         noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
-        nll_M = asked.nll(model.sequence_hidden(noisy_BL, asked.index_BQ))
+        nll_M = predicted.nll(model.sequence_hidden(noisy_BL, predicted.index_BQ))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(masked_BL, nll_M.cpu())
         draws.append(nll_BL.sum(1) * num_targets_B / k_B)
     nll_DB = torch.stack(draws)
@@ -146,33 +147,33 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
 
 
 def _mean(loss_M: Tensor, target_BL: Tensor) -> Tensor:
-    """The sum of the losses over the number of targets, 0 where there is none."""
+    """The sum of the losses divided by the number of targets; 0 if there are none."""
     return loss_M.sum() / max(int(target_BL.sum()), 1)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """The positions of a batch at which tokens are to be predicted: the last layer and the head run nowhere else."""
+class _Predicted:
+    """The predicted positions of a batch. The last layer and the head run only at these."""
 
     model: Transformer
     index_BQ: Tensor
-    """Ascending positions, int64 on the model's device; rows that ask for fewer are filled with positions not asked."""
-    asked_BQ: Tensor
+    """Ascending positions, int64 on the model's device. Rows with fewer predicted positions are padded with others."""
+    is_predicted_BQ: Tensor
     token_M: Tensor
 
     @classmethod
-    def of(cls, model: Transformer, tokens_BL: Tensor, chosen_BL: Tensor) -> "_Asked":
-        """Where chosen_BL (bool) is true, tokens_BL (int64) is asked for; both on the CPU."""
-        most = max([1, *chosen_BL.sum(1).tolist()])
-        index_BQ = (~chosen_BL).byte().argsort(stable=True, dim=1)[:, :most]
-        return cls(model, _to_device(model, index_BQ), _to_device(model, chosen_BL.gather(1, index_BQ)),
-                   _to_device(model, tokens_BL[chosen_BL]))
+    def of(cls, model: Transformer, tokens_BL: Tensor, predicted_BL: Tensor) -> "_Predicted":
+        """tokens_BL (int64) are predicted where predicted_BL (bool) is true; both are on the CPU."""
+        most = max([1, *predicted_BL.sum(1).tolist()])
+        index_BQ = (~predicted_BL).byte().argsort(stable=True, dim=1)[:, :most]
+        return cls(model, _to_device(model, index_BQ), _to_device(model, predicted_BL.gather(1, index_BQ)),
+                   _to_device(model, tokens_BL[predicted_BL]))
 
     def nll(self, hidden_BQE: Tensor) -> Tensor:
-        """NLL in nats of each token asked for, row by row: float32 [M]."""
-        return masked_cross_entropy(hidden_BQE[self.asked_BQ], self.model.head.weight, self.token_M)
+        """NLL in nats of each predicted token, row by row: float32 [M]."""
+        return masked_cross_entropy(hidden_BQE[self.is_predicted_BQ], self.model.head.weight, self.token_M)
 
 
 def _to_device(model: Transformer, tensor: Tensor) -> Tensor:
-    """The tensor on the model's device. What is drawn is drawn on the CPU, so that it is the same everywhere."""
+    """The tensor on the model's device. Random numbers are drawn on the CPU, so that they are the same everywhere."""
     return tensor.to(model.head.weight.device)

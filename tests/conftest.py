@@ -31,6 +31,7 @@ from quicksilver.models import (
     Causal,
     DecodableTransformer,
     KVStore,
+    ModelSpec,
     Plan,
     Shape,
     Transformer,
@@ -120,12 +121,9 @@ class TableModel:
     max_length: int = MAX_LENGTH
 
     @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
-
-    @property
-    def shift(self) -> int:
-        return int(self.pattern == Causal())
+    def spec(self) -> ModelSpec:
+        return ModelSpec(self.mask_id, int(self.pattern == Causal()), self.vocab_size, self.max_length, self.pattern,
+                         torch.device("cpu"), materializes_logits=True)
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         return KVStore.empty(num_layers=1, num_rows=num_rows, length=length, num_kv_heads=1, head_width=1,
@@ -136,10 +134,6 @@ class TableModel:
         rows = [[self._logits(tuple(tokens[:length]), position, length) for position in positions]
                 for tokens, positions in zip(tokens_BS.tolist(), plan.query_BQ.tolist(), strict=True)]
         return torch.tensor(np.array(rows)).float().view(*plan.query_BQ.shape, self.vocab_size)
-
-    @property
-    def holds_logits(self) -> bool:
-        return True
 
     @lru_cache(maxsize=2**16)  # noqa: B019  one table serves the whole run
     def _logits(self, tokens: tuple[int, ...], position: int, length: int) -> np.ndarray:

@@ -34,9 +34,9 @@ class _ForBidirectional(Cache, Protocol):
                              "revised")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        if not isinstance(model.pattern, Bidirectional):
-            raise ValueError(f"cache {self} with attention {model.pattern}: needs a bidirectional model; others have "
-                             "exact caches, append and block_causal")
+        if not isinstance(model.spec.pattern, Bidirectional):
+            raise ValueError(f"cache {self} with attention {model.spec.pattern}: needs a bidirectional model; others "
+                             "have exact caches, append and block_causal")
 
 
 def _from_store(moment: Moment, feed_BF: Tensor) -> Plan:
@@ -110,8 +110,8 @@ class Delayed(_ForBidirectional):
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         super().check_model(model, windows)
-        if model.shift:
-            raise ValueError(f"cache {self} with shift {model.shift}: needs a model without shift, since a masked "
+        if model.spec.shift:
+            raise ValueError(f"cache {self} with shift {model.spec.shift}: needs a model without shift, since a masked "
                              "position's answer would stand at one that is not fed")
 
     def plan(self, moment: Moment) -> Plan:

@@ -24,9 +24,9 @@ class Recompute(Cache):
     stores: ClassVar[bool] = False
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        if isinstance(model.pattern, Causal) and windows != Blocks(1):
-            raise ValueError(f"attention {model.pattern} with {windows}: a causal model decides from left to right, in "
-                             "blocks of 1")
+        if isinstance(model.spec.pattern, Causal) and windows != Blocks(1):
+            raise ValueError(f"attention {model.spec.pattern} with {windows}: a causal model decides from left to "
+                             "right, in blocks of 1")
 
     def plan(self, moment: Moment) -> Plan:
         return everything(moment)
@@ -51,9 +51,9 @@ class Append(Cache):
             raise ValueError(f"cache {self} with {windows}: needs blocks of 1, since it feeds decided positions only")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
-        if not isinstance(model.pattern, Causal) or model.shift != 1:
-            raise ValueError(f"cache {self} with attention {model.pattern} and shift {model.shift}: needs a causal "
-                             "next-token model, whose past never changes")
+        if not isinstance(model.spec.pattern, Causal) or model.spec.shift != 1:
+            raise ValueError(f"cache {self} with attention {model.spec.pattern} and shift {model.spec.shift}: needs a "
+                             "causal next-token model, whose past never changes")
 
     def plan(self, moment: Moment) -> Plan:
         window = moment.window
@@ -73,9 +73,9 @@ class _ForBlockCausal(Cache, Protocol):
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         assert isinstance(windows, GridBlocks)
-        if model.pattern != BlockCausal(windows.size) or model.shift:
-            raise ValueError(f"cache {self} with {windows} and attention {model.pattern}: needs a block-causal model "
-                             "of the same block size without shift")
+        if model.spec.pattern != BlockCausal(windows.size) or model.spec.shift:
+            raise ValueError(f"cache {self} with {windows} and attention {model.spec.pattern}: needs a block-causal "
+                             "model of the same block size without shift")
 
 
 def _window_alone(window: Window) -> Plan:

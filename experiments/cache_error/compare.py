@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
 from ...kernels.logit_memories import Previous
 from ...kernels.token_statistics import Question, TokenStatistics
-from ...models import AttentionPattern, DecodableTransformer, KVStore, LanguageModel, Plan, Transformer
+from ...models import DecodableTransformer, KVStore, LanguageModel, ModelSpec, Plan, Transformer
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[
 
     ValueError where the decoder or the model does not fit, where the head is fused (whole distributions are compared),
     and with a guidance that no cache serves."""
-    if not model.holds_logits:
+    if not model.spec.materializes_logits:
         raise ValueError("a fused head: the oracle compares all logits of a position, which only a separate head holds")
     if not decoder.guidance.takes_store:
         raise ValueError(f"guidance={decoder.guidance}: no cache serves it, so there is nothing to compare")
@@ -82,9 +82,9 @@ def _step_error(step: Step, policy: Policy, situation: Situation, seen: "_Seen")
     model, states_NBQE, eligible_BQ = seen.model, seen.states_NBQE, situation.eligible_BQ
     assert seen.question is not None
     assert states_NBQE is not None
-    plan = Recompute().plan(Moment(step.index, situation.step, step.window, situation.canvas, model.shift, 0))
+    plan = Recompute().plan(Moment(step.index, situation.step, step.window, situation.canvas, model.spec.shift, 0))
     exact_BQE = model.hidden(situation.canvas.tokens_BS, plan, None)
-    exact_NBQE = seen.layers.states(exact_BQE, plan.index(model.shift))
+    exact_NBQE = seen.layers.states(exact_BQE, plan.index(model.spec.shift))
     compared = [_divergence(model, cached_BQE, other_BQE)
                 for cached_BQE, other_BQE in zip(states_NBQE, exact_NBQE, strict=True)]
     kl_NBQ, flipped_NBQ = (torch.stack(values) for values in zip(*compared, strict=True))
@@ -101,8 +101,8 @@ def _step_error(step: Step, policy: Policy, situation: Situation, seen: "_Seen")
 
 def _divergence(model: LanguageModel, cached_BQE: Tensor, exact_BQE: Tensor) -> tuple[Tensor, Tensor]:
     """KL(exact || cached) of what the head makes of two states, in nats, and whether their argmaxes differ, [B, Q]."""
-    shape = torch.Size((*cached_BQE.shape[:2], model.vocab_size))
-    question = Question(frozenset({"divergence"}), previous=Previous.unknown(shape, model.device))
+    shape = torch.Size((*cached_BQE.shape[:2], model.spec.vocab_size))
+    question = Question(frozenset({"divergence"}), previous=Previous.unknown(shape, model.spec.device))
     cached, exact = model.statistics(cached_BQE, question), model.statistics(exact_BQE, question)
     assert exact.divergence_BQ is not None
     return exact.divergence_BQ, cached.token_BQ != exact.token_BQ
@@ -183,39 +183,15 @@ class _Seen:
     num_computed: int = 0
 
     @property
-    def mask_id(self) -> int:
-        return self.model.mask_id
-
-    @property
-    def shift(self) -> int:
-        return self.model.shift
-
-    @property
-    def vocab_size(self) -> int:
-        return self.model.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self.model.max_length
-
-    @property
-    def pattern(self) -> AttentionPattern:
-        return self.model.pattern
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def holds_logits(self) -> bool:
-        return self.model.holds_logits
+    def spec(self) -> ModelSpec:
+        return self.model.spec
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         return self.model.new_store(num_rows, length)
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         hidden_BQE = self.model.hidden(tokens_BS, plan, store)
-        self.states_NBQE = self.layers.states(hidden_BQE, plan.index(self.model.shift))
+        self.states_NBQE = self.layers.states(hidden_BQE, plan.index(self.model.spec.shift))
         self.num_computed += plan.feed_BF.numel()
         return hidden_BQE
 

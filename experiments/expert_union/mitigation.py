@@ -59,7 +59,7 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
             ratios.append(ours.seconds / theirs.seconds)
     right = task.grade(problems, evaluator.format.answer(task, problems, canvases(completions)))
     distinct, positions = _touched(steps)
-    num_tokens = sum(request.tokens.count(evaluator.model.mask_id) for batch in work for request in batch)
+    num_tokens = sum(request.tokens.count(evaluator.model.spec.mask_id) for batch in work for request in batch)
     return {"num_items": point.num_items, "right": "".join("01"[int(mark)] for mark in right), "distinct": distinct,
             "positions": positions, "num_steps": len(steps),
             "tokens_per_step": num_tokens / (len(steps) * point.batch_size),

@@ -70,7 +70,7 @@ def followed(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[Seen
     assert isinstance(model, DecodableTransformer)
     decoding = decoder.begin(model, requests)
     tokens_BL, masked_BL = _read(decoding.live)
-    if isinstance(model.pattern, Causal):
+    if isinstance(model.spec.pattern, Causal):
         for _ in decoder.stream(decoding):
             pass
         decoding.gather()
@@ -121,7 +121,7 @@ class TimedForward:
         self.model, self.tokens_BS = model, F.pad(tokens_BL, (0, 1))
         self.store: KVStore = model.new_store(num_rows, length)
         model.hidden(self.tokens_BS, Plan(whole_BL, whole_BL, context=length), self.store)
-        is_causal = isinstance(model.pattern, Causal)
+        is_causal = isinstance(model.spec.pattern, Causal)
         self.plans = []
         for begin in range(0, length - width + 1, width):
             if counted_BL[:, begin : begin + width].any():
@@ -133,11 +133,11 @@ class TimedForward:
     def seconds(self, number: int) -> float:
         """Of one forward, of block `number` modulo their number."""
         plan = self.plans[number % len(self.plans)]
-        wait_for(self.model.device)
+        wait_for(self.model.spec.device)
         began = time.perf_counter()
         hidden_BQE = self.model.hidden(self.tokens_BS, plan, self.store)
         self.model.statistics(hidden_BQE, Question(frozenset({"log_prob"})))
-        wait_for(self.model.device)
+        wait_for(self.model.spec.device)
         return time.perf_counter() - began
 
 
@@ -188,7 +188,7 @@ def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_s
 def _stored(model: DecodableTransformer, seen: Sequence[Seen], width: int) -> float:
     """Stored positions of a row that a step reads: all beside the block; of an autoregressive model those before the
     position that it feeds, on average."""
-    if not isinstance(model.pattern, Causal):
+    if not isinstance(model.spec.pattern, Causal):
         return seen[0].tokens_BL.shape[1] - width
     return torch.cat([canvas.counted_BL.nonzero()[:, 1] for canvas in seen]).double().mean().item()
 

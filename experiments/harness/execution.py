@@ -44,7 +44,7 @@ def _names(dtypes: set[torch.dtype]) -> list[str]:
 def execution(model: LanguageModel, ran: Ran) -> Json:
     """What is `seen` of a measurement that was made with the model just now; products are those of one more forward."""
     assert isinstance(model, DecodableTransformer)
-    tokens_BL = torch.full((1, 1), model.mask_id, device=model.device)
+    tokens_BL = torch.full((1, 1), model.spec.mask_id, device=model.spec.device)
     with torch.inference_mode(), recording(), ProductTypes() as products:
         model.transformer.head(model.transformer.sequence_hidden(tokens_BL))
     return seen(model.transformer, products, ran)

@@ -66,10 +66,10 @@ def joint_errors(decoder: Decoder, model: LanguageModel, requests: Sequence[Requ
     one row, which share forwards with others up to `rows_per_forward` rows."""
     check_integer("rows_per_forward", rows_per_forward)
     decoding = decoder.begin(model, requests)
-    every_row_B = torch.arange(len(requests), device=model.device)
+    every_row_B = torch.arange(len(requests), device=model.spec.device)
     before, commits = decoding.live.rows(every_row_B), []
     for step in decoder.stream(decoding):
-        row_B = torch.tensor(step.rows, device=model.device)
+        row_B = torch.tensor(step.rows, device=model.spec.device)
         canvas = before.rows(row_B)
         commit_BQ = step.edit.commit_BQ & canvas.masked_BS.gather(1, step.window.query_BQ)
         measured = commit_error(model, canvas, step.window, commit_BQ, step.proposal.token_BQ, rows_per_forward)
@@ -123,7 +123,7 @@ def _one_by_one(canvas: Canvas, position_BQ: Tensor, token_BQ: Tensor, num_B: Te
 
 def _asked(model: LanguageModel, canvas: Canvas, window: Window, token_BQ: Tensor) -> TokenStatistics:
     """The log-probability of tokens at the window's positions, and the entropies there, from the whole canvas."""
-    step = torch.zeros((), dtype=torch.int64, device=model.device)
-    plan = Recompute().plan(Moment(0, step, window, canvas, model.shift, 0))
+    step = torch.zeros((), dtype=torch.int64, device=model.spec.device)
+    plan = Recompute().plan(Moment(0, step, window, canvas, model.spec.shift, 0))
     question = Question(frozenset({"canvas_log_prob", "entropy"}), canvas_token_BQ=token_BQ)
     return model.statistics(model.hidden(canvas.tokens_BS, plan, None), question)

@@ -35,7 +35,7 @@ class Called:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.spec.device
 
     def __call__(self, tokens_BF: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None,
                  past_key_values: Pairs | None = None, use_cache: bool = False, replace_position: Tensor | None = None

@@ -34,7 +34,7 @@ class Unshifted:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.spec.device
 
     def __call__(self, tokens_BL: Tensor, attention_mask: str, tok_idx: None) -> SimpleNamespace:
         assert attention_mask == "full"

@@ -59,7 +59,7 @@ class Cached:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.spec.device
 
     def __call__(self, tokens_BF: Tensor, past_key_values: KeysValues | None = None, use_cache: bool = False,
                  replace_position: Tensor | None = None) -> SimpleNamespace:

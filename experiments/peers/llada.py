@@ -72,7 +72,7 @@ def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison
     llada, setting = _loaded(checkout), setting or Setting()
     schedule = (setting.steps, setting.block, setting.num_new)
     model, prompt = setting.model(), setting.prompt()
-    num_fed = setting.steps * model.max_length
+    num_fed = setting.steps * model.spec.max_length
 
     def rival(model: DecodableTransformer) -> Rival:
         return Rival("LLaDA's loop, no cache on either side", lambda: _engine(llada, *schedule)(model, prompt), num_fed,

@@ -126,10 +126,10 @@ def generate_engine(generator: type, told: Mapping[str, Any], *, end_id: int = N
     probable token."""
     def theirs(model: DecodableTransformer, prompt: list[int]) -> list[int]:
         instance = generator()
-        instance.device, instance.forward = model.device, Called(model)
+        instance.device, instance.forward = model.spec.device, Called(model)
         with mock.patch.object(torch, "multinomial", most_probable) if greedy else nullcontext():
             tokens_BL = instance.generate(torch.tensor([prompt]), temperature=0.0, eos_id=end_id, mask_id=model.mask_id,
-                                          gen_length=model.max_length - len(prompt), **told)
+                                          gen_length=model.spec.max_length - len(prompt), **told)
         return tokens_BL[0].tolist()
 
     return theirs

@@ -57,7 +57,7 @@ class Stored:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.spec.device
 
     def eval(self) -> None:
         """It is always in evaluation mode."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...decoders import Accounting, Decoder, Request
 from ...kernels.token_statistics import Question, TokenStatistics
-from ...models import AttentionPattern, Bidirectional, DecodableTransformer, KVStore, Plan, Shape
+from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, Plan, Shape
 from ..harness.records import describe
 from .agreement import in_turns, random_transformer
 from .base import Comparison, Timing
@@ -122,32 +122,8 @@ class Stopwatch:
     seconds: float = 0.0
 
     @property
-    def mask_id(self) -> int:
-        return self.base.mask_id
-
-    @property
-    def shift(self) -> int:
-        return self.base.shift
-
-    @property
-    def vocab_size(self) -> int:
-        return self.base.vocab_size
-
-    @property
-    def max_length(self) -> int:
-        return self.base.max_length
-
-    @property
-    def pattern(self) -> AttentionPattern:
-        return self.base.pattern
-
-    @property
-    def device(self) -> torch.device:
-        return self.base.device
-
-    @property
-    def holds_logits(self) -> bool:
-        return self.base.holds_logits
+    def spec(self) -> ModelSpec:
+        return self.base.spec
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         return self.base.new_store(num_rows, length)

@@ -32,7 +32,7 @@ class Whole:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.model.spec.device
 
     @torch.no_grad()
     def __call__(self, tokens_BL: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:

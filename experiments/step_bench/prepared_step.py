@@ -41,7 +41,7 @@ class ReadyStep:
         torch.manual_seed(_STORE_SEED)
         for stored_NBLKD in (store.keys_NBLKD, store.values_NBLKD):
             stored_NBLKD.normal_()
-        canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.device)
+        canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.spec.device)
         visit = point.decoder.visit(decoding, point.window_index)
         before = Canvas(*(tensor.clone() for tensor in vars(canvas).values()))
         return cls(point.decoder, decoding, visit, torch.zeros_like(visit.masked_at_start_B[0]), before)

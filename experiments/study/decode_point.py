@@ -72,7 +72,7 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
     evaluator.decode(work[0])
     reference.decode(reference_work[0])
-    reset_peak_memory(evaluator.model.device)
+    reset_peak_memory(evaluator.model.spec.device)
     size = -(-len(work) // _NUM_ROUNDS)
     timed: list[TimedBatch] = []
     speed_ups = []
@@ -101,7 +101,7 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
         "first_step_seconds_p50": _quantile([batch.first_step_seconds for batch in timed], 0.5),
         "latency_seconds_p50": _quantile(seconds, 0.5), "latency_seconds_p95": _quantile(seconds, 0.95),
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
-        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(evaluator.model.device),
+        "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(evaluator.model.spec.device),
         "accounting": _total([batch.accounting.to_json(evaluator.model) for batch in timed])}
 
 

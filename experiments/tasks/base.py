@@ -97,7 +97,7 @@ class PromptedTask(OneRightAnswer, ABC):
         return self.draw(rng, size, held_out=False)
 
     def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones. Drawn in chunks of fixed size, a shorter list is
+        """The first `num` test problems, always the same ones. Drawn in chunks of fixed size, so that a shorter list is
         a prefix of a longer one."""
         chunks = [self.draw(np.random.default_rng([self.test_seed, 1, chunk]), _CHUNK, held_out=True)
                   for chunk in range(-(-num // _CHUNK))]

@@ -122,7 +122,7 @@ class Countdown:
 
 
 def solves(inputs: Sequence[int], target: int, text: str) -> bool:
-    """Whether an answer's equations are true, use each input and intermediate result once, and give the target."""
+    """Whether an answer's equations are all true, use every input and intermediate result once, and give the target."""
     available = Counter(inputs)
     for equation in text.split(","):
         parts = _EQUATION.fullmatch(equation)

@@ -26,12 +26,12 @@ class Evaluator:
         """One request per problem, masked at the positions to decode. Its sampling seed is the item's number with the
         run's seed."""
         encoded = self.format.encode(task, problems)
-        rows = np.where(encoded.decoded, self.model.mask_id, encoded.tokens).tolist()
+        rows = np.where(encoded.decoded, self.model.spec.mask_id, encoded.tokens).tolist()
         return [Request(row, encoded.start, seed=(seed << 32) + item) for item, row in enumerate(rows)]
 
     def decode(self, requests: Sequence[Request]) -> "TimedBatch":
         """Decode one batch. The time is from the requests to the last step; reading the result is not part of it."""
-        device = self.model.device
+        device = self.model.spec.device
         wait_for(device)
         began = time.perf_counter()
         decoding = self.decoder.begin(self.model, requests)

@@ -20,7 +20,7 @@ class NaiveTransformer:
 
     def __init__(self, model: DecodableTransformer) -> None:
         self.weights = {name: tensor.double() for name, tensor in model.transformer.state_dict().items()}
-        self.shape, self.pattern = model.config.shape, model.pattern
+        self.shape, self.pattern = model.config.shape, model.spec.pattern
         self.shift, self.mask_id = model.shift, model.mask_id
         self.num_answers = 0  # forwards in which something was asked
 

@@ -33,7 +33,7 @@ from quicksilver.decoders import (
     Whole,
 )
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
-from quicksilver.models import Bidirectional, KVStore, Plan
+from quicksilver.models import Bidirectional, KVStore, ModelSpec, Plan
 from torch import Tensor
 
 MASK, LENGTH = 3, 3
@@ -62,19 +62,10 @@ class EnumerableModel:
     seed: int = 0
     scale: float = 1.0
     independent: bool = False
-    mask_id: int = MASK
-    vocab_size: int = MASK + 1
-    max_length: int = LENGTH
-    shift: int = 0
-    holds_logits: bool = True
 
     @property
-    def pattern(self) -> Bidirectional:
-        return Bidirectional()
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
+    def spec(self) -> ModelSpec:
+        return ModelSpec(MASK, 0, MASK + 1, LENGTH, Bidirectional(), torch.device("cpu"), materializes_logits=True)
 
     def conditional(self, canvas: Canvas, position: int) -> list[float]:
         code = int((torch.tensor(canvas) * _PLACE_VALUES_L).sum())

@@ -1,4 +1,4 @@
-"""A foreign module small enough to lie in every way: positions average what they see."""
+"""A small module with any fault that a test asks for: positions average what they see."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -77,7 +77,7 @@ def test_a_truncated_checkpoint_is_named_and_refused(tmp_path: Path, keep: int) 
     path = tmp_path / "m.safetensors"
     save_checkpoint(path, random_transformer(Causal()))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"m\.safetensors: not a whole checkpoint"):
+    with pytest.raises(ValueError, match=r"m\.safetensors: not a complete checkpoint"):
         load_checkpoint(path)
 
 

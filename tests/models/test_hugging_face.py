@@ -79,7 +79,8 @@ def test_autoregression_is_transformers_greedy_generate(seed: int, cache: Cache)
     module = llama(seed)
     model = HuggingFaceModel.of(module)
     decoder = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), cache)
-    requests = [Request.completing(prompt, 12 - row, mask_id=model.mask_id) for row, prompt in enumerate(prompts(seed))]
+    requests = [Request.completing(prompt, 12 - row, mask_id=model.spec.mask_id)
+                for row, prompt in enumerate(prompts(seed))]
     for row, completion in enumerate(decoder.decode(model, requests)):
         prompt = torch.tensor([prompts(seed)[row]])
         for use_cache in (False, True):
@@ -91,7 +92,7 @@ def test_autoregression_is_transformers_greedy_generate(seed: int, cache: Cache)
 def test_a_row_stops_at_the_end_token_where_generate_does() -> None:
     module = llama()
     model, prompt = HuggingFaceModel.of(module), [3, 1, 4]
-    request = Request.completing(prompt, 20, mask_id=model.mask_id)
+    request = Request.completing(prompt, 20, mask_id=model.spec.mask_id)
     end_id = AUTOREGRESSIVE.decode(model, [request])[0].completion[4]
     stopping = replace(AUTOREGRESSIVE, end_id=end_id)
     tokens = torch.tensor([prompt])
@@ -122,7 +123,7 @@ def test_the_llada_setting_on_a_masked_model_is_lladas_algorithm(seed: int) -> N
     """Infilling included; the ragged batch gives what each row gives alone."""
     module = bert(seed)
     model = HuggingFaceModel.of(module, mask_id=MASK_ID)
-    assert (model.pattern, model.shift, model.vocab_size) == (Bidirectional(), 0, VOCAB_SIZE)
+    assert (model.spec.pattern, model.spec.shift, model.spec.vocab_size) == (Bidirectional(), 0, VOCAB_SIZE)
     requests = [Request.completing([3, 1, 4], 12, mask_id=MASK_ID),
                 Request.completing([1, 5, 9, 2, 6], 4, mask_id=MASK_ID),
                 Request([7, MASK_ID, 2, MASK_ID, MASK_ID, 1, 8, MASK_ID])]
@@ -184,11 +185,11 @@ def test_a_llama_with_our_weights_decodes_as_our_transformer_under_every_cache(
 
 def test_a_causal_model_needs_no_mask_id_and_never_decides_on_one() -> None:
     model = HuggingFaceModel.of(llama())
-    assert model.mask_id == VOCAB_SIZE
-    assert model.vocab_size == VOCAB_SIZE + 1
+    assert model.spec.mask_id == VOCAB_SIZE
+    assert model.spec.vocab_size == VOCAB_SIZE + 1
     assert model.logits(torch.randn(1, 2, 32))[..., VOCAB_SIZE].eq(-torch.inf).all()
     named = HuggingFaceModel.of(llama(), mask_id=4)
-    assert named.vocab_size == VOCAB_SIZE
+    assert named.spec.vocab_size == VOCAB_SIZE
     completion = AUTOREGRESSIVE.decode(named, [Request.completing([1, 2], 20, mask_id=4)])[0].completion
     assert 4 not in completion
 
@@ -201,14 +202,14 @@ def test_a_causal_model_needs_no_mask_id_and_never_decides_on_one() -> None:
 ], ids=["Qwen3", "GPT-2", "Mistral"])
 def test_storing_changes_nothing_for_other_causal_models(module: Any) -> None:
     model = HuggingFaceModel.of(module().eval())
-    requests = [Request.completing(prompt, 24 - len(prompt), mask_id=model.mask_id) for prompt in prompts(1)]
+    requests = [Request.completing(prompt, 24 - len(prompt), mask_id=model.spec.mask_id) for prompt in prompts(1)]
     everything = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Recompute())
     assert AUTOREGRESSIVE.decode(model, requests) == everything.decode(model, requests)
 
 
 def test_what_a_model_sees_is_measured() -> None:
-    assert HuggingFaceModel.of(bert(is_decoder=True), mask_id=MASK_ID).pattern == Causal()
-    assert HuggingFaceModel.of(llama(), pattern=BlockCausal(4), mask_id=MASK_ID).shift == 0
+    assert HuggingFaceModel.of(bert(is_decoder=True), mask_id=MASK_ID).spec.pattern == Causal()
+    assert HuggingFaceModel.of(llama(), pattern=BlockCausal(4), mask_id=MASK_ID).spec.shift == 0
 
 
 def test_16_bit_weights_are_served() -> None:
@@ -226,8 +227,8 @@ def test_a_mask_token_and_a_length_are_read_from_the_config() -> None:
     module = bert()
     module.config.mask_token_id = 7
     model = HuggingFaceModel.of(module)
-    assert (model.mask_id, model.max_length) == (7, MAX_LENGTH)
-    assert HuggingFaceModel.of(module, max_length=9, mask_id=3).max_length == 9
+    assert (model.spec.mask_id, model.spec.max_length) == (7, MAX_LENGTH)
+    assert HuggingFaceModel.of(module, max_length=9, mask_id=3).spec.max_length == 9
     with pytest.raises(ValueError, match="a canvas of 10 tokens: the model's max_length is 9"):
         Decoder(Whole(), Linear(1), Greedy(), TopProbability(), Recompute()).begin(
             HuggingFaceModel.of(module, max_length=9), [Request([7] * 10)])
@@ -245,9 +246,9 @@ def gemma() -> Any:
 
 @pytest.mark.parametrize(("module", "arguments", "message"), [
     (lambda: llama().train(), {}, "is in training mode"),
-    (t5, {}, "is an encoder with a decoder"),
-    (gemma, {}, "its logits are not its output embedding of what enters it"),
-    (bert, {}, "its config names no mask_token_id; give mask_id"),
+    (t5, {}, "is an encoder-decoder"),
+    (gemma, {}, "its logits are not its output embedding of its hidden states"),
+    (bert, {}, "its config has no mask_token_id; give mask_id"),
     (bert, {"mask_id": VOCAB_SIZE}, f"mask_id={VOCAB_SIZE}"),
     (llama, {"mask_id": VOCAB_SIZE + 1}, f"mask_id={VOCAB_SIZE + 1}"),
     (llama, {"shift": 2}, "shift=2"),
@@ -259,7 +260,7 @@ def test_a_model_that_does_not_fit_is_refused(module: Any, arguments: dict[str, 
 
 
 @pytest.mark.parametrize(("windows", "cache", "message"), [
-    (Blocks(4), Dual(), "its keys and values cannot be stored, since AddedMasks: it hands over no keys"),
+    (Blocks(4), Dual(), "its keys and values cannot be stored: AdditiveMask: it passes no keys to a cache"),
     (GridBlocks(4), BlockCausalCache(), "cache BlockCausalCache.* needs a block-causal model"),
     (Blocks(1), Append(), "cache Append.* needs a causal next-token model"),
 ], ids=str)
@@ -296,17 +297,17 @@ def phi3(original: int) -> Any:
 
 
 @pytest.mark.parametrize(("module", "lengths", "message"), [
-    (lambda: mistral(sliding_window=8), (1, 9), "its layers do not all see the same"),
-    (lambda: gpt_neo(4, MAX_LENGTH, ["global", "local"]), (3, 14), "its layers do not all see the same"),
-    (lambda: gpt_neo(256, 320, ["global", "local"]), (10, 300), "its layers do not all see the same"),
-    (lambda: phi3(12), (3, 8), "a longer row beside it changes what a row answers"),
+    (lambda: mistral(sliding_window=8), (1, 9), "its layers do not all have full attention"),
+    (lambda: gpt_neo(4, MAX_LENGTH, ["global", "local"]), (3, 14), "its layers do not all have full attention"),
+    (lambda: gpt_neo(256, 320, ["global", "local"]), (10, 300), "its layers do not all have full attention"),
+    (lambda: phi3(12), (3, 8), "a longer row in the batch changes the outputs of a shorter one"),
 ], ids=["Mistral", "GPT-Neo", "GPT-Neo, long", "Phi-3"])
 def test_what_lengths_change_is_recomputed_only(module: Any, lengths: tuple[int, ...], message: str) -> None:
     """Windows, and positions that are others in a longer sequence: no cache; the tokens are generate's."""
     torch.manual_seed(0)
     module = module()
     model = HuggingFaceModel.of(module)
-    requests = [Request.completing([1 + place % 7 for place in range(length)], 10, mask_id=model.mask_id)
+    requests = [Request.completing([1 + place % 7 for place in range(length)], 10, mask_id=model.spec.mask_id)
                 for length in lengths]
     with pytest.raises(ValueError, match=message):
         AUTOREGRESSIVE.begin(model, requests)
@@ -324,7 +325,7 @@ def test_what_lengths_change_is_recomputed_only(module: Any, lengths: tuple[int,
     lambda: llama(**rope(rope_type="dynamic", factor=4.0)),
 ], ids=["as long a window", "a window of no layer", "YaRN", "dynamic up to its length"])
 def test_what_changes_no_answer_is_served(module: Any) -> None:
-    assert not isinstance(HuggingFaceModel.of(module()).storing, str)
+    assert not isinstance(HuggingFaceModel.of(module()).cache, str)
 
 
 def roberta(**settings: Any) -> Any:
@@ -341,7 +342,7 @@ def roberta(**settings: Any) -> Any:
 def test_the_length_is_what_the_module_takes_whatever_its_config_says(module: Any, length: int) -> None:
     model = HuggingFaceModel.of(module(), mask_id=MASK_ID)
     decoder = Decoder(Whole(), Linear(2), Greedy(), TopProbability(), Recompute())
-    assert model.max_length == length
+    assert model.spec.max_length == length
     assert MASK_ID not in decoder.decode(model, [Request([7] * (length - 3) + [MASK_ID] * 3)])[0].tokens
     with pytest.raises(ValueError, match=f"a canvas of {length + 1} tokens"):
         decoder.begin(model, [Request([MASK_ID] * (length + 1))])
@@ -352,8 +353,8 @@ def test_the_length_is_what_the_module_takes_whatever_its_config_says(module: An
 def test_positions_told_to_a_module_count_from_where_it_counts() -> None:
     """RoBERTa's first position is row 2 of its table, with a mask from outside as without."""
     model = HuggingFaceModel.of(roberta(), mask_id=MASK_ID, pattern=BlockCausal(4))
-    assert getattr(model.masks, "first_id", None) == 2
-    assert not isinstance(model.storing, str)
+    assert getattr(model.hf_mask, "first_id", None) == 2
+    assert not isinstance(model.cache, str)
 
 
 @pytest.mark.parametrize("compiled", ["of", "in place", "its forward"])
@@ -367,7 +368,7 @@ def test_a_compiled_module_is_decoded_as_the_module(compiled: str) -> None:
     else:
         module.forward = torch.compile(module.forward)
     model = HuggingFaceModel.of(module)
-    requests = [Request.completing(prompt, 6, mask_id=model.mask_id) for prompt in prompts(0)]
+    requests = [Request.completing(prompt, 6, mask_id=model.spec.mask_id) for prompt in prompts(0)]
     assert AUTOREGRESSIVE.decode(model, requests) == AUTOREGRESSIVE.decode(HuggingFaceModel.of(plain), requests)
 
 
@@ -375,7 +376,7 @@ def test_threads_share_one_model() -> None:
     """Each call gives what it gives alone, however often the threads take turns."""
     models = [HuggingFaceModel.of(llama()), HuggingFaceModel.of(bert(), mask_id=MASK_ID)]
     confident = Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute())
-    work = [(decoder, model, [Request.completing(prompt, 4 + 4 * (number % 2), mask_id=model.mask_id)])
+    work = [(decoder, model, [Request.completing(prompt, 4 + 4 * (number % 2), mask_id=model.spec.mask_id)])
             for number in range(6) for decoder, model in zip((AUTOREGRESSIVE, confident), models, strict=True)
             for prompt in prompts(number)[:1]]
     alone = [decoder.decode(model, requests) for decoder, model, requests in work]
@@ -399,7 +400,7 @@ def test_threads_share_one_model() -> None:
 def test_what_changed_since_it_was_wrapped_is_refused_where_a_decode_begins(change: Any, message: str) -> None:
     module = llama()
     model = HuggingFaceModel.of(module)
-    request = Request.completing([1, 2], 3, mask_id=model.mask_id)
+    request = Request.completing([1, 2], 3, mask_id=model.spec.mask_id)
     AUTOREGRESSIVE.begin(model, [request])
     change(module)
     with pytest.raises(ValueError, match=message):
@@ -410,14 +411,14 @@ def test_a_resized_module_is_served() -> None:
     module = llama()
     module.resize_token_embeddings(VOCAB_SIZE + 9)  # whose new head is in training mode
     model = HuggingFaceModel.of(module)
-    assert AUTOREGRESSIVE.decode(model, [Request.completing([1, 2], 3, mask_id=model.mask_id)])
+    assert AUTOREGRESSIVE.decode(model, [Request.completing([1, 2], 3, mask_id=model.spec.mask_id)])
 
 
 def test_guidance_needs_a_mask_token() -> None:
     guided = Decoder(Blocks(1), Linear(1), Greedy(), Leftmost(), Recompute(), guidance=ClassifierFree(1.5))
     model = HuggingFaceModel.of(llama())
-    with pytest.raises(ValueError, match="has no mask token to stand for a masked prompt"):
-        guided.begin(model, [Request.completing([1, 2], 3, mask_id=model.mask_id)])
+    with pytest.raises(ValueError, match="has no mask token, which guidance needs"):
+        guided.begin(model, [Request.completing([1, 2], 3, mask_id=model.spec.mask_id)])
     with_mask = HuggingFaceModel.of(llama(), mask_id=4)
     assert guided.decode(with_mask, [Request.completing([1, 2], 3, mask_id=4)])
 
@@ -425,8 +426,8 @@ def test_guidance_needs_a_mask_token() -> None:
 @pytest.mark.parametrize("pad", [1, 2, VOCAB_SIZE // 2])
 def test_a_models_special_tokens_are_no_reason_to_refuse_it(pad: int) -> None:
     """RoBERTa gives padding no position of its own."""
-    assert HuggingFaceModel.of(roberta(pad_token_id=pad), mask_id=MASK_ID).pattern == Bidirectional()
-    assert not isinstance(HuggingFaceModel.of(mistral(pad_token_id=pad)).storing, str)
+    assert HuggingFaceModel.of(roberta(pad_token_id=pad), mask_id=MASK_ID).spec.pattern == Bidirectional()
+    assert not isinstance(HuggingFaceModel.of(mistral(pad_token_id=pad)).cache, str)
 
 
 def test_the_adapter_does_not_import_transformers() -> None:

@@ -56,7 +56,7 @@ def test_nothing_can_be_stored() -> None:
 def test_logits_of_another_shape_and_bad_fields_are_refused() -> None:
     function = LogitsFunction(lambda tokens_BL: torch.zeros(len(tokens_BL), 5), MASK_ID, VOCAB_SIZE,
                               max_length=MAX_LENGTH)
-    with pytest.raises(ValueError, match=r"gave logits of shape \[1, 5\] for tokens of shape \[1, \d+\]: must be"):
+    with pytest.raises(ValueError, match=r"returned logits of shape \[1, 5\] for tokens of shape \[1, \d+\]: must be"):
         CONFIDENT.decode(function, ragged_requests(1, block=4))
     with pytest.raises(ValueError, match="mask_id=5"):
         LogitsFunction(function.function, 5, 5, max_length=8)

@@ -15,10 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from quicksilver.experiments import tasks
-from quicksilver.experiments.cache_error import experiment as cache_error
-from quicksilver.experiments.expert_union import experiment as expert_union
-from quicksilver.experiments.frontier import experiment as frontier
+from quicksilver import experiments
 from quicksilver.experiments.harness.records import (
     ADDED_LATER,
     Json,
@@ -28,17 +25,11 @@ from quicksilver.experiments.harness.records import (
     kind_of,
     read_record,
 )
-from quicksilver.experiments.joint_error import experiment as joint_error
-from quicksilver.experiments.peers import __main__ as peers
-from quicksilver.experiments.presets import experiment as decoders
-from quicksilver.experiments.smollm2 import experiment as answer
-from quicksilver.experiments.smollm2 import weights as wheel_weights
 from quicksilver.experiments.training.trainer import TrainingPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 PLACES = tuple(f"quicksilver.{name}" for name in ("kernels.moe_router", "models.", "decoders.", "experiments."))
-STUDIES = (answer, cache_error, decoders, expert_union, frontier, joint_error, peers, wheel_weights)
 
 
 @pytest.fixture
@@ -166,10 +157,9 @@ def test_records_of_the_classes_that_a_class_replaces_are_read(store: RecordStor
 
 
 def classes_by_kind() -> dict[str, list[type]]:
-    """The dataclasses of models, decoders, tasks and studies; every study imports what its points hold."""
-    for name in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
-        importlib.import_module(name.name)
-    assert STUDIES
+    """The dataclasses of models, decoders and experiments."""
+    for module in pkgutil.walk_packages(experiments.__path__, f"{experiments.__name__}."):
+        importlib.import_module(module.name)
     found: dict[str, list[type]] = {}
     for module in [module for name, module in sys.modules.items() if name.startswith(PLACES)]:
         for cls in vars(module).values():

@@ -25,7 +25,7 @@ from quicksilver.decoders.policies import TokenEditing
 from quicksilver.decoders.windows import WindowGrid
 from quicksilver.experiments.joint_error.measure import commit_error, joint_errors
 from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
-from quicksilver.models import Bidirectional, KVStore, Plan
+from quicksilver.models import Bidirectional, KVStore, ModelSpec, Plan
 from torch import Tensor
 
 from tests.conftest import MASK_ID, TableModel, ragged_requests, random_model
@@ -37,25 +37,15 @@ class JointTable:
     distribution is the table's conditional given what is not masked. The mask id follows the v tokens."""
 
     table: np.ndarray
-    shift: int = 0
-    holds_logits: bool = True
-    pattern: Bidirectional = Bidirectional()  # noqa: RUF009  frozen
 
     @property
     def mask_id(self) -> int:
         return self.table.shape[0]
 
     @property
-    def vocab_size(self) -> int:
-        return self.mask_id + 1
-
-    @property
-    def max_length(self) -> int:
-        return self.table.ndim
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
+    def spec(self) -> ModelSpec:
+        return ModelSpec(self.mask_id, 0, self.mask_id + 1, self.table.ndim, Bidirectional(), torch.device("cpu"),
+                         materializes_logits=True)
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         raise AssertionError("nothing is stored")

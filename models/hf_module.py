@@ -1,9 +1,9 @@
-"""A module of another library as an adapter calls it: its hidden states without its head, masks in the forms that it
-takes, and our store in the place of its cache.
+"""Calls a Hugging Face module: hidden states without the head, attention masks in the form that it accepts, and our KV
+store in place of its cache.
 
-`get_output_embeddings()` gives the head; the forward takes input_ids, attention_mask and, where it can be told more,
-position_ids and a cache, which transformers calls past_key_values up to 5.23 and cache from 5.24 on. None of these is
-looked up in a signature: a probe tries them.
+`get_output_embeddings()` gives the head. The forward takes input_ids, attention_mask and, if supported, position_ids
+and a cache, which transformers names past_key_values up to 5.23 and cache from 5.24 on. No signature is read: a probe
+tries the arguments.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from .kv_store import KVStore, KVWrite
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """What torch.compile made the module of; a module that it did not make as it is."""
+    """The module that torch.compile wrapped; other modules as they are."""
     return getattr(module, "_orig_mod", module)
 
 
@@ -40,8 +40,8 @@ def path_to(module: nn.Module, part: nn.Module) -> tuple[str, ...]:
 
 
 def replaced(module: nn.Module, path: Sequence[str], part: nn.Module) -> nn.Module:
-    """A module with the weights and the code of this one, which stays as it is, but with another part at `path`. What
-    torch.compile made of the modules on the way, which holds the old part, is left out."""
+    """A copy of the module that shares its weights and code but has another part at `path`. The module stays unchanged.
+    Modules compiled by torch.compile on the way hold the old part: the copy runs them uncompiled."""
     if not path:
         return part
     inner = replaced(module._modules[path[0]] or part, path[1:], part)
@@ -54,7 +54,7 @@ def replaced(module: nn.Module, path: Sequence[str], part: nn.Module) -> nn.Modu
 
 
 def _bound_to(twin: nn.Module, value: Any, module: nn.Module) -> Any:
-    """A method that lies on a module itself, as accelerate and torch.compile put their forward there, of its twin."""
+    """Rebinds a method set on the module itself (accelerate and torch.compile set `forward`) to the copy."""
     if isinstance(value, partial) and any(argument is module for argument in value.args):
         arguments = (twin if argument is module else argument for argument in value.args)
         return partial(value.func, *arguments, **value.keywords)
@@ -62,31 +62,31 @@ def _bound_to(twin: nn.Module, value: Any, module: nn.Module) -> Any:
     return MethodType(method.__func__, twin) if isinstance(method, MethodType) and method.__self__ is module else value
 
 
-class CatchingHead(nn.Module):
-    """In a head's place: keeps what enters it, and runs the head on no position."""
+class CapturingHead(nn.Module):
+    """Stands in for a head: captures its input and runs the head on zero positions."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
-        self.head, self.caught = head, list[Tensor]()
+        self.head, self.captured = head, list[Tensor]()
 
     def forward(self, states: Tensor, *further: Any) -> Tensor:
-        self.caught.append(states)
+        self.captured.append(states)
         return self.head(states[:, :0] if states.is_floating_point() else states, *further)
 
     def __getattr__(self, name: str) -> Any:
-        """What a forward asks of its head besides, the dtype of its weight say."""
+        """Other attributes that a forward reads from its head, such as its weight."""
         modules = self.__dict__["_modules"]
         return modules[name] if name in modules else getattr(modules["head"], name)
 
 
 @dataclass(frozen=True)
-class ForeignModule:
-    """A module, the way to its head, and whether its forward can be told to keep no cache of its own. A call leaves
-    nothing on the module, so that threads may share it."""
+class HFModule:
+    """A module, the path to its head, and whether its forward accepts `use_cache`. A call leaves the module unchanged:
+    threads may share it."""
 
     module: nn.Module
     head_path: tuple[str, ...]
-    takes_use_cache: bool = False
+    accepts_use_cache: bool = False
 
     @property
     def name(self) -> str:
@@ -96,61 +96,60 @@ class ForeignModule:
     def head(self) -> nn.Module:
         return head_of(self.module)
 
-    def head_input(self, input_ids: Tensor, told: dict[str, Any]) -> Tensor:
-        """The hidden states [B, F, E] that enter the module's head, whatever stands between its layers and the head;
-        the head itself runs on no position."""
-        catching = CatchingHead(self.head)
-        self.outputs(input_ids, told, catching)
-        caught = catching.caught
-        if len(caught) != 1 or caught[0].ndim != 3 or not caught[0].is_floating_point():
+    def head_input(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The hidden states [B, F, E] that enter the head. The head itself runs on zero positions."""
+        capturing = CapturingHead(self.head)
+        self.outputs(input_ids, kwargs, capturing)
+        captured = capturing.captured
+        if len(captured) != 1 or captured[0].ndim != 3 or not captured[0].is_floating_point():
             raise ValueError(f"{self.name}: its forward does not end in its output embedding; wrap its logits with "
                              "LogitsFunction")
-        return caught[0]
+        return captured[0]
 
-    def outputs(self, input_ids: Tensor, told: dict[str, Any], head: nn.Module) -> Any:
-        """What the module gives with another head, and without a cache but for the store that it may be told of."""
-        if self.takes_use_cache:
-            told = told | {"use_cache": any(isinstance(value, StoreAsCache) for value in told.values())}
-        return replaced(self.module, self.head_path, head)(input_ids=input_ids, **told)
+    def outputs(self, input_ids: Tensor, kwargs: dict[str, Any], head: nn.Module) -> Any:
+        """The module's outputs with another head, and without a cache other than a store among the kwargs."""
+        if self.accepts_use_cache:
+            kwargs = kwargs | {"use_cache": any(isinstance(value, StoreAsCache) for value in kwargs.values())}
+        return replaced(self.module, self.head_path, head)(input_ids=input_ids, **kwargs)
 
 
-class Masks(Protocol):
-    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
-        """What the forward is told of who sees whom."""
+class HFMask(Protocol):
+    def kwargs(self, mask: AttentionMask) -> dict[str, Any]:
+        """The forward's keyword arguments for this mask."""
         ...
 
 
 @dataclass(frozen=True)
-class OwnMasks:
-    """The module masks by itself, and is told of padding alone; positions count from each row's first token."""
+class NoMask:
+    """The module's own attention pattern; only padding is passed. Positions count from each row's first token."""
 
-    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+    def kwargs(self, mask: AttentionMask) -> dict[str, Any]:
         return {} if mask.end is None else {"attention_mask": (mask.key_BC < mask.end).long()}
 
 
 @dataclass(frozen=True)
-class AddedMasks:
-    """The module adds a mask to its attention scores, float [B, 1, F, C], and is told the positions: `first_id` stands
-    for the first, and `last_position` is the last it knows."""
+class AdditiveMask:
+    """Position ids and a mask that is added to the attention scores, float [B, 1, F, C]. `first_id` is the id of
+    position 0, `last_position` the largest position that the module has."""
 
     dtype: torch.dtype
     last_position: int
     first_id: int = 0
 
-    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+    def kwargs(self, mask: AttentionMask) -> dict[str, Any]:
         seen_B1FC = _seen(mask)
         mask_B1FC = torch.zeros_like(seen_B1FC, dtype=self.dtype).masked_fill(~seen_B1FC, torch.finfo(self.dtype).min)
         return {"attention_mask": mask_B1FC, "position_ids": _ids(mask, self.last_position, self.first_id)}
 
 
 @dataclass(frozen=True)
-class BooleanMasks:
-    """The same with true where a key is seen, bool [B, 1, F, C]."""
+class BooleanMask:
+    """As AdditiveMask, but bool [B, 1, F, C], true where a key is seen."""
 
     last_position: int
     first_id: int = 0
 
-    def arguments(self, mask: AttentionMask) -> dict[str, Any]:
+    def kwargs(self, mask: AttentionMask) -> dict[str, Any]:
         return {"attention_mask": _seen(mask), "position_ids": _ids(mask, self.last_position, self.first_id)}
 
 
@@ -166,9 +165,8 @@ def _ids(mask: AttentionMask, last_position: int, first_id: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StoreAsCache:
-    """A write to our store in the shape of transformers' Cache: each layer hands over the keys and values of the fed
-    positions, [B, K, F, D], and gets those of the context, [B, K, C, D]. What a version passes beside them is of no use
-    to a store."""
+    """Our KV store with the interface of transformers' Cache. Each layer passes keys and values of the fed positions,
+    [B, K, F, D], and receives those of the context, [B, K, C, D]. Further arguments are ignored."""
 
     write: KVWrite
     is_compileable: ClassVar[bool] = False
@@ -183,12 +181,12 @@ class StoreAsCache:
 
 
 @dataclass(frozen=True)
-class Storing:
-    """How a module is shown stored keys and values: by masks, and by a cache in the argument of this name."""
+class HFCacheInterface:
+    """How a module reads stored keys and values: the form of its mask, and the argument that takes a cache."""
 
-    masks: Masks
+    hf_mask: HFMask
     cache_name: str
 
-    def arguments(self, mask: AttentionMask, slots_BF: Tensor, store: KVStore, context: int) -> dict[str, Any]:
-        """For positions that are written to these slots, and see the first `context` slots."""
-        return self.masks.arguments(mask) | {self.cache_name: StoreAsCache(store.write(slots_BF, context))}
+    def kwargs(self, mask: AttentionMask, slots_BF: Tensor, store: KVStore, context: int) -> dict[str, Any]:
+        """The forward's keyword arguments for positions that are written to these slots and read `context` slots."""
+        return self.hf_mask.kwargs(mask) | {self.cache_name: StoreAsCache(store.write(slots_BF, context))}

@@ -1,5 +1,4 @@
-"""What the config of a module of another library says: its shape, its special tokens, and windows in which its layers
-see. The conventions are those of Hugging Face's transformers, by duck typing."""
+"""Reads the config of a Hugging Face module, by duck typing: shape, special tokens, and layers with local attention."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from .kv_store import KVStore
 
 
 def read(config: object, *names: str) -> Any:
-    """The first of these fields of a config that is there and not None; None if none is."""
+    """The first of these fields that the config has and that is not None; else None."""
     return next((value for name in names if (value := getattr(config, name, None)) is not None), None)
 
 
 @dataclass(frozen=True)
-class ForeignShape:
-    """What a config says of a module, and what its answers hang on besides: heads are those of queries, a layer;
-    head_width is that of keys and values; `attention` names the implementation of it."""
+class HFModelShape:
+    """What a module's config says, and its dtype and device. `num_heads` counts query heads per layer, `head_width` is
+    that of keys and values, `attention` names the attention implementation."""
 
     max_length: int | None
     num_layers: int
@@ -32,21 +31,21 @@ class ForeignShape:
     device: torch.device
 
     @classmethod
-    def of(cls, module: nn.Module) -> "ForeignShape":
-        """ValueError names what the config does not say."""
+    def of(cls, module: nn.Module) -> "HFModelShape":
+        """ValueError names a field that the config lacks."""
         config, like = getattr(module, "config", None), next(module.parameters())
 
-        def must(name: str) -> int:
+        def required(name: str) -> int:
             value = read(config, name)
             if value is None:
-                raise ValueError(f"{type(module).__name__}: its config does not say {name}; wrap its logits with "
+                raise ValueError(f"{type(module).__name__}: its config has no {name}; wrap its logits with "
                                  "LogitsFunction")
             return value
 
-        num_heads = must("num_attention_heads")
+        num_heads = required("num_attention_heads")
         return cls(read(config, "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len"),
-                   must("num_hidden_layers"), num_heads, read(config, "num_key_value_heads") or num_heads,
-                   read(config, "head_dim") or must("hidden_size") // num_heads, read(config, "vocab_size"),
+                   required("num_hidden_layers"), num_heads, read(config, "num_key_value_heads") or num_heads,
+                   read(config, "head_dim") or required("hidden_size") // num_heads, read(config, "vocab_size"),
                    read(config, "_attn_implementation"), getattr(module, "dtype", like.dtype), like.device)
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
@@ -55,11 +54,11 @@ class ForeignShape:
                              like=torch.empty((), dtype=self.dtype, device=self.device))
 
 
-def narrow_layers(config: object, max_length: int) -> str | None:
-    """What a config says of layers that see less than the others, in words: layers of another type than full
-    attention, and windows shorter than the longest sequence. None: nothing.
+def local_layers(config: object, max_length: int) -> str | None:
+    """The layers with local attention that a config names: types other than full attention, or windows shorter than
+    max_length. None if it names none.
 
-    A window that no layer uses is told apart where the config lists the layers' types."""
+    A window that no layer uses does not count where the config lists the layers' types."""
     windows = [f"{name}={size}" for name, size in _fields(config) if _is_window(name) and 1 < size < max_length]
     kinds = read(config, "layer_types", "attention_layers")
     if kinds is None:
@@ -69,14 +68,14 @@ def narrow_layers(config: object, max_length: int) -> str | None:
 
 
 def _is_window(name: str) -> bool:
-    """Whether a field tells how far a layer sees: sliding_window, window_size, attention_chunk_size, but neither
-    max_window_layers nor sliding_window_pattern, which count layers."""
+    """Whether a field is the size of a window: sliding_window, window_size, attention_chunk_size, but not
+    max_window_layers or sliding_window_pattern, which count layers."""
     return any(word in name for word in ("window", "attention_chunk", "local_attention")) \
         and not any(word in name for word in ("layers", "pattern"))
 
 
 def special_tokens(module: nn.Module) -> set[int]:
-    """The ids that a module may treat apart: those that its configs name, and what its tables take for padding."""
+    """The token ids that a module may treat specially: those in its configs and the padding ids of its embeddings."""
     tables = {table.padding_idx for table in module.modules()
               if isinstance(table, nn.Embedding) and table.padding_idx is not None}
     configs = (getattr(module, "config", None), getattr(module, "generation_config", None))
@@ -85,7 +84,7 @@ def special_tokens(module: nn.Module) -> set[int]:
 
 
 def _fields(config: object) -> Iterator[tuple[str, int]]:
-    """Every whole number of a config and of those within it, lists included, under its field's name."""
+    """Every integer in a config, nested configs and lists included, with its field's name."""
     to_dict = getattr(config, "to_dict", None)
     fields = {} if config is None else to_dict() if to_dict is not None else vars(config)
     yield from _numbers("", fields)

@@ -1,5 +1,5 @@
-"""How many positions a module has learned, and which row of its table is the first one's: measured, since some count
-from the padding id on and so have fewer than their config says (RoBERTa: 512 of 514)."""
+"""Measures a module's learned position table: its number of positions and the row of position 0. Some modules count
+from the padding id on and have fewer positions than their config says (RoBERTa: 512 of 514)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,15 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class PositionTable:
-    """`first_id` is the row of the first position, counting from 0, and `length` the rows from there on."""
+    """`first_id` is the row of position 0, `length` the number of rows from there on."""
 
     length: int
     first_id: int
 
 
 def position_table(forward: Callable[[int], object]) -> PositionTable | None:
-    """The shortest table that `forward`, given a number of equal tokens, reads one row further a token; None: there is
-    none."""
+    """The shortest table of which `forward(num)`, on `num` tokens, reads one row per token; None if there is none."""
     near, far = 2, 5
     seen = []
     for num in (near, far):
@@ -34,8 +33,7 @@ def position_table(forward: Callable[[int], object]) -> PositionTable | None:
 
 @dataclass
 class _Lookups(TorchDispatchMode):
-    """The last row that each table, by its address and number of rows, is asked for by a row of at least `num`
-    indices."""
+    """Records the last row looked up in each table (by address and number of rows) by at least `num` indices."""
 
     num: int
     last_row: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -54,7 +52,7 @@ class _Lookups(TorchDispatchMode):
 
 
 def _looked_up(func: Any, args: Any) -> tuple[Tensor, Tensor] | None:
-    """The table and the index of an operation that looks rows up."""
+    """The table and the indices if the operation is a lookup."""
     if func is torch.ops.aten.embedding.default:
         return args[0], args[1]
     if func is torch.ops.aten.index_select.default and args[1] == 0:
