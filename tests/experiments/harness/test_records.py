@@ -4,7 +4,6 @@ import errno
 import importlib
 import json
 import os
-import pkgutil
 import sys
 import typing
 from collections.abc import Callable, Iterator
@@ -158,8 +157,9 @@ def test_records_of_the_classes_that_a_class_replaces_are_read(store: RecordStor
 
 def classes_by_kind() -> dict[str, list[type]]:
     """The dataclasses of models, decoders and experiments."""
-    for module in pkgutil.walk_packages(experiments.__path__, f"{experiments.__name__}."):
-        importlib.import_module(module.name)
+    (folder,) = map(Path, experiments.__path__)
+    for path in folder.rglob("*.py"):
+        importlib.import_module(".".join((experiments.__name__, *path.relative_to(folder).with_suffix("").parts)))
     found: dict[str, list[type]] = {}
     for module in [module for name, module in sys.modules.items() if name.startswith(PLACES)]:
         for cls in vars(module).values():
