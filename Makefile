@@ -20,7 +20,7 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep sweep-older-cpu decoders experts kernels gpu gpu-train smollm2 test strict test-slow test-lowest \
+.PHONY: help sweep sweep-older-cpu decoders experts kernels report gpu gpu-train smollm2 test strict test-slow test-lowest \
 	test-newest ends check clean
 
 help:  ## show this list
@@ -47,6 +47,17 @@ experts: .venv/sweep  ## how many experts a wider step touches, and what wins sp
 kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=experiment.update_baseline=true)
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "experiment.other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
 		$(if $(full),experiment.full=true) $(ARGS)
+
+# In a folder of their own, so that no committed figure changes; REPORTS=results draws those anew.
+REPORTS := build/report
+# What the records of peers and of a published model's answers say is in results/README.md; they have no page.
+PAGES := $(filter-out peers smollm2,$(patsubst results/%/records,%,$(wildcard results/*/records)))
+report: .venv/sweep  ## every page of results/ made again from its records alone (REPORTS=folder)
+	@again() { mkdir -p $(REPORTS)/$$1; $(BIN)/python -m quicksilver.experiments experiment=$$2 experiment.records=$$3 \
+		output=$(REPORTS)/$$1 > $(REPORTS)/$$1/log 2>&1 || { cat $(REPORTS)/$$1/log; exit 1; }; }; \
+	for page in $(PAGES); do again $$page report results/$$page/records; done; \
+	again kernels kernel_report results/kernels
+	@ls $(REPORTS)/*/report.html
 
 # Nine minutes in all. A measurement that runs out of its time (124) keeps what it has, and the next call goes on; tests
 # that do, and whatever does not end when it is told to (137), have failed. ARGS go to every measurement, KERNEL_ARGS,

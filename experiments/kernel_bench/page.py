@@ -1,7 +1,11 @@
-"""The kernel report: a page, a figure, two CSV files and a table on the terminal, made from records alone."""
+"""The kernel report: a page, a figure, two CSV files and a table on the terminal, made from records alone.
+
+    python -m quicksilver.experiments experiment=kernel_report experiment.records=results/kernels output=again
+"""
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +13,7 @@ from jinja2 import Environment
 from rich.table import Table
 
 from ...kernels.atomic_file import atomic_write
+from ..harness.json_lines import JsonLines
 from ..harness.progress import console
 from .figure import roofline
 from .rows import (
@@ -24,12 +29,38 @@ from .rows import (
     times_csv,
 )
 
+OUTCOME = "outcome.jsonl"
+"""The file in which a run says how it ended: has_gpu, failures, and what is missing if it was cut."""
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """The experiment that makes the report of a run again; `records` is the folder of the run's JSON lines."""
+
+    records: str
+
+    def check(self) -> None:
+        """ValueError if the folder holds no run."""
+        if not (Path(self.records) / OUTCOME).is_file():
+            raise ValueError(f"records={self.records!r}: must be a folder that kernel_bench wrote ({OUTCOME})")
+
+    def run(self, folder: Path) -> int:
+        """Write the report to `folder`. Returns 0."""
+        cases, programs, verdicts, times, (outcome,) = (
+            JsonLines(Path(self.records) / name).rows()
+            for name in ("cases.jsonl", "programs.jsonl", "verdicts.jsonl", "times.jsonl", OUTCOME))
+        page = write_report(folder, cases, programs, verdicts, times, outcome["failures"],
+                            has_gpu=outcome["has_gpu"], cut=outcome["cut"])
+        console.print(f"report: {page}", markup=False)
+        return 0
+
 
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
                  times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
     """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line a kernel, and return the
     page's path. `cut` says what is missing of a run that did not end; its time has ended, so that it gets no figure."""
     no_times = None if has_gpu else NO_GPU
+    verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
     rows = time_rows(cases, times, no_times)
     origins = _origins((*cases, *compiled, *verdicts, *times))
     image = b"" if cut else roofline(rows, origins, no_times)
@@ -58,7 +89,7 @@ def _origins(records: Sequence[Json]) -> list[str]:
         origin = record["provenance"]
         where = {"none": "compiled only", "cpu": f"interpreted on {origin['machine']['cpu']}"}
         driver = record.get("hardware", {}).get("driver_version")
-        versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items()))
         found.append(f"commit {origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}, source "
                      f"{origin['source_hash']}; {where.get(origin['device'], origin['device'])}"
                      f"{f', driver {driver}' if driver else ''}; {versions}")
@@ -68,7 +99,7 @@ def _origins(records: Sequence[Json]) -> list[str]:
 def _beside(cases: Sequence[Json]) -> dict[tuple[str, str], str]:
     """Whom each shape would be timed beside, in words."""
     return {(case["kernel"], case["shape"]): ", ".join(
-        name if is_installed else f"{name} (not installed)" for name, is_installed in case["peers"].items())
+        name if is_installed else f"{name} (not installed)" for name, is_installed in sorted(case["peers"].items()))
         for case in cases}
 
 

@@ -78,12 +78,12 @@ class TimeRow:
 
 
 def time_rows(cases: Sequence[Json], times: Sequence[Json], no_times: str | None) -> list[TimeRow]:
-    """Every contender of every shape: ours first, in the order of the cases."""
+    """Every contender of every shape, in the order of the cases: ours first, then by name."""
     latest = {(row.get("kernel"), row.get("shape"), row.get("dtype"), row["contender"]): row for row in times}
     ceilings = latest.get((None, None, None, "ceilings"), {})
     found = []
     for case in cases:
-        for contender, is_installed in {OURS: True, **case["peers"]}.items():
+        for contender, is_installed in ((OURS, True), *sorted(case["peers"].items())):
             row = latest.get((case["kernel"], case["shape"], case["dtype"], contender), {})
             known = {name: row[name] for name in _CLOCKS if row.get(name)}
             state = "measured" if known else no_times or (_failure(row) if row else _NOT_REACHED)
@@ -174,7 +174,7 @@ def _csv(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{name} x{count}" for name, count in value.items())
+        return "; ".join(f"{name} x{count}" for name, count in sorted(value.items()))
     if isinstance(value, list):
         return "; ".join(map(str, value))
     if isinstance(value, float):

@@ -102,7 +102,8 @@ def rows(records: Iterable[Json]) -> list[Row]:
 def _row(number: int, records: Sequence[Json]) -> Row:
     point = records[0]["point"]
     task, batch_size, family, order, steps, sampler = (point[name] for name in _NAMES)
-    by_seed = {record["point"]["model"]["seed"]: record["result"] for record in records}
+    results_by_seed = {record["point"]["model"]["seed"]: record["result"] for record in records}
+    by_seed = {seed: results_by_seed[seed] for seed in sorted(results_by_seed)}
     results = list(by_seed.values())
     right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
     num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))

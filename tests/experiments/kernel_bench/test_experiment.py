@@ -15,6 +15,7 @@ from quicksilver.experiments.kernel_bench import experiment as kernel_bench
 from quicksilver.experiments.kernel_bench import stages as kernel_stages
 from quicksilver.experiments.kernel_bench.baseline import HOW_TO_UPDATE
 from quicksilver.experiments.kernel_bench.experiment import KernelBench, KernelCases
+from quicksilver.experiments.kernel_bench.page import KernelReport
 from quicksilver.experiments.kernel_bench.stages import Compiled
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 
@@ -71,7 +72,10 @@ def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
         assert row["ran"] == "interpreter"
         assert set(row["kernels"].values()) == {"triton"}
     assert not (folder / "times.jsonl").exists()
-    assert "not measured: no GPU here" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "not measured: no GPU here" in page
+    assert KernelReport(str(folder)).run(tmp_path / "again") == 0
+    assert (tmp_path / "again" / "report.html").read_text() == page
     existing = {("rms_norm", program["triton"]): {f"sm_90 {program['key']}"}}
     again = Compiled([program], existing, num_configurations=1)
     assert bench(tmp_path / "baseline").guard(again) == []
@@ -119,7 +123,7 @@ def test_a_run_that_is_cut_while_it_times_reports_what_it_has_and_says_what_is_m
     assert said[-1] == f"report: {tmp_path / 'kernels' / 'report.html'}"
     page = (tmp_path / "kernels" / "report.html").read_text()
     assert "This run was cut: 2 times missing." in page
-    assert ">8 <span" in page
+    assert ">8 <small" in page
     assert page.count("<td class=\"text\">right</td>") == 3
 
 
