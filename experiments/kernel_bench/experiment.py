@@ -19,12 +19,13 @@ from ...kernels.checks import check_integer, check_real
 from ..harness.experiment import check_folder
 from ..harness.json_lines import JsonLines
 from ..harness.progress import console
+from ..harness.provenance import provenance_on
 from ..harness.records import Json
 from .baseline import HOW_TO_UPDATE, Baseline, minor_version
 from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
 from .page import OUTCOME, write_report
 from .rows import OURS
-from .stages import Compiled, CompileStage, Item, TimingStage, floors, sources, verdicts
+from .stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
 from .verify import TOLERANCES
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -175,7 +176,7 @@ class _Stages:
         failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in _latest(times)
                      if row["contender"] == OURS and "failed" in row]
         JsonLines(self.folder / OUTCOME).replace([{"has_gpu": self.has_gpu, "failures": failures, "cut": self.cut,
-                                                   "provenance": sources("none")}])
+                                                   "provenance": provenance_on("none")}])
         path = write_report(self.folder, self.cases, self.compiled.records, judged, times, failures,
                             has_gpu=self.has_gpu, cut=self.cut)
         for failure in failures:

@@ -103,12 +103,12 @@ CACHES: dict[AttentionPattern, tuple[Windows, list[Cache]]] = {
 
 def begun(model: HuggingFaceModel, cache: Cache) -> tuple[Decoder, list[Request]]:
     """A decoder and requests that could be decoded. ValueError where the model cannot serve the cache."""
-    windows, _ = CACHES[model.pattern]
+    windows, _ = CACHES[model.spec.pattern]
     policy = Leftmost() if windows == Blocks(1) else TopProbability()
     decoder = Decoder(windows, Linear(1), Greedy(), policy, cache)
-    requests = [Request.completing(prompt, NUM_NEW, mask_id=model.mask_id) for prompt in PROMPTS]
+    requests = [Request.completing(prompt, NUM_NEW, mask_id=model.spec.mask_id) for prompt in PROMPTS]
     if windows == GridBlocks(4):
-        requests = [Request.completing(PROMPTS[3][:4], NUM_NEW, mask_id=model.mask_id)]
+        requests = [Request.completing(PROMPTS[3][:4], NUM_NEW, mask_id=model.spec.mask_id)]
     decoder.begin(model, requests)
     return decoder, requests
 
