@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.batch_invariance import by_position, is_batch_invariant
 from ..kernels.checks import integer_field
-from ..kernels.token_statistics import Question, TokenStatistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics
 from .attention import AttentionPattern, Bidirectional, View
 from .config import TransformerConfig
 from .heads import Head, SeparateHead, statistics_by_position
@@ -75,7 +75,7 @@ class LanguageModel(Protocol):
     def device(self) -> torch.device: ...
     @property
     def holds_logits(self) -> bool:
-        """Whether a question that needs all logits of a position at once can be answered."""
+        """Whether statistics that need all logits of a position at once can be given."""
         ...
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
@@ -86,9 +86,8 @@ class LanguageModel(Protocol):
         """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and a spare column (S = L + 1)."""
         ...
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        """The answer to a question about the distributions at the queried positions, in which the mask id has no
-        part."""
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        """What is wanted of the distributions at the queried positions, in which the mask id has no part."""
         ...
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
@@ -157,8 +156,8 @@ class DecodableTransformer:
         hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, view, write, plan.index(self.shift))
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        arguments = hidden_BQE, self.transformer.head.weight, self.mask_id, question
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        arguments = hidden_BQE, self.transformer.head.weight, self.mask_id, request
         if is_batch_invariant():
             return statistics_by_position(self.head, *arguments)
         return self.head.statistics(*arguments)

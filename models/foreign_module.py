@@ -155,8 +155,8 @@ class BooleanMasks:
 
 
 def _seen(view: View) -> Tensor:
-    if view.mask_B1FC is not None:
-        return view.mask_B1FC
+    if view.visible_BKFC is not None:
+        return view.visible_BKFC
     return view.query_BF.new_ones(*view.query_BF.shape, view.key_BC.shape[1], dtype=torch.bool)[:, None]
 
 

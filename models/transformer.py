@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.batch_invariance import by_position
+from ..kernels.rotate_and_store import Rope
 from .attention import View
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
@@ -82,7 +83,7 @@ class Transformer(nn.Module):
         x_BFE = self.embedding(tokens_BF)
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
-        feed, delta_BFE = Feed(positions_BF, view, write, self.cos_LD, self.sin_LD), None
+        feed, delta_BFE = Feed(Rope(positions_BF, self.cos_LD, self.sin_LD), view, write), None
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x_BFE, delta_BFE = block(x_BFE, delta_BFE, feed, layer, index_BQ if layer == last else None)

@@ -67,7 +67,7 @@ def in_steps(schedule: Schedule, steps: int) -> Schedule:
 @dataclass(frozen=True)
 class Decoders:
     """Every preset at each of `steps` steps a window; `num_items` are decoded at each of `batch_sizes`, in their order,
-    on `device` (cpu or cuda) with the kernels that `kernels` names (auto, reference or triton)."""
+    on `device` (cpu or cuda) with the kernels that `kernels` names (auto, reference, cpu or triton)."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
