@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer, check_integers
-from ..kernels.logit_memories import Previous
+from ..kernels.distribution_state import PreviousDistribution
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import ChecksItself, LanguageModel, Plan
 from .caches import Cache, Moment
@@ -173,7 +173,8 @@ class Decoder:
         window, model, canvas = decoding.grid.window(index), decoding.model, decoding.live
         masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
         shape = torch.Size((*window.query_BQ.shape, model.spec.vocab_size))
-        previous = Previous.unknown(shape, model.spec.device) if "divergence" in self.policy.statistics else None
+        follows = "divergence" in self.policy.statistics
+        previous = PreviousDistribution.empty(shape, model.spec.device) if follows else None
         nonfinite_BQ = torch.zeros_like(window.query_BQ, dtype=torch.bool)
         return Visit(window, masked_B, masked_B > 0, nonfinite_BQ, self.policy.begin(window.query_BQ),
                      self.sampler.begin(shape, model.spec.device), previous, decoding.masked_in(index),

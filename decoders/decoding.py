@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..kernels.logit_memories import Previous
+from ..kernels.distribution_state import PreviousDistribution
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import LanguageModel
 from ..models.kv_store import KVStore
@@ -129,6 +129,6 @@ class Visit:
     nonfinite_BQ: Tensor
     policy_state: Tensor | None
     sampler_memory: Tensor | None
-    previous: Previous | None
+    previous: PreviousDistribution | None
     most_masked: int
     masked_after: int

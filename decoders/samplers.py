@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import LARGEST_FACTOR, integer_field, real_field
-from ..kernels.logit_memories import Credit
-from ..kernels.token_statistics import Draw, Question, Statistic
+from ..kernels.distribution_state import TokenCredit
+from ..kernels.token_statistics import SamplingParams, Statistic, StatisticsRequest
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Sampler(Protocol):
         """What it remembers through a window of `shape` [B, Q, V], written in place; None: nothing."""
         ...
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
         """What to ask of the model's distributions: a token and the wanted statistics."""
         ...
 
@@ -57,8 +57,8 @@ class Greedy:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
-        return Question(wanted, None, self.statistics_temperature)
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
+        return StatisticsRequest(wanted, None, self.statistics_temperature)
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Categorical:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
-        draw = Draw(self.temperature, asking.seed_B, asking.position_BQ, asking.step, self.top_k, self.top_p)
-        return Question(wanted, draw, self.statistics_temperature)
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
+        draw = SamplingParams(self.temperature, asking.seed_B, asking.position_BQ, asking.step, self.top_k, self.top_p)
+        return StatisticsRequest(wanted, draw, self.statistics_temperature)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Credited:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor:
         return torch.zeros(shape, device=device)
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
         assert memory is not None
-        credit = Credit(memory, asking.masked_BQ, self.alpha, self.beta, self.gamma)
+        credit = TokenCredit(memory, asking.masked_BQ, self.alpha, self.beta, self.gamma)
         return replace(self.base.question(wanted, asking, None), credit=credit)

@@ -4,7 +4,8 @@
 
 A query sees the keys first <= j < stop of its own interval: all (no interval), causal (stop = position + 1),
 block-causal (stop = end of the block), sliding window (first = position - window + 1). A list of key tiles per row and
-key/value head restricts that further (MAGE, arXiv 2602.14209). A query that sees nothing gives zeros.
+key/value head restricts that further (MAGE, arXiv 2602.14209). PyTorch takes any mask. A query that sees nothing gives
+zeros.
 
 The G query heads of a key/value head and the F queries are packed into the rows of one tile, so keys and values are
 read once for all of them (GQA packing). Up to 64 queries the keys are split (FlashDecoding); splits have a fixed size,
@@ -22,57 +23,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .case import Cost
-from .dispatch import check_shape, kernel, launch, stages
-
-KEY_TILE = 64
-"""Keys in a tile of a list of tiles."""
+from .attention_cpu import attention_on_cpu
+from .autocast import autocast_dtype
+from .case import Case, Cost
+from .dispatch import kernel, launch, num_pipeline_stages
+from .key_ranges import KEY_TILE, KeyRanges, VisibleKeys, mask_of_heads
+from .tensor_checks import assert_contiguous
 
 _MOST_SPLIT_QUERIES = 64
 
 
-def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
-              tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> Tensor:
-    """Attention of q [B, F, H, D] over keys and values [B, C, K, D] of one float dtype (H a multiple of K, D at most
-    256): [B, F, H, D].
-
-    first_BF and stop_BF (int64; None: 0 and C; B may be 1) bound the keys that a query sees. tiles_BKN (int32), whose
-    first num_tiles_BK (int32) entries count, lists the tiles of KEY_TILE keys that a row's key/value head reads, each
-    at most once; None: all."""
-    visible = _visible(first_BF, stop_BF, tiles_BKN, num_tiles_BK, k_BCKD)
-    grouped = q_BFHD.shape[2] != k_BCKD.shape[2]
-    q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2) for x in (q_BFHD, k_BCKD, v_BCKD))
-    if visible is not None and visible.shape[1] > 1:
-        visible = visible.repeat_interleave(q_BFHD.shape[2] // visible.shape[1], dim=1)
-    out_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, attn_mask=visible, enable_gqa=grouped)
-    if visible is not None:
-        out_BHFD = out_BHFD.masked_fill(~visible.any(-1, keepdim=True), 0)
-    return out_BHFD.transpose(1, 2).contiguous()
-
-
-def _visible(first_BF: Tensor | None, stop_BF: Tensor | None, tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None,
-             k_BCKD: Tensor) -> Tensor | None:
-    """The mask that intervals and lists describe: bool [B, 1 or K, F or 1, C]."""
-    num_rows, num_keys, num_kv_heads = k_BCKD.shape[:3]
-    key_C = torch.arange(num_keys, device=k_BCKD.device)
-    parts = []
-    if first_BF is not None:
-        parts.append((key_C >= first_BF[..., None])[:, None])
-    if stop_BF is not None:
-        parts.append((key_C < stop_BF[..., None])[:, None])
-    if tiles_BKN is not None and num_tiles_BK is not None:
-        counts_BKN = torch.arange(tiles_BKN.shape[-1], device=key_C.device) < num_tiles_BK[..., None]
-        num_tiles = -(-num_keys // KEY_TILE)
-        # Entries past the count go to a spare tile.
-        listed = torch.zeros(num_rows, num_kv_heads, num_tiles + 1, dtype=torch.bool, device=key_C.device)
-        listed.scatter_(2, tiles_BKN.long().where(counts_BKN, num_tiles), True)
-        parts.append(listed[:, :, None, key_C // KEY_TILE])
-    if not parts:
-        return None
-    visible = parts[0]
-    for part in parts[1:]:
-        visible = visible & part
-    return visible
+def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> Tensor:
+    """Attention of q [B, F, H, D] over keys and values [B, C, K, D] (float; H a multiple of K, D at most 256), of which
+    each query sees what `visible` says: [B, F, H, D]. Tensors are of one dtype, except under autocast, where PyTorch
+    takes any; on a CPU every query must then see a key. Differentiable in PyTorch."""
+    dtype = autocast_dtype(q_BFHD) or q_BFHD.dtype
+    q_BHFD, k_BKCD, v_BKCD = (x.transpose(1, 2).to(dtype) for x in (q_BFHD, k_BCKD, v_BCKD))
+    # A mask would keep PyTorch from its flash kernels.
+    mask = None if visible.is_causal else mask_of_heads(visible, q_BFHD.shape[2])
+    out_BHFD = F.scaled_dot_product_attention(q_BHFD, k_BKCD, v_BKCD, mask, is_causal=visible.is_causal,
+                                              enable_gqa=q_BFHD.shape[2] != k_BCKD.shape[2])
+    if mask is not None:
+        out_BHFD = out_BHFD.masked_fill(~mask.any(-1, keepdim=True), 0)
+    return out_BHFD.transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -103,35 +76,36 @@ def split_size(num_kv_heads: int) -> int:
     return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
 
 
-def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
-           tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> None:
+def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> None:
     batch, num_queries, num_heads, head_width = q_BFHD.shape
-    num_kv_heads = k_BCKD.shape[2]
-    if k_BCKD.shape != v_BCKD.shape or k_BCKD.shape[::3] != (batch, head_width) or (
-            not q_BFHD.dtype == k_BCKD.dtype == v_BCKD.dtype):
-        raise ValueError(", ".join(f"{x.dtype} {[*x.shape]}" for x in (q_BFHD, k_BCKD, v_BCKD)) + " as q, k and v: "
-                         "dtype, B and D must be the same, and keys and values of one shape")
+    num_keys, num_kv_heads = k_BCKD.shape[1:3]
+    if k_BCKD.shape != v_BCKD.shape or k_BCKD.shape[::3] != (batch, head_width):
+        raise ValueError(f"q {[*q_BFHD.shape]}, k {[*k_BCKD.shape]}, v {[*v_BCKD.shape]}: must be of one B and D, keys "
+                         "and values of one shape")
     if num_heads % num_kv_heads or head_width > 256:
         raise ValueError(f"{num_heads} query heads, {num_kv_heads} key/value heads, width {head_width}: the first must "
                          "be a multiple of the second, and heads at most 256 wide")
-    for name, bound_BF in (("first_BF", first_BF), ("stop_BF", stop_BF)):
-        if bound_BF is not None and bound_BF.shape not in ((batch, num_queries), (1, num_queries)):
-            raise ValueError(f"{name} {[*bound_BF.shape]}: must be {[batch, num_queries]} or {[1, num_queries]}")
-    if tiles_BKN is not None and num_tiles_BK is not None:
-        check_shape("tiles_BKN", tiles_BKN, batch, num_kv_heads, tiles_BKN.shape[-1])
-        check_shape("num_tiles_BK", num_tiles_BK, batch, num_kv_heads)
-    elif tiles_BKN is not num_tiles_BK:
-        raise ValueError("tiles_BKN and num_tiles_BK: must come both or not at all")
+    dtypes = q_BFHD.dtype, k_BCKD.dtype, v_BCKD.dtype
+    if len(set(dtypes)) > 1 and autocast_dtype(q_BFHD) is None:
+        raise ValueError(f"q, k and v of {', '.join(map(str, dtypes))}: must be of one dtype")
+    visible.check(batch, num_queries, num_keys, num_kv_heads)
 
 
-@kernel(reference, check=_check)
-def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor | None, stop_BF: Tensor | None,
-              tiles_BKN: Tensor | None, num_tiles_BK: Tensor | None) -> Tensor:
+@kernel(reference, check=_check, cpu=attention_on_cpu)
+def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> Tensor:
+    ranges = visible.ranges
     batch, num_queries, num_heads, head_width = q_BFHD.shape
     num_keys, num_kv_heads = k_BCKD.shape[1:3]
+    assert q_BFHD.dtype == k_BCKD.dtype == v_BCKD.dtype
+    assert_contiguous(q_BFHD=q_BFHD, first_BF=ranges.first_BF, stop_BF=ranges.stop_BF, tiles_BKN=ranges.tiles_BKN,
+                      num_tiles_BK=ranges.num_tiles_BK)
+    # A row of a store may be longer than the context that is seen of it.
+    assert k_BCKD.stride()[1:] == (num_kv_heads * head_width, head_width, 1), (
+        f"k_BCKD with strides {k_BCKD.stride()}: each row must be contiguous")
+    assert v_BCKD.stride() == k_BCKD.stride(), f"v_BCKD with strides {v_BCKD.stride()}: must be those of k_BCKD"
     group = num_heads // num_kv_heads
     tiles = _tiles(num_queries * group, head_width, q_BFHD.element_size())
-    listed = num_keys if tiles_BKN is None else tiles_BKN.shape[-1] * KEY_TILE
+    listed = num_keys if ranges.tiles_BKN is None else ranges.tiles_BKN.shape[-1] * KEY_TILE
     split = split_size(num_kv_heads) if num_queries <= _MOST_SPLIT_QUERIES else max(KEY_TILE, listed)
     num_splits = max(1, triton.cdiv(listed, split))
     out_BFHD = torch.empty(q_BFHD.shape, dtype=q_BFHD.dtype, device=q_BFHD.device)
@@ -141,13 +115,12 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor |
         log_sum = torch.empty((num_splits, *q_BFHD.shape[:3]), dtype=torch.float32, device=q_BFHD.device)
     # Rows and heads in the first dimension: the others end at 65,535, which a batch may exceed.
     grid = (triton.cdiv(num_queries * group, tiles.rows) * batch * num_kv_heads, num_splits)
-    launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, first_BF, stop_BF,
-           *(None if x is None else x.contiguous() for x in (tiles_BKN, num_tiles_BK)), partial, log_sum,
-           head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys, num_kv_heads, listed // KEY_TILE, split,
-           *q_BFHD.stride(), *k_BCKD.stride(), *v_BCKD.stride(), *_interval_strides(first_BF, batch),
-           *_interval_strides(stop_BF, batch), GROUP=group, WIDTH=head_width,
+    launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, ranges.first_BF, ranges.stop_BF, ranges.tiles_BKN,
+           ranges.num_tiles_BK, partial, log_sum, head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys,
+           num_kv_heads, listed // KEY_TILE, split, k_BCKD.stride(0), _row_stride(ranges.first_BF, batch),
+           _row_stride(ranges.stop_BF, batch), GROUP=group, WIDTH=head_width,
            WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys,
-           LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
+           LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=num_pipeline_stages(tiles.num_stages))
     if log_sum is not None:
         num_rows = batch * num_queries * num_heads
         launch(_merge_kernel, (num_rows,), partial, log_sum, out_BFHD, num_rows, num_splits, WIDTH=head_width,
@@ -156,17 +129,16 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, first_BF: Tensor |
     return out_BFHD
 
 
-def _interval_strides(bound_BF: Tensor | None, batch: int) -> tuple[int, int]:
-    return (0, 0) if bound_BF is None else (bound_BF.stride(0) * (len(bound_BF) == batch), bound_BF.stride(1))
+def _row_stride(bound_BF: Tensor | None, batch: int) -> int:
+    """From one row's bounds to the next's; all rows may share one row."""
+    return 0 if bound_BF is None or len(bound_BF) < batch else bound_BF.shape[1]
 
 
 @triton.jit(do_not_specialize=["batch", "num_queries", "num_keys", "num_listed", "split"])
 def _attention_kernel(
-    q, k, v, first, stop, tiles, num_tiles, out, log_sum, scale, batch, num_queries, num_keys, num_kv_heads, num_listed,
-    split, q_stride_b, q_stride_f, q_stride_h, q_stride_d, k_stride_b, k_stride_c, k_stride_k, k_stride_d, v_stride_b,
-    v_stride_c, v_stride_k, v_stride_d, first_stride_b, first_stride_f, stop_stride_b, stop_stride_f,
-    GROUP: tl.constexpr, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
-    LIST_TILE: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, first_ptr, stop_ptr, tiles_ptr, num_tiles_ptr, out_ptr, log_sum_ptr, scale, batch, num_queries,
+    num_keys, num_kv_heads, num_listed, split, stride_kv_row, stride_first_row, stride_stop_row, GROUP: tl.constexpr,
+    WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, LIST_TILE: tl.constexpr,
 ):
     row_tiles = tl.cdiv(num_queries * GROUP, ROWS)
     pair = tl.program_id(0) // row_tiles
@@ -178,44 +150,45 @@ def _attention_kernel(
     inside = row < num_queries * GROUP
     d = tl.arange(0, WIDTH_TILE)
     key = tl.arange(0, KEYS)
-    q_tile = tl.load(q + b * q_stride_b + query[:, None] * q_stride_f + head[:, None] * q_stride_h
-                     + d[None, :] * q_stride_d, mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
+    q_row = (b * num_queries + query) * (num_kv_heads * GROUP) + head
+    q_tile = tl.load(q_ptr + q_row[:, None] * WIDTH + d[None, :], mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
     # The keys that the tile's rows see, and the part of them that is this split's.
     low = tl.program_id(1) * split
     high = tl.minimum(low + split, num_keys)
-    if first is not None:
-        row_first = tl.load(first + b * first_stride_b + query * first_stride_f, mask=inside, other=2147483647)
+    if first_ptr is not None:
+        row_first = tl.load(first_ptr + b * stride_first_row + query, mask=inside, other=2147483647)
         row_first = tl.minimum(tl.maximum(row_first, 0), num_keys).to(tl.int32)
-        if tiles is None:
+        if tiles_ptr is None:
             low = tl.maximum(low, tl.min(row_first, 0) // KEYS * KEYS)
-    if stop is not None:
-        row_stop = tl.load(stop + b * stop_stride_b + query * stop_stride_f, mask=inside, other=0)
+    if stop_ptr is not None:
+        row_stop = tl.load(stop_ptr + b * stride_stop_row + query, mask=inside, other=0)
         row_stop = tl.minimum(tl.maximum(row_stop, 0), num_keys).to(tl.int32)
-        if tiles is None:
+        if tiles_ptr is None:
             high = tl.minimum(high, tl.max(row_stop, 0))
-    if tiles is not None:
-        tiles += pair.to(tl.int64) * num_listed
-        high = tl.minimum(low + split, tl.load(num_tiles + pair) * LIST_TILE)
-    k_tile = k + b * k_stride_b + kv_head * k_stride_k + key[None, :] * k_stride_c + d[:, None] * k_stride_d
-    v_tile = v + b * v_stride_b + kv_head * v_stride_k + key[:, None] * v_stride_c + d[None, :] * v_stride_d
+    if tiles_ptr is not None:
+        tiles_ptr += pair.to(tl.int64) * num_listed
+        high = tl.minimum(low + split, tl.load(num_tiles_ptr + pair) * LIST_TILE)
+    stride_key = num_kv_heads * WIDTH
+    k_ptrs = k_ptr + b * stride_kv_row + kv_head * WIDTH + key[None, :] * stride_key + d[:, None]
+    v_ptrs = v_ptr + b * stride_kv_row + kv_head * WIDTH + key[:, None] * stride_key + d[None, :]
 
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mixed = tl.zeros((ROWS, WIDTH_TILE), tl.float32)
     for place in range(low, high, KEYS):
         begin = place
-        if tiles is not None:
-            begin = tl.load(tiles + place // LIST_TILE) * LIST_TILE + place % LIST_TILE
+        if tiles_ptr is not None:
+            begin = tl.load(tiles_ptr + place // LIST_TILE) * LIST_TILE + place % LIST_TILE
         at = begin + key
-        k_now = tl.load(k_tile + begin.to(tl.int64) * k_stride_c,
-                        mask=(at[None, :] < num_keys) & (d[:, None] < WIDTH), other=0)
-        v_now = tl.load(v_tile + begin.to(tl.int64) * v_stride_c,
-                        mask=(at[:, None] < num_keys) & (d[None, :] < WIDTH), other=0)
-        score = tl.dot(q_tile, k_now, input_precision="ieee") * scale
+        k_tile = tl.load(k_ptrs + begin.to(tl.int64) * stride_key,
+                         mask=(at[None, :] < num_keys) & (d[:, None] < WIDTH), other=0)
+        v_tile = tl.load(v_ptrs + begin.to(tl.int64) * stride_key,
+                         mask=(at[:, None] < num_keys) & (d[None, :] < WIDTH), other=0)
+        score = tl.dot(q_tile, k_tile, input_precision="ieee") * scale
         visible = at[None, :] < num_keys
-        if first is not None:
+        if first_ptr is not None:
             visible &= at[None, :] >= row_first[:, None]
-        if stop is not None:
+        if stop_ptr is not None:
             visible &= at[None, :] < row_stop[:, None]
         score = tl.where(visible, score, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
@@ -224,39 +197,39 @@ def _attention_kernel(
         weight = tl.exp2(score - base[:, None])
         keep = tl.exp2(top - base)
         total = total * keep + tl.sum(weight, 1)
-        mixed = tl.dot(weight.to(v.dtype.element_ty), v_now, mixed * keep[:, None], input_precision="ieee")
+        mixed = tl.dot(weight.to(v_ptr.dtype.element_ty), v_tile, mixed * keep[:, None], input_precision="ieee")
         top = new_top
 
     mixed = mixed / tl.where(total == 0, 1.0, total)[:, None]
     part = ((tl.program_id(1) * batch + b) * num_queries + query).to(tl.int64) * (num_kv_heads * GROUP) + head
-    tl.store(out + part[:, None] * WIDTH + d[None, :], mixed.to(out.dtype.element_ty),
+    tl.store(out_ptr + part[:, None] * WIDTH + d[None, :], mixed.to(out_ptr.dtype.element_ty),
              mask=inside[:, None] & (d[None, :] < WIDTH))
-    if log_sum is not None:
+    if log_sum_ptr is not None:
         seen = tl.where(total == 0, float("-inf"), top + tl.log2(tl.where(total == 0, 1.0, total)))
-        tl.store(log_sum + part, seen, mask=inside)
+        tl.store(log_sum_ptr + part, seen, mask=inside)
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits"])
-def _merge_kernel(partial, log_sum, out, num_rows, num_splits, WIDTH: tl.constexpr, WIDTH_TILE: tl.constexpr,
-                  SPLITS: tl.constexpr):
+def _merge_kernel(partial_ptr, log_sum_ptr, out_ptr, num_rows, num_splits, WIDTH: tl.constexpr,
+                  WIDTH_TILE: tl.constexpr, SPLITS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, WIDTH_TILE)
     split = tl.arange(0, SPLITS)
-    sums = tl.load(log_sum + split * num_rows.to(tl.int64) + row, mask=split < num_splits, other=float("-inf"))
+    sums = tl.load(log_sum_ptr + split * num_rows.to(tl.int64) + row, mask=split < num_splits, other=float("-inf"))
     top = tl.max(sums, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(tl.exp2(sums - base), 0)
     mixed = tl.zeros((WIDTH_TILE,), tl.float32)
     for number in range(num_splits):
         place = number * num_rows.to(tl.int64) + row
-        weight = tl.exp2(tl.load(log_sum + place) - base)
-        mixed += weight * tl.load(partial + place * WIDTH + d, mask=d < WIDTH, other=0)
+        weight = tl.exp2(tl.load(log_sum_ptr + place) - base)
+        mixed += weight * tl.load(partial_ptr + place * WIDTH + d, mask=d < WIDTH, other=0)
     mixed = mixed / tl.where(total == 0, 1.0, total)
-    tl.store(out + row * WIDTH + d, mixed.to(out.dtype.element_ty), mask=d < WIDTH)
+    tl.store(out_ptr + row * WIDTH + d, mixed.to(out_ptr.dtype.element_ty), mask=d < WIDTH)
 
 
 @dataclass(frozen=True)
-class AttentionCase:
+class AttentionCase(Case):
     """`queries` at the end of a `context` of keys: all see everything, or, with `causal`, what stands before them. With
     `listed_tiles` every key/value head reads that many tiles, chosen at random."""
 
@@ -268,12 +241,14 @@ class AttentionCase:
     context: int
     causal: bool = False
     listed_tiles: int | None = None
+    run = staticmethod(attention)
+    reference = staticmethod(reference)
 
     @property
     def needs_hgmma(self) -> bool:
         return self.queries * self.heads // self.kv_heads >= 64
 
-    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor | None, ...]:
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, KeyRanges]:
         q_BFHD = torch.randn(self.batch, self.queries, self.heads, self.head_width, dtype=dtype, device=device)
         k_BCKD, v_BCKD = torch.randn(2, self.batch, self.context, self.kv_heads, self.head_width, dtype=dtype,
                                      device=device)
@@ -284,13 +259,7 @@ class AttentionCase:
             rank = torch.rand(self.batch, self.kv_heads, -(-self.context // KEY_TILE), device=device).argsort(-1)
             tiles_BKN = rank[..., : self.listed_tiles].to(torch.int32).contiguous()
             num_tiles_BK = torch.full((self.batch, self.kv_heads), self.listed_tiles, dtype=torch.int32, device=device)
-        return q_BFHD, k_BCKD, v_BCKD, None, stop_BF, tiles_BKN, num_tiles_BK
-
-    def run(self, *inputs: Tensor) -> Tensor:
-        return attention(*inputs)  # pyright: ignore[reportCallIssue]
-
-    def reference(self, *inputs: Tensor) -> Tensor:
-        return reference(*inputs)  # pyright: ignore[reportCallIssue]
+        return q_BFHD, k_BCKD, v_BCKD, KeyRanges(self.context, None, stop_BF, tiles_BKN, num_tiles_BK)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         num_keys = self.context if self.listed_tiles is None else min(self.context, self.listed_tiles * KEY_TILE)

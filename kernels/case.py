@@ -1,10 +1,11 @@
 """What a kernel gives to be checked, compiled and timed: shapes, inputs, and the least work its result takes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,24 +18,48 @@ class Cost:
 
 
 class Case(Protocol):
-    """One shape of one kernel. `run` and `reference` take what `inputs` gives and return a tensor or a tuple of them;
-    calling `run` twice gives the same result.
+    """One shape of one kernel; concrete cases derive from it. `run` is the public function, which dispatches, and
+    `reference` the plain PyTorch computation. Both take what `inputs` gives and return a tensor or a tuple of them.
+    Calling `run` twice gives the same result."""
 
-    A case may also have `needs_hgmma` (default false): its products of 16-bit inputs must use Hopper's warp-group
-    instructions; and `needs_wide_loads` (default true): its data must be loaded 128 bits at a time."""
+    run: ClassVar[Callable[..., Any]]
+    reference: ClassVar[Callable[..., Any]]
+
+    @property
+    def needs_hgmma(self) -> bool:
+        """Whether its products of 16-bit inputs must use Hopper's warp-group instructions."""
+        return False
+
+    @property
+    def needs_wide_loads(self) -> bool:
+        """Whether its data must be loaded 128 bits at a time."""
+        return True
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Any, ...]:
         """Random arguments, never zeros; on the meta device without data."""
         ...
 
-    @property
-    def run(self) -> Callable[..., Any]:
-        """The public function, which dispatches."""
-        ...
-
-    @property
-    def reference(self) -> Callable[..., Any]:
-        """The plain PyTorch computation."""
-        ...
-
     def cost(self, dtype: torch.dtype) -> Cost: ...
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in an argument: itself, or those in a tuple, a list or a dataclass."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors_of(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_of(getattr(value, field.name))
+
+
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The argument with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple | list):
+        return type(value)(with_tensors(part, change) for part in value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{field.name: with_tensors(getattr(value, field.name), change) for field in fields(value)})

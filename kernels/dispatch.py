@@ -1,9 +1,15 @@
 """Which implementation of a kernel runs: one explicit decision, and a record of what it was.
 
-A kernel's file holds a PyTorch `reference` and a launcher of Triton kernels of the same signature; `kernel` makes the
-public function out of the two. It runs Triton where the inputs lie on a GPU, PyTorch elsewhere, and PyTorch wherever a
-gradient is required of a kernel without a backward. `using` overrides the choice by device; without a GPU, Triton then
-runs in its interpreter (TRITON_INTERPRET=1, set before Triton is imported).
+A kernel has up to three implementations of one signature, which `kernel` makes into one public function:
+
+    reference   the definition, in a few lines of plain PyTorch, on any device
+    cpu         PyTorch as it is fastest on a CPU, where values may be read; without one the reference runs there
+    triton      a launcher of Triton kernels
+
+The device decides: triton on a GPU, cpu elsewhere. Where a gradient is required of a launcher without a backward,
+PyTorch runs: cpu on a CPU, the reference on a GPU. `using` decides otherwise; without a GPU Triton then runs in its
+interpreter (TRITON_INTERPRET=1, set before Triton is imported). Fake tensors and torch.compile never see a cpu
+implementation, since there are no values to read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +26,22 @@ from torch._subclasses.fake_tensor import FakeTensor
 from triton import knobs
 from triton.runtime import driver
 
-from .interpreter import mend_bfloat16
+from .case import tensors_of
+from .interpreter import patch_bfloat16
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERPRETED: bool = knobs.runtime.interpret
 if INTERPRETED:
-    mend_bfloat16()
+    patch_bfloat16()
 
 
 class Implementation(Enum):
-    """Triton kernels, or their references in PyTorch."""
+    """What computes a kernel's result."""
 
     REFERENCE = "reference"
+    CPU = "cpu"
     TRITON = "triton"
 
     @classmethod
@@ -45,21 +53,21 @@ class Implementation(Enum):
         return None if name == "auto" else cls(name)
 
 
-_chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
 Ran = set[tuple[str, Enum]]
-"""Kernels by name, and what ran: an Implementation, or, where PyTorch has several ways, the way that it took."""
+"""What ran, by the kernel's name: the Implementation, and which algorithm of a cpu implementation that has several."""
 
+_chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
 _ran: ContextVar[Ran | None] = ContextVar("ran", default=None)
 _compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
 
 
 @contextmanager
 def using(implementation: Implementation | None) -> Iterator[None]:
-    """Run this implementation of every kernel, whatever the device; None chooses by device. ValueError where Triton is
-    asked for and neither a GPU nor the interpreter can run it."""
-    if implementation is Implementation.TRITON and not (INTERPRETED or torch.cuda.is_available() or _compiling()):
+    """Run this implementation of every kernel that has it, whatever the device; None chooses by device. ValueError
+    where Triton is asked for and neither a GPU nor the interpreter can run it."""
+    if implementation is Implementation.TRITON and not (INTERPRETED or torch.cuda.is_available() or _is_compiling()):
         raise ValueError("kernels=triton: there is no GPU, and TRITON_INTERPRET=1 was not set before Triton was "
-                         "imported; must be reference, or be interpreted")
+                         "imported; must be auto, reference or cpu, or be interpreted")
     token = _chosen.set(implementation)
     try:
         yield
@@ -69,29 +77,31 @@ def using(implementation: Implementation | None) -> Iterator[None]:
 
 @contextmanager
 def recording() -> Iterator[Ran]:
-    """Collect the names of the kernels that run, and what runs of each."""
-    token = _ran.set(set())
+    """Collect what runs of each kernel."""
+    ran: Ran = set()
+    token = _ran.set(ran)
     try:
-        ran = _ran.get()
-        assert ran is not None
         yield ran
     finally:
         _ran.reset(token)
 
 
 def note(name: str, what: Enum) -> None:
-    """Put on record what runs of the kernel `name`, or in its place."""
+    """Put on record what runs of the kernel `name`: the implementation, or a cpu implementation's algorithm."""
     ran = _ran.get()
     if ran is not None:
         ran.add((name, what))
 
 
 def named(ran: Ran) -> dict[str, str]:
-    """What ran of each kernel, in words; all of it where that was several things."""
-    words: dict[str, list[str]] = {}
-    for name, what in sorted(ran, key=lambda pair: (pair[0], pair[1].value)):
-        words.setdefault(name, []).append(what.value)
-    return {name: ", ".join(several) for name, several in words.items()}
+    """What ran of each kernel, in words: "triton", "cpu (grouped products)", "reference, triton"."""
+    words: dict[str, str] = {}
+    for name in sorted({name for name, _ in ran}):
+        notes = {what for kernel, what in ran if kernel == name}
+        algorithms = ", ".join(sorted(what.value for what in notes if not isinstance(what, Implementation)))
+        words[name] = ", ".join(f"{what.value} ({algorithms})" if what is Implementation.CPU and algorithms
+                                else what.value for what in Implementation if what in notes)
+    return words
 
 
 @contextmanager
@@ -108,52 +118,31 @@ def compiling() -> Iterator[list[Any]]:
         _chosen.reset(chosen)
 
 
-def _compiling() -> bool:
+def _is_compiling() -> bool:
     return _compiled.get() is not None
 
 
-def decide(arguments: Sequence[Any], *, differentiable: bool = False) -> Implementation:
-    """The implementation of a kernel for these arguments, a tensor first. Whoever runs it puts it on record."""
-    chosen = _chosen.get() or (Implementation.TRITON if arguments[0].is_cuda else Implementation.REFERENCE)
-    if chosen is Implementation.TRITON and not differentiable and _need_gradient(arguments):
-        chosen = Implementation.REFERENCE
-    return chosen
-
-
-def _need_gradient(arguments: Sequence[Any]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
-
-
-def kernel(reference: Callable[P, R], *, check: Callable[P, None], mutates: Sequence[str] = (),
-           differentiable: bool = False, notes_itself: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def kernel(reference: Callable[P, R], *, check: Callable[P, None], cpu: Callable[P, R] | None = None,
+           differentiable: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a launcher the public function of a kernel: it takes and returns what `reference` does, whose docstring
-    speaks for both. `check` refuses, for both, arguments that they would take differently: shapes and numbers that the
-    host knows. `mutates` names the arguments written in place; `differentiable` says that the launcher has a backward
-    (a torch.autograd.Function), `notes_itself` that the reference has several ways and notes the one it takes.
-    torch.compile sees a custom operator, and the reference where a gradient is required."""
+    speaks for all implementations. `check` refuses, for all, arguments that they would take differently: shapes and
+    numbers that the host knows. `differentiable` says that the launcher has a backward (a torch.autograd.Function).
+    torch.compile traces the reference."""
 
     def public(launcher: Callable[P, R]) -> Callable[P, R]:
         name = launcher.__name__
-
-        @wraps(launcher)
-        def decided(*args: P.args, **kwargs: P.kwargs) -> R:
-            arguments = args if not kwargs else _tensors(args, kwargs)
-            chosen = decide(arguments, differentiable=differentiable)
-            if chosen is Implementation.TRITON or not notes_itself:
-                note(name, chosen)
-            return launcher(*args, **kwargs) if chosen is Implementation.TRITON else reference(*args, **kwargs)
-
-        operator = torch.library.custom_op(f"quicksilver::{name}", decided, mutates_args=mutates)
-        operator.register_fake(launcher)
+        implementations = {Implementation.REFERENCE: reference, Implementation.TRITON: launcher}
+        if cpu is not None:
+            implementations[Implementation.CPU] = cpu
 
         @wraps(launcher)
         def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
             check(*args, **kwargs)
-            # Calling the operator costs more than a launch, and only torch.compile needs it.
-            if not torch.compiler.is_compiling():
-                return decided(*args, **kwargs)
-            needs_gradient = _need_gradient(_tensors(args, kwargs))
-            return reference(*args, **kwargs) if needs_gradient else operator(*args, **kwargs)
+            if torch.compiler.is_compiling():
+                return reference(*args, **kwargs)
+            chosen = _decide((*args, *kwargs.values()), has_cpu=cpu is not None, differentiable=differentiable)
+            note(name, chosen)
+            return implementations[chosen](*args, **kwargs)
 
         dispatched.__doc__ = reference.__doc__
         return dispatched
@@ -161,26 +150,22 @@ def kernel(reference: Callable[P, R], *, check: Callable[P, None], mutates: Sequ
     return public
 
 
-def check_shape(name: str, tensor: Tensor | None, *shape: int) -> None:
-    """Refuse a tensor of another shape; None, an argument left out, has any."""
-    if tensor is not None and tensor.shape != shape:
-        raise ValueError(f"{name} of shape {list(tensor.shape)}: must be {list(shape)}")
+def _decide(arguments: Sequence[Any], *, has_cpu: bool, differentiable: bool) -> Implementation:
+    """The implementation for these arguments, by the setting, their device, and whether a gradient is required."""
+    first = next(value for value in arguments if isinstance(value, Tensor))
+    chosen = _chosen.get() or (Implementation.TRITON if first.is_cuda else Implementation.CPU)
+    if chosen is Implementation.TRITON and not differentiable and _needs_gradient(arguments):
+        chosen = Implementation.REFERENCE if first.is_cuda else Implementation.CPU
+    if chosen is Implementation.CPU:
+        if first.is_cuda:
+            raise ValueError(f"kernels=cpu with tensors on {first.device}: must be auto, reference or triton there")
+        if not has_cpu or first.is_meta or isinstance(first, FakeTensor):
+            return Implementation.REFERENCE
+    return chosen
 
 
-def check_rank(name: str, tensor: Tensor, rank: int) -> None:
-    """Refuse a tensor of another number of dimensions."""
-    if tensor.ndim != rank:
-        raise ValueError(f"{name} of shape {list(tensor.shape)}: must have {rank} dimensions")
-
-
-def check_dtype(name: str, tensor: Tensor | None, dtype: torch.dtype) -> None:
-    """Refuse a tensor of another dtype; None, an argument left out, has any."""
-    if tensor is not None and tensor.dtype != dtype:
-        raise ValueError(f"{name} of {tensor.dtype}: must be {dtype}")
-
-
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    return [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+def _needs_gradient(arguments: Sequence[Any]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(tuple(arguments)))
 
 
 def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
@@ -199,10 +184,10 @@ def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
         program[grid](*arguments, **options)
 
 
-def stages(number: int) -> int:
+def num_pipeline_stages(number: int) -> int:
     """Stages of a program's load pipeline on the present target: AMD's 64 KiB of local memory hold two."""
     is_amd = torch.version.hip is not None
-    if _compiling():
+    if _is_compiling():
         target: Any = driver.active.get_current_target()
         is_amd = target.backend == "hip"
     return min(number, 2) if is_amd else number

@@ -1,7 +1,8 @@
-"""Mends bfloat16 in Triton's interpreter, which keeps it as raw 16-bit integers: `tl.dot` would multiply bit patterns,
-and float32 would be truncated instead of rounded to nearest even (triton-lang/triton#11584; seen in 3.6 to 3.9).
+"""A patch of Triton's interpreter, which keeps bfloat16 as raw 16-bit integers.
 
-Elementwise bfloat16 arithmetic stays wrong in the interpreter, so kernels widen to float32 right after a load.
+Unpatched, `tl.dot` multiplies bit patterns, and float32 is truncated instead of rounded to nearest even
+(triton-lang/triton#11584; seen in 3.6 to 3.9). Elementwise bfloat16 arithmetic stays wrong in the interpreter, so
+kernels widen to float32 right after a load.
 """
 
 from typing import Any
@@ -11,10 +12,10 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
-def mend_bfloat16() -> None:
+def patch_bfloat16() -> None:
     """Patch the interpreter of this process, once."""
     builder: Any = InterpreterBuilder
-    if getattr(builder, "bfloat16_mended", False):
+    if getattr(builder, "bfloat16_patched", False):
         return
     create_dot, cast_impl = builder.create_dot, builder.cast_impl
 
@@ -28,7 +29,7 @@ def mend_bfloat16() -> None:
 
     builder.create_dot, builder.cast_impl = dot, cast
     builder.create_fp_trunc = lambda self, source, target: self.cast_impl(source, target)
-    builder.bfloat16_mended = True
+    builder.bfloat16_patched = True
 
 
 def _widened(handle: Any) -> Any:

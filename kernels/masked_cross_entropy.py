@@ -30,8 +30,10 @@ import triton.language as tl
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .case import Cost
-from .dispatch import check_dtype, check_rank, check_shape, kernel, launch
+from .autocast import autocast_dtype
+from .case import Case, Cost
+from .dispatch import kernel, launch
+from .tensor_checks import check_dtype, check_rank, check_shape
 
 _LOGITS_PER_CHUNK = 2**28
 _ROWS = 128  # chunks are whole multiples of it
@@ -64,9 +66,8 @@ def _check(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> None:
 
 @kernel(reference, check=_check, differentiable=True)
 def masked_cross_entropy(hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor) -> Tensor:
-    kind = hidden_ME.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = autocast_dtype(hidden_ME)
+    if dtype is not None:
         hidden_ME, head_VE = hidden_ME.to(dtype), head_VE.to(dtype)
     nll_M: Any = _MaskedCrossEntropy.apply(hidden_ME, head_VE, target_M.contiguous())
     return nll_M
@@ -131,42 +132,42 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor, factor: int) -> Non
 
 
 @triton.jit
-def _loss_kernel(logits, target, nll, lse, vocab_size, BLOCK: tl.constexpr):
+def _loss_kernel(logits_ptr, target_ptr, nll_ptr, lse_ptr, vocab_size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    logits += row * vocab_size
+    logits_ptr += row * vocab_size
     # Each lane keeps its own maximum and sum. The first maximum is below any logit, and finite: no inf - inf.
     largest = tl.full((BLOCK,), -1e38, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, vocab_size, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        value = tl.load(logits + column, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
+        value = tl.load(logits_ptr + column, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
         decay = tl.exp(-tl.abs(value - largest))
         total = tl.where(value > largest, total * decay + 1, total + decay)
         largest = tl.maximum(largest, value)
     top = tl.max(largest)
-    log_sum = top + tl.log(tl.sum(total * tl.exp(largest - top)))
-    tl.store(lse + row, log_sum)
-    token = tl.load(target + row)
+    lse = top + tl.log(tl.sum(total * tl.exp(largest - top)))
+    tl.store(lse_ptr + row, lse)
+    token = tl.load(target_ptr + row)
     is_token = (token >= 0) & (token < vocab_size)
-    tl.store(nll + row, log_sum - tl.load(logits + token, mask=is_token, other=float("nan")).to(tl.float32))
+    tl.store(nll_ptr + row, lse - tl.load(logits_ptr + token, mask=is_token, other=float("nan")).to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["pieces"])
-def _gradient_kernel(logits, target, lse, relative, vocab_size, pieces, BLOCK: tl.constexpr):
+def _gradient_kernel(logits_ptr, target_ptr, lse_ptr, relative_ptr, vocab_size, pieces, BLOCK: tl.constexpr):
     program = tl.program_id(0)
     row = (program // pieces).to(tl.int64)
     column = program % pieces * BLOCK + tl.arange(0, BLOCK)
-    place = logits + row * vocab_size + column
-    value = tl.load(place, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
-    softmax = tl.exp(value - tl.load(lse + row))
-    token = tl.load(target + row)
-    weight = tl.where((token >= 0) & (token < vocab_size), tl.load(relative + row), float("nan"))
+    logits_ptrs = logits_ptr + row * vocab_size + column
+    value = tl.load(logits_ptrs, mask=column < vocab_size, other=float("-inf")).to(tl.float32)
+    softmax = tl.exp(value - tl.load(lse_ptr + row))
+    token = tl.load(target_ptr + row)
+    weight = tl.where((token >= 0) & (token < vocab_size), tl.load(relative_ptr + row), float("nan"))
     gradient = (softmax - (column == token).to(tl.float32)) * weight
-    tl.store(place, gradient.to(logits.dtype.element_ty), mask=column < vocab_size)
+    tl.store(logits_ptrs, gradient.to(logits_ptr.dtype.element_ty), mask=column < vocab_size)
 
 
 @dataclass(frozen=True)
-class MaskedCrossEntropyCase:
+class MaskedCrossEntropyCase(Case):
     """The losses of `rows` positions and their gradients."""
 
     rows: int

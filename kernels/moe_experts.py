@@ -11,18 +11,18 @@ rows whatever the number of tokens.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from . import moe_experts_cpu, moe_sort
-from .case import Cost
+from .autocast import autocast_dtype
+from .case import Case, Cost
 from .checks import integer_field
-from .dispatch import check_dtype, check_rank, check_shape, kernel, launch, note, stages
+from .dispatch import kernel, launch, num_pipeline_stages
+from .tensor_checks import assert_contiguous, check_dtype, check_rank, check_shape
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,8 @@ def reference(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Te
 
     x_TE [T, E]; gate_up_XGE [X, 2 M, E], an expert's gate rows before its up rows, and down_XEM [X, E, M], as
     nn.Linear keeps them, of x's dtype; expert_TA int32 [T, A] and weight_TA float32 [T, A] as `route` gives them. Under
-    autocast the products are of its dtype. Differentiable, with many tokens on a CPU once. On a CPU each expert
-    multiplies its own tokens; elsewhere, where their number may not be read, every expert multiplies all."""
-    if x_TE.device.type == "cpu" and not isinstance(x_TE, FakeTensor):
-        return moe_experts_cpu.by_own_rows(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
-    note("experts", moe_experts_cpu.Way.EVERY_EXPERT)
-    return _by_every_expert(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
-
-
-def _by_every_expert(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor,
-                     weight_TA: Tensor) -> Tensor:
+    autocast the products are of its dtype. Differentiable in PyTorch, with many tokens on a CPU once. The reference
+    multiplies every token by every expert."""
     sum_TE = torch.zeros_like(x_TE, dtype=torch.promote_types(x_TE.dtype, weight_TA.dtype))
     for expert, (gate_up_GE, down_EM) in enumerate(zip(gate_up_XGE, down_XEM, strict=True)):
         weight_T1 = (weight_TA * (expert_TA == expert)).sum(1, keepdim=True)
@@ -83,13 +75,13 @@ def _check(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tenso
     check_dtype("expert_TA", expert_TA, torch.int32)
 
 
-@kernel(reference, check=_check, notes_itself=True)
+@kernel(reference, check=_check, cpu=moe_experts_cpu.experts_on_cpu)
 def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
+    assert_contiguous(x_TE=x_TE, gate_up_XGE=gate_up_XGE, down_XEM=down_XEM, weight_TA=weight_TA)
     (num_rows, width), (num_experts, _, expert_width) = x_TE.shape, down_XEM.shape
-    top_k, dtype, kind = expert_TA.shape[1], x_TE.dtype, x_TE.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        narrow = torch.get_autocast_dtype(kind)
-        x_TE, gate_up_XGE, down_XEM = x_TE.to(narrow), gate_up_XGE.to(narrow), down_XEM.to(narrow)
+    top_k, dtype, product_dtype = expert_TA.shape[1], x_TE.dtype, autocast_dtype(x_TE)
+    if product_dtype is not None:
+        x_TE, gate_up_XGE, down_XEM = (value.to(product_dtype) for value in (x_TE, gate_up_XGE, down_XEM))
     num_assignments = num_rows * top_k
     order_P, count_X = moe_sort.sort_by_expert(expert_TA, num_experts)
     hidden_PM = torch.empty((num_assignments, expert_width), dtype=x_TE.dtype, device=x_TE.device)
@@ -99,8 +91,8 @@ def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tens
     _multiply(gate_up, (x_TE, gate_up_XGE, order_P, count_X, hidden_PM), top_k, gated=True)
     _multiply(down, (hidden_PM, down_XEM, order_P, count_X, row_PE), top_k, gated=False)
     block = min(1024, triton.next_power_of_2(width))
-    launch(_combine_kernel, (num_rows, triton.cdiv(width, block)), row_PE, weight_TA, y_TE, width, weight_TA.stride(0),
-           weight_TA.stride(1), TOP_K=top_k, BLOCK=block, num_warps=4)
+    launch(_combine_kernel, (num_rows, triton.cdiv(width, block)), row_PE, weight_TA, y_TE, width, TOP_K=top_k,
+           BLOCK=block, num_warps=4)
     return y_TE
 
 
@@ -118,25 +110,23 @@ def _multiply(tile: Tile, tensors: tuple[Tensor, ...], top_k: int, gated: bool) 
     active = min(num_assignments, num_experts)
     row_tiles = active + (num_assignments - active) // tile.rows
     launch(_grouped_kernel, (row_tiles * triton.cdiv(columns, tile.columns),), *tensors, width, columns, num_experts,
-           top_k, source.stride(0), source.stride(1), *weight.stride(), GATED=gated, ROWS=tile.rows,
-           COLUMNS=tile.columns, DEPTH=tile.depth * 2 // source.element_size(), WEIGHTS_FIRST=tile.weights_first,
-           BLOCK_EXPERTS=moe_sort.expert_block(num_experts), num_warps=tile.num_warps,
-           num_stages=stages(tile.num_stages))
+           top_k, GATED=gated, ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth * 2 // source.element_size(),
+           WEIGHTS_FIRST=tile.weights_first, BLOCK_EXPERTS=moe_sort.expert_block(num_experts),
+           num_warps=tile.num_warps, num_stages=num_pipeline_stages(tile.num_stages))
 
 
 @triton.jit
-def _grouped_kernel(source, weight, order, count, result, width, columns, num_experts, top_k, stride_row,
-                    stride_depth, stride_expert, stride_column, stride_weight_depth, GATED: tl.constexpr,
-                    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, WEIGHTS_FIRST: tl.constexpr,
-                    BLOCK_EXPERTS: tl.constexpr):
-    expert, block, first, end = _tile(tl.program_id(0), count, num_experts, tl.cdiv(columns, COLUMNS), ROWS,
+def _grouped_kernel(source_ptr, weight_ptr, order_ptr, count_ptr, result_ptr, width, columns, num_experts, top_k,
+                    GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+                    WEIGHTS_FIRST: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+    expert, block, first, end = _tile(tl.program_id(0), count_ptr, num_experts, tl.cdiv(columns, COLUMNS), ROWS,
                                       BLOCK_EXPERTS)
     if expert >= num_experts:
         return
     position = first + tl.arange(0, ROWS)
     # Rows and columns past the end repeat the last one; only what is stored is masked.
     existing = tl.minimum(position, end - 1)  # pyright: ignore[reportOperatorIssue]
-    assignment = tl.load(order + existing)
+    assignment = tl.load(order_ptr + existing)
     row = assignment // top_k if GATED else existing
     if GATED:
         # Eight gate rows, their eight up rows, and so on: a thread then holds both halves of what it multiplies.
@@ -145,24 +135,24 @@ def _grouped_kernel(source, weight, order, count, result, width, columns, num_ex
     else:
         column = tl.minimum(block * COLUMNS + tl.arange(0, COLUMNS), columns - 1)
     depth = tl.arange(0, DEPTH)[None, :]
-    source += row.to(tl.int64)[:, None] * stride_row
-    weight += expert.to(tl.int64) * stride_expert
+    source_ptrs = source_ptr + row.to(tl.int64)[:, None] * width + depth
+    weight_ptr += expert.to(tl.int64) * width * (2 * columns if GATED else columns)
     # 32 bits hold one expert's matrix, and take half the registers of pointers.
-    within = column[:, None] * stride_column + depth * stride_weight_depth
+    within = column[:, None] * width + depth
     if WEIGHTS_FIRST:
         total = tl.zeros([column.shape[0], ROWS], dtype=tl.float32)
     else:
         total = tl.zeros([ROWS, column.shape[0]], dtype=tl.float32)
     for start in range(0, width, DEPTH):
         inside = depth < width - start
-        values = tl.load(source + depth * stride_depth, mask=inside, other=0)
-        weights = tl.load(weight + within, mask=inside, other=0)
+        values = tl.load(source_ptrs, mask=inside, other=0)
+        weights = tl.load(weight_ptr + within, mask=inside, other=0)
         if WEIGHTS_FIRST:
             total = tl.dot(weights, tl.trans(values), total, input_precision="ieee")
         else:
             total = tl.dot(values, tl.trans(weights), total, input_precision="ieee")
-        source += DEPTH * stride_depth
-        weight += DEPTH * stride_weight_depth
+        source_ptrs += DEPTH
+        weight_ptr += DEPTH
     if GATED:
         if WEIGHTS_FIRST:
             halves = total.reshape(COLUMNS // 8, 2, 8, ROWS).permute(0, 2, 3, 1)
@@ -176,16 +166,16 @@ def _grouped_kernel(source, weight, order, count, result, width, columns, num_ex
         total = tl.trans(total)
     target = (position if GATED else assignment).to(tl.int64)[:, None]
     column = block * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    tl.store(result + target * columns + column, total.to(result.dtype.element_ty),
+    tl.store(result_ptr + target * columns + column, total.to(result_ptr.dtype.element_ty),
              mask=(position < end)[:, None] & (column < columns))
 
 
 @triton.jit
-def _tile(program, count, num_experts, num_blocks, ROWS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+def _tile(program, count_ptr, num_experts, num_blocks, ROWS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
     """The program's expert, block of columns, first row, and the end of the expert's rows. Beyond the last program the
     expert is at least num_experts."""
     x = tl.arange(0, BLOCK_EXPERTS)
-    rows = tl.load(count + x, mask=x < num_experts, other=0)
+    rows = tl.load(count_ptr + x, mask=x < num_experts, other=0)
     row_tiles = (rows + ROWS - 1) // ROWS
     end_program = tl.cumsum(row_tiles, axis=0) * num_blocks
     expert = tl.sum((end_program <= program).to(tl.int32))
@@ -197,26 +187,31 @@ def _tile(program, count, num_experts, num_blocks, ROWS: tl.constexpr, BLOCK_EXP
 
 
 @triton.jit
-def _combine_kernel(rows, weight, y, width, stride_token, stride_choice, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
+def _combine_kernel(rows_ptr, weight_ptr, y_ptr, width, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     total = tl.zeros([BLOCK], dtype=tl.float32)
     for choice in range(TOP_K):
-        share = tl.load(weight + token * stride_token + choice * stride_choice).to(tl.float32)
-        total += share * tl.load(rows + (token * TOP_K + choice) * width + column, mask=inside, other=0).to(tl.float32)
-    tl.store(y + token * width + column, total.to(y.dtype.element_ty), mask=inside)
+        assignment = token * TOP_K + choice
+        weight = tl.load(weight_ptr + assignment).to(tl.float32)
+        total += weight * tl.load(rows_ptr + assignment * width + column, mask=inside, other=0).to(tl.float32)
+    tl.store(y_ptr + token * width + column, total.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @dataclass(frozen=True)
-class ExpertsCase:
+class ExpertsCase(Case):
     """The weighted experts, `expert_width` wide, of tokens of `width` under one load."""
 
-    needs_hgmma: ClassVar[bool] = True
-
-    load: moe_sort.Load
+    load: moe_sort.ExpertLoad
     width: int
     expert_width: int
+    run = staticmethod(experts)
+    reference = staticmethod(reference)
+
+    @property
+    def needs_hgmma(self) -> bool:
+        return True
 
     def __post_init__(self) -> None:
         integer_field(self, "width")
@@ -230,12 +225,6 @@ class ExpertsCase:
         weight_TA = torch.rand(load.num_tokens, load.top_k, device=device).softmax(-1)
         return (x_TE, gate_up_XGE.mul_(width**-0.5), down_XEM.mul_(self.expert_width**-0.5), load.draw().to(device),
                 weight_TA)
-
-    def run(self, *inputs: Tensor) -> Tensor:
-        return experts(*inputs)
-
-    def reference(self, *inputs: Tensor) -> Tensor:
-        return reference(*inputs)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         """Reads the weights of the experts that have tokens, once."""

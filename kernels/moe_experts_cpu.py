@@ -1,7 +1,7 @@
-"""A mixture's experts on a CPU, where every expert's number of rows may be read: each multiplies its own rows alone.
+"""A mixture's experts on a CPU, where each expert's number of rows may be read: each multiplies its own rows alone.
 
-A single position takes matrices times vectors; others one product after the other, in one call; many in training
-batched products, which copy the weights and are differentiable once (moe_experts_padded).
+A single position takes matrices times vectors. Several take one product after the other, in one call. Many in training
+take batched products, which copy the weights and are differentiable once (moe_experts_padded).
 """
 
 from enum import Enum
@@ -11,44 +11,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import moe_experts_padded, moe_sort
+from .autocast import autocast_dtype
 from .dispatch import note
 
 # Rows an expert on average from which on batched products with a gradient of their own beat one after the other.
 _MANY_ROWS = 64
 
 
-class Way(Enum):
-    """How PyTorch multiplies the experts, in the words of records."""
+class Algorithm(Enum):
+    """How the experts are multiplied, in the words of records."""
 
-    OF_ONE_ROW = "matrices times vectors"
+    ONE_ROW = "matrices times vectors"
     PADDED = "batched products of padded rows"
-    IN_GROUPS = "grouped products"
-    ONE_BY_ONE = "one expert after the other"
-    EVERY_EXPERT = "every expert for every token"
+    GROUPED = "grouped products"
+    PER_EXPERT = "one expert after the other"
 
 
-def by_own_rows(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
-    """What `moe_experts.reference` gives."""
+def experts_on_cpu(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
-    if num_rows == 1 and weight_TA.dtype == x_TE.dtype and not torch.is_autocast_enabled("cpu"):
-        note("experts", Way.OF_ONE_ROW)
-        return _of_one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
+    if num_rows == 1 and weight_TA.dtype == x_TE.dtype and autocast_dtype(x_TE) is None:
+        note("experts", Algorithm.ONE_ROW)
+        return _one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
     if torch.is_grad_enabled() and expert_TA.numel() >= _MANY_ROWS * num_experts:
-        note("experts", Way.PADDED)
-        there = moe_experts_padded.slots(expert_TA, num_experts)
-        return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, there)
+        note("experts", Algorithm.PADDED)
+        slots = moe_experts_padded.assign_slots(expert_TA, num_experts)
+        return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, slots)
+    can_group = _can_group(gate_up_XGE, down_XEM)
+    note("experts", Algorithm.GROUPED if can_group else Algorithm.PER_EXPERT)
     order_P, count_X = moe_sort.reference(expert_TA, num_experts)
-    way, multiply = ((Way.IN_GROUPS, _in_groups) if _can_group(gate_up_XGE, down_XEM) else
-                     (Way.ONE_BY_ONE, _one_by_one))
-    note("experts", way)
+    multiply = _grouped if can_group else _per_expert
     sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
     place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
     row_PE = sorted_PE.index_select(0, place_P)
     return (row_PE.view(num_rows, top_k, x_TE.shape[1]) * weight_TA[..., None]).sum(1).to(x_TE.dtype)
 
 
-def _of_one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: list[int],
-                weight_A: Tensor) -> Tensor:
+def _one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: list[int], weight_A: Tensor) -> Tensor:
     """The next token's experts: matrices times vectors, and nothing to sort."""
     gate_AM, up_AM = torch.stack([torch.mv(gate_up_XGE[expert], x_E) for expert in experts_A]).chunk(2, dim=-1)
     hidden_AM = F.silu(gate_AM) * up_AM * weight_A[:, None]
@@ -58,7 +56,7 @@ def _of_one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: l
     return y_E
 
 
-def _in_groups(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:
+def _grouped(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:
     """The experts of rows that are sorted by them."""
     end_X = count_X.cumsum(0, dtype=torch.int32)
     gate_PM, up_PM = F.grouped_mm(row_PE, gate_up_XGE.transpose(1, 2), offs=end_X).chunk(2, dim=-1)
@@ -71,12 +69,14 @@ def _can_group(*weights: Tensor) -> bool:
                for weight in weights)
 
 
-def _one_by_one(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:
+def _per_expert(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:
+    """What `_grouped` gives, of any weights."""
     groups = row_PE.split(count_X.tolist())
     results = [swiglu(rows, gate_up_XGE[expert], down_XEM[expert]) for expert, rows in enumerate(groups) if len(rows)]
     return torch.cat([*results, row_PE[:0]])
 
 
 def swiglu(x_TE: Tensor, gate_up_GE: Tensor, down_EM: Tensor) -> Tensor:
+    """One expert of all rows."""
     gate_TM, up_TM = F.linear(x_TE, gate_up_GE).chunk(2, dim=-1)
     return F.linear(F.silu(gate_TM) * up_TM, down_EM)

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import moe_experts, moe_router, swiglu
-from .case import Cost
+from .case import Case, Cost
 from .checks import integer_field
 from .moe_experts import experts
 from .moe_router import Routing, Scoring, route
-from .moe_sort import Load
+from .moe_sort import ExpertLoad
 
 # The logit of experts that no token may choose: below all that a load draws.
 _FAR = -20.0
@@ -48,15 +48,17 @@ def reference(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, gate_up_XG
 
 
 @dataclass(frozen=True)
-class LayerCase:
+class LayerCase(Case):
     """The layer on tokens that go where `load` says: the router's rows are orthonormal, and a token is the sum of them
     by its logits. `shared_width` is the shared expert's (0: none)."""
 
-    load: Load
+    load: ExpertLoad
     width: int
     expert_width: int
     routing: Routing
     shared_width: int = 0
+    run = staticmethod(mixture_of_experts)
+    reference = staticmethod(reference)
 
     def __post_init__(self) -> None:
         integer_field(self, "width", at_least=self.load.num_experts)
@@ -86,12 +88,6 @@ class LayerCase:
         """How many experts have at least one token. Limited to the best groups, tokens go elsewhere than their load
         alone would send them."""
         return len(moe_router.reference(self._logits(), None, self.routing)[0].unique())
-
-    def run(self, *inputs: Any) -> Tensor:
-        return mixture_of_experts(*inputs)
-
-    def reference(self, *inputs: Any) -> Tensor:
-        return reference(*inputs)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         """Reads the weights of the router, of the experts that have tokens and of the shared one, each once."""

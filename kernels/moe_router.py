@@ -14,6 +14,7 @@ largest scores are the largest logits and those are compared, so that scores tha
 One warp a row: top_k rounds of argmax need no barrier, and give the index and the lowest one on ties.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,11 +22,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .case import Cost
+from .case import Case, Cost
 from .checks import check_instance, integer_field, real_field
-from .dispatch import check_rank, check_shape, kernel, launch
+from .dispatch import kernel, launch
+from .tensor_checks import assert_contiguous, check_rank, check_shape
 
 
 class Scoring(Enum):
@@ -34,9 +35,6 @@ class Scoring(Enum):
     SOFTMAX = "softmax"
     SOFTMAX_OF_CHOSEN = "softmax_of_chosen"
     SIGMOID = "sigmoid"
-
-
-SCORINGS = tuple(Scoring)
 
 
 @dataclass(frozen=True)
@@ -79,17 +77,37 @@ class Routing:
         return not biased and not (self.by_pairs and self.groups_kept < self.num_groups)
 
 
-def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
-    """The experts of each row of router logits [T, X] (any float dtype): expert_TA int32 [T, top_k], best first and the
-    lowest index on ties, and weight_TA float32. bias_X [X] is added for the choice only. A logit of -inf comes after
-    all others whatever its bias; a row of them gives the lowest experts with weights of zero. ValueError where the
-    routing does not suit X experts."""
-    routing.check_experts(logits_TX.shape[1])
-    return select_experts(logits_TX, bias_X, *_flat(routing))
+Largest = Callable[[Tensor, int], Tensor]
+"""Where the largest of each row [T, X] are, the lowest place first on ties: int64 [T, number]."""
+
+
+def _largest_by_sort(key_TX: Tensor, number: int) -> Tensor:
+    return key_TX.sort(dim=1, descending=True, stable=True).indices[:, :number]
+
+
+def _largest_by_topk(key_TX: Tensor, number: int) -> Tensor:
+    """Several times as fast as a whole sort; but its order is that of a stable sort only where there are no ties, which
+    must be read."""
+    if number < key_TX.shape[1]:
+        value_TB, place_TB = key_TX.topk(number + 1, dim=1)
+        if bool((value_TB[:, 1:] < value_TB[:, :-1]).all()):
+            return place_TB[:, :number]
+    return _largest_by_sort(key_TX, number)
 
 
 def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
-    """What `route` gives, in plain PyTorch; in float64 for float64 logits, else in float32. Differentiable."""
+    """The experts of each row of router logits [T, X] (any float dtype): expert_TA int32 [T, top_k], best first and the
+    lowest index on ties, and weight_TA float32 (float64 for float64 logits). bias_X [X] is added for the choice only. A
+    logit of -inf comes after all others whatever its bias; a row of them gives the lowest experts with weights of zero.
+    ValueError where the routing does not suit X experts. Differentiable in PyTorch."""
+    return _routed(logits_TX, bias_X, routing, _largest_by_sort)
+
+
+def _on_cpu(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    return _routed(logits_TX, bias_X, routing, _largest_by_topk)
+
+
+def _routed(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, largest: Largest) -> tuple[Tensor, Tensor]:
     logits_TX = logits_TX.to(torch.promote_types(logits_TX.dtype, torch.float32))
     score_TX = logits_TX
     if routing.scoring is Scoring.SOFTMAX:
@@ -99,35 +117,25 @@ def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tup
     key_TX = (logits_TX if routing.compares_logits(bias_X is not None) else score_TX).detach()
     if bias_X is not None:
         key_TX = (key_TX + bias_X.to(key_TX.dtype)).masked_fill(logits_TX == -torch.inf, -torch.inf)
-    expert_TA = _chosen(key_TX, routing)
+    expert_TA = _chosen(key_TX, routing, largest)
     weight_TA = score_TX.gather(1, expert_TA)
     if routing.scoring is Scoring.SOFTMAX_OF_CHOSEN:
         weight_TA = _softmax(weight_TA)
     if routing.renormalise:
-        weight_TA = _shares(weight_TA)
+        weight_TA = weight_TA / weight_TA.sum(-1, keepdim=True).clamp(min=torch.finfo(weight_TA.dtype).tiny)
     return expert_TA.int(), weight_TA if routing.scale == 1 else weight_TA * routing.scale
 
 
-def _chosen(key_TX: Tensor, routing: Routing) -> Tensor:
-    """The top_k largest keys within the best groups, in a stable order: int64 [T, A]."""
+def _chosen(key_TX: Tensor, routing: Routing, largest: Largest) -> Tensor:
+    """The top_k largest keys within the best groups: int64 [T, A]."""
     if routing.groups_kept == routing.num_groups:
-        return _largest(key_TX, routing.top_k)
+        return largest(key_TX, routing.top_k)
     key_TGX = key_TX.unflatten(1, (routing.num_groups, -1))
     size = key_TGX.shape[2]
     rank_TG = key_TGX.topk(min(2 if routing.by_pairs else 1, size), dim=2).values.sum(2)
-    group_TG = _largest(rank_TG, routing.groups_kept).sort(dim=1).values
+    group_TG = largest(rank_TG, routing.groups_kept).sort(dim=1).values
     expert_TX = (group_TG[:, :, None] * size + torch.arange(size, device=key_TX.device)).flatten(1)
-    return expert_TX.gather(1, _largest(key_TX.gather(1, expert_TX), routing.top_k))
-
-
-def _largest(key_TX: Tensor, number: int) -> Tensor:
-    """Where the largest of each row are, the lowest place first on ties: int64 [T, number]."""
-    if key_TX.device.type == "cpu" and not isinstance(key_TX, FakeTensor) and number < key_TX.shape[1]:
-        # Several times as fast as a whole sort; but its order is that of a stable sort where there are no ties alone.
-        value_TB, place_TB = key_TX.topk(number + 1, dim=1)
-        if bool((value_TB[:, 1:] < value_TB[:, :-1]).all()):
-            return place_TB[:, :number]
-    return key_TX.sort(dim=1, descending=True, stable=True).indices[:, :number]
+    return expert_TX.gather(1, largest(key_TX.gather(1, expert_TX), routing.top_k))
 
 
 def _softmax(logits: Tensor) -> Tensor:
@@ -135,58 +143,40 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(-1).masked_fill(logits.detach().amax(-1, keepdim=True) == -torch.inf, 0)
 
 
-def _shares(values: Tensor) -> Tensor:
-    return values / values.sum(-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
-
-
-def _flat(routing: Routing) -> tuple[int, int, int, int, bool, float]:
-    """The routing as a torch operator takes it."""
-    return (routing.top_k, SCORINGS.index(routing.scoring), routing.num_groups, routing.groups_kept,
-            routing.renormalise, routing.scale)
-
-
-def _flat_reference(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int,
-                    groups_kept: int, renormalise: bool, scale: float) -> tuple[Tensor, Tensor]:
-    """`route` with the fields of its `Routing` one by one; scoring is the place in SCORINGS."""
-    return reference(logits_TX, bias_X, Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale))
-
-
-def _check(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int, groups_kept: int,
-           renormalise: bool, scale: float) -> None:
+def _check(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> None:
     check_rank("logits_TX", logits_TX, 2)
     check_shape("bias_X", bias_X, logits_TX.shape[1])
+    routing.check_experts(logits_TX.shape[1])
 
 
-@kernel(_flat_reference, check=_check)
-def select_experts(logits_TX: Tensor, bias_X: Tensor | None, top_k: int, scoring: int, num_groups: int,
-                   groups_kept: int, renormalise: bool, scale: float) -> tuple[Tensor, Tensor]:
-    routing = Routing(top_k, SCORINGS[scoring], num_groups, groups_kept, renormalise, scale)
-    num_rows, num_experts = logits_TX.shape
+@kernel(reference, check=_check, cpu=_on_cpu)
+def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
+    assert_contiguous(logits_TX=logits_TX, bias_X=bias_X)
+    (num_rows, num_experts), top_k, num_groups = logits_TX.shape, routing.top_k, routing.num_groups
     expert_TA = torch.empty((num_rows, top_k), dtype=torch.int32, device=logits_TX.device)
     weight_TA = torch.empty((num_rows, top_k), dtype=torch.float32, device=logits_TX.device)
-    size = num_experts // num_groups
-    launch(_route_kernel, (num_rows,), logits_TX, bias_X, expert_TA, weight_TA, num_experts, size, logits_TX.stride(0),
-           logits_TX.stride(1), 0 if bias_X is None else bias_X.stride(0), scale, TOP_K=top_k,
-           SOFTMAX=routing.scoring is Scoring.SOFTMAX, SIGMOID=routing.scoring is Scoring.SIGMOID,
-           COMPARES_LOGITS=routing.compares_logits(bias_X is not None), NUM_GROUPS=num_groups, GROUPS_KEPT=groups_kept,
-           BY_PAIRS=routing.by_pairs and size > 1, RENORMALISE=renormalise,
-           BLOCK_GROUPS=triton.next_power_of_2(num_groups), BLOCK_SIZE=triton.next_power_of_2(size),
-           BLOCK_TOP=triton.next_power_of_2(top_k), num_warps=1)
+    group_size = num_experts // num_groups
+    launch(_route_kernel, (num_rows,), logits_TX, bias_X, expert_TA, weight_TA, num_experts, group_size, routing.scale,
+           TOP_K=top_k, SOFTMAX=routing.scoring is Scoring.SOFTMAX, SIGMOID=routing.scoring is Scoring.SIGMOID,
+           COMPARES_LOGITS=routing.compares_logits(bias_X is not None), NUM_GROUPS=num_groups,
+           GROUPS_KEPT=routing.groups_kept, BY_PAIRS=routing.by_pairs and group_size > 1,
+           RENORMALISE=routing.renormalise, BLOCK_GROUPS=triton.next_power_of_2(num_groups),
+           BLOCK_SIZE=triton.next_power_of_2(group_size), BLOCK_TOP=triton.next_power_of_2(top_k), num_warps=1)
     return expert_TA, weight_TA
 
 
 @triton.jit
-def _route_kernel(logits, bias, expert, weight, num_experts, size, stride_row, stride_expert, stride_bias, scale,
-                  TOP_K: tl.constexpr, SOFTMAX: tl.constexpr, SIGMOID: tl.constexpr, COMPARES_LOGITS: tl.constexpr,
+def _route_kernel(logits_ptr, bias_ptr, expert_ptr, weight_ptr, num_experts, group_size, scale, TOP_K: tl.constexpr,
+                  SOFTMAX: tl.constexpr, SIGMOID: tl.constexpr, COMPARES_LOGITS: tl.constexpr,
                   NUM_GROUPS: tl.constexpr, GROUPS_KEPT: tl.constexpr, BY_PAIRS: tl.constexpr,
                   RENORMALISE: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
                   BLOCK_TOP: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, BLOCK_GROUPS)
     member = tl.arange(0, BLOCK_SIZE)[None, :]
-    inside = (group[:, None] < NUM_GROUPS) & (member < size)
-    index = group[:, None] * size + member
-    logit = tl.load(logits + row * stride_row + index * stride_expert, mask=inside, other=float("-inf"))
+    inside = (group[:, None] < NUM_GROUPS) & (member < group_size)
+    index = group[:, None] * group_size + member
+    logit = tl.load(logits_ptr + row * num_experts + index, mask=inside, other=float("-inf"))
     logit = logit.to(tl.float32)
     score = logit
     if SOFTMAX:
@@ -196,8 +186,8 @@ def _route_kernel(logits, bias, expert, weight, num_experts, size, stride_row, s
         tail = tl.exp(-tl.abs(logit))
         score = tl.where(logit >= 0, 1.0, tail) / (1.0 + tail)
     key = logit if COMPARES_LOGITS else score
-    if bias is not None:
-        key += tl.load(bias + index * stride_bias, mask=inside, other=0).to(tl.float32)
+    if bias_ptr is not None:
+        key += tl.load(bias_ptr + index, mask=inside, other=0).to(tl.float32)
         key = tl.where(logit == float("-inf"), float("-inf"), key)
     # What may still be chosen is kept apart from the keys, which may be -inf themselves.
     free = inside.to(tl.int32)
@@ -231,8 +221,8 @@ def _route_kernel(logits, bias, expert, weight, num_experts, size, stride_row, s
         chosen_score = chosen_score / _nonzero(tl.sum(chosen_score))
     if RENORMALISE:
         chosen_score = chosen_score / _nonzero(tl.sum(tl.where(used, chosen_score, 0.0)))
-    tl.store(expert + row * TOP_K + slot, chosen_expert, mask=used)
-    tl.store(weight + row * TOP_K + slot, chosen_score * scale, mask=used)
+    tl.store(expert_ptr + row * TOP_K + slot, chosen_expert, mask=used)
+    tl.store(weight_ptr + row * TOP_K + slot, chosen_score * scale, mask=used)
 
 
 @triton.jit
@@ -246,23 +236,19 @@ def _nonzero(total):
 
 
 @dataclass(frozen=True)
-class RouterCase:
+class RouterCase(Case):
     """The choice of experts of `rows` tokens from logits, with a bias where scores are sigmoids."""
 
     rows: int
     num_experts: int
     routing: Routing
+    run = staticmethod(route)
+    reference = staticmethod(reference)
 
-    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor | None, Routing]:
         logits_TX = torch.randn(self.rows, self.num_experts, dtype=dtype, device=device)
         biased = self.routing.scoring is Scoring.SIGMOID
-        return logits_TX, 0.1 * torch.randn(self.num_experts, device=device) if biased else None
-
-    def run(self, logits_TX: Tensor, bias_X: Tensor | None) -> tuple[Tensor, Tensor]:
-        return route(logits_TX, bias_X, self.routing)
-
-    def reference(self, logits_TX: Tensor, bias_X: Tensor | None) -> tuple[Tensor, Tensor]:
-        return reference(logits_TX, bias_X, self.routing)
+        return logits_TX, 0.1 * torch.randn(self.num_experts, device=device) if biased else None, self.routing
 
     def cost(self, dtype: torch.dtype) -> Cost:
         return Cost(self.rows * (self.num_experts * dtype.itemsize + 8 * self.routing.top_k))

@@ -14,11 +14,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
-from .case import Cost
+from .case import Case, Cost
 from .checks import integer_field, real_field
-from .dispatch import check_dtype, check_rank, kernel, launch
+from .dispatch import kernel, launch
+from .tensor_checks import assert_contiguous, check_dtype, check_rank
 
 CHUNK = 512  # assignments; ranking them costs its square
 
@@ -27,9 +27,7 @@ def reference(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     """order_P int32 [T * A]: the assignments t * A + a sorted by expert_TA int32 [T, A] (in 0 .. num_experts - 1), in
     their own order within an expert; count_X int32 [num_experts]: how many each expert has."""
     expert_P = expert_TA.reshape(-1).long()
-    if expert_P.device.type == "cpu" and not isinstance(expert_P, FakeTensor):
-        return expert_P.argsort(stable=True).int(), expert_P.bincount(minlength=num_experts).int()
-    # Elsewhere bincount waits for the largest value.
+    # Not bincount, which would wait for the largest value on a GPU.
     count_X = torch.zeros(num_experts, dtype=torch.int32, device=expert_P.device)
     count_X.scatter_add_(0, expert_P, torch.ones_like(expert_P, dtype=torch.int32))
     return expert_P.argsort(stable=True).int(), count_X
@@ -47,91 +45,94 @@ def _check(expert_TA: Tensor, num_experts: int) -> None:
 
 @kernel(reference, check=_check)
 def sort_by_expert(expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-    expert_P = expert_TA.reshape(-1)
-    num_assignments, stride = len(expert_P), expert_P.stride(0)
+    assert_contiguous(expert_TA=expert_TA)
+    expert_P = expert_TA.view(-1)
+    num_assignments = len(expert_P)
     order_P = torch.empty((num_assignments,), dtype=torch.int32, device=expert_P.device)
     count_X = torch.empty((num_experts,), dtype=torch.int32, device=expert_P.device)
     block_experts = expert_block(num_experts)
     num_chunks = triton.cdiv(num_assignments, CHUNK)
     if num_chunks <= 1:
-        launch(_sort_chunk_kernel, (1,), expert_P, order_P, count_X, num_assignments, num_experts, stride, CHUNK=CHUNK,
+        launch(_sort_chunk_kernel, (1,), expert_P, order_P, count_X, num_assignments, num_experts, CHUNK=CHUNK,
                COMPARED=32, BLOCK_EXPERTS=block_experts, num_warps=8)
         return order_P, count_X
     begin_CX = torch.empty((num_chunks, num_experts), dtype=torch.int32, device=expert_P.device)
-    launch(_count_kernel, (num_chunks,), expert_P, begin_CX, num_assignments, num_experts, stride, CHUNK=CHUNK,
+    launch(_count_kernel, (num_chunks,), expert_P, begin_CX, num_assignments, num_experts, CHUNK=CHUNK,
            BLOCK_EXPERTS=block_experts, num_warps=4)
     launch(_begin_kernel, (1,), begin_CX, count_X, num_chunks, num_experts, BLOCK_CHUNKS=16,
            BLOCK_EXPERTS=block_experts, num_warps=8)
-    launch(_place_kernel, (num_chunks,), expert_P, begin_CX, order_P, num_assignments, num_experts, stride, CHUNK=CHUNK,
+    launch(_place_kernel, (num_chunks,), expert_P, begin_CX, order_P, num_assignments, num_experts, CHUNK=CHUNK,
            COMPARED=32, num_warps=8)
     return order_P, count_X
 
 
 @triton.jit(do_not_specialize=["num_assignments"])
-def _sort_chunk_kernel(expert, order, count, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+def _sort_chunk_kernel(expert_ptr, order_ptr, count_ptr, num_assignments, num_experts, CHUNK: tl.constexpr,
                        COMPARED: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
-    place = tl.arange(0, CHUNK)
-    mine = tl.load(expert + place * stride, mask=place < num_assignments, other=0)
+    place_i = tl.arange(0, CHUNK)
+    expert_i = tl.load(expert_ptr + place_i, mask=place_i < num_assignments, other=0)
     rank = tl.zeros([CHUNK], dtype=tl.int32)
     for start in range(0, num_assignments, COMPARED):
-        other_place = start + tl.arange(0, COMPARED)[:, None]
-        other = tl.load(expert + other_place * stride, mask=other_place < num_assignments, other=BLOCK_EXPERTS)
-        smaller = (other < mine[None, :]) | ((other == mine[None, :]) & (other_place < place[None, :]))
+        place_j = start + tl.arange(0, COMPARED)[:, None]
+        expert_j = tl.load(expert_ptr + place_j, mask=place_j < num_assignments, other=BLOCK_EXPERTS)
+        smaller = (expert_j < expert_i[None, :]) | ((expert_j == expert_i[None, :]) & (place_j < place_i[None, :]))
         rank += tl.sum(smaller.to(tl.int32), axis=0)
-    tl.store(order + rank, place, mask=place < num_assignments)
+    tl.store(order_ptr + rank, place_i, mask=place_i < num_assignments)
     column = tl.arange(0, BLOCK_EXPERTS)
-    tl.store(count + column, tl.histogram(mine, BLOCK_EXPERTS, mask=place < num_assignments), mask=column < num_experts)
+    counted = tl.histogram(expert_i, BLOCK_EXPERTS, mask=place_i < num_assignments)
+    tl.store(count_ptr + column, counted, mask=column < num_experts)
 
 
 @triton.jit(do_not_specialize=["num_assignments"])
-def _count_kernel(expert, counts, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+def _count_kernel(expert_ptr, counts_ptr, num_assignments, num_experts, CHUNK: tl.constexpr,
                   BLOCK_EXPERTS: tl.constexpr):
     chunk = tl.program_id(0)
     place = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = place < num_assignments
-    counted = tl.histogram(tl.load(expert + place * stride, mask=inside, other=0), BLOCK_EXPERTS, mask=inside)
+    counted = tl.histogram(tl.load(expert_ptr + place, mask=inside, other=0), BLOCK_EXPERTS, mask=inside)
     column = tl.arange(0, BLOCK_EXPERTS)
-    tl.store(counts + chunk * num_experts + column, counted, mask=column < num_experts)
+    tl.store(counts_ptr + chunk * num_experts + column, counted, mask=column < num_experts)
 
 
 @triton.jit(do_not_specialize=["num_chunks"])
-def _begin_kernel(counts, count, num_chunks, num_experts, BLOCK_CHUNKS: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):
+def _begin_kernel(counts_ptr, count_ptr, num_chunks, num_experts, BLOCK_CHUNKS: tl.constexpr,
+                  BLOCK_EXPERTS: tl.constexpr):
     """Put in place of each chunk's counts where its assignments begin in the sorted order."""
     column = tl.arange(0, BLOCK_EXPERTS)[None, :]
     line = tl.arange(0, BLOCK_CHUNKS)[:, None]
     total = tl.zeros([BLOCK_EXPERTS], dtype=tl.int32)
     for start in range(0, num_chunks, BLOCK_CHUNKS):
         inside = (start + line < num_chunks) & (column < num_experts)
-        total += tl.sum(tl.load(counts + (start + line) * num_experts + column, mask=inside, other=0), axis=0)
-    tl.store(count + tl.arange(0, BLOCK_EXPERTS), total, mask=tl.arange(0, BLOCK_EXPERTS) < num_experts)
+        total += tl.sum(tl.load(counts_ptr + (start + line) * num_experts + column, mask=inside, other=0), axis=0)
+    tl.store(count_ptr + tl.arange(0, BLOCK_EXPERTS), total, mask=tl.arange(0, BLOCK_EXPERTS) < num_experts)
     begin = tl.cumsum(total, axis=0) - total
     for start in range(0, num_chunks, BLOCK_CHUNKS):
         inside = (start + line < num_chunks) & (column < num_experts)
-        counted = tl.load(counts + (start + line) * num_experts + column, mask=inside, other=0)
-        tl.store(counts + (start + line) * num_experts + column,
+        counted = tl.load(counts_ptr + (start + line) * num_experts + column, mask=inside, other=0)
+        tl.store(counts_ptr + (start + line) * num_experts + column,
                  begin[None, :] + tl.cumsum(counted, axis=0) - counted, mask=inside)
         begin += tl.sum(counted, axis=0)
 
 
 @triton.jit(do_not_specialize=["num_assignments"])
-def _place_kernel(expert, begin, order, num_assignments, num_experts, stride, CHUNK: tl.constexpr,
+def _place_kernel(expert_ptr, begin_ptr, order_ptr, num_assignments, num_experts, CHUNK: tl.constexpr,
                   COMPARED: tl.constexpr):
     chunk = tl.program_id(0)
     first = chunk * CHUNK
-    place = first + tl.arange(0, CHUNK)
-    inside = place < num_assignments
-    mine = tl.load(expert + place * stride, mask=inside, other=0)
-    rank = tl.load(begin + chunk * num_experts + mine, mask=inside, other=0)
+    place_i = first + tl.arange(0, CHUNK)
+    inside = place_i < num_assignments
+    expert_i = tl.load(expert_ptr + place_i, mask=inside, other=0)
+    rank = tl.load(begin_ptr + chunk * num_experts + expert_i, mask=inside, other=0)
     for start in range(0, CHUNK, COMPARED):
-        other_place = first + start + tl.arange(0, COMPARED)[:, None]
-        other = tl.load(expert + other_place * stride, mask=other_place < num_assignments, other=-1)
-        ahead = (other == mine[None, :]) & (other_place < place[None, :])
-        rank += tl.sum(ahead.to(tl.int32), axis=0)
-    tl.store(order + rank, place, mask=inside)
+        place_j = first + start + tl.arange(0, COMPARED)[:, None]
+        expert_j = tl.load(expert_ptr + place_j, mask=place_j < num_assignments, other=-1)
+        precedes = (expert_j == expert_i[None, :]) & (place_j < place_i[None, :])
+        rank += tl.sum(precedes.to(tl.int32), axis=0)
+    tl.store(order_ptr + rank, place_i, mask=inside)
 
 
 @dataclass(frozen=True)
-class Load:
+class ExpertLoad:
     """How many tokens go to which experts: each token to `top_k` different ones of the first `num_active` (None: all),
     drawn in proportion to 1 / rank^zipf_exponent, the ranks dealt out at random. An exponent of 0 is the uniform load;
     num_active = top_k sends every token to the same experts."""
@@ -171,24 +172,20 @@ class Load:
 
 
 @lru_cache(maxsize=32)
-def _drawn(load: Load) -> Tensor:
+def _drawn(load: ExpertLoad) -> Tensor:
     return load.scores().topk(load.top_k, dim=1).indices.int()
 
 
 @dataclass(frozen=True)
-class SortCase:
+class SortCase(Case):
     """The sort of one load."""
 
-    load: Load
+    load: ExpertLoad
+    run = staticmethod(sort_by_expert)
+    reference = staticmethod(reference)
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
         return self.load.draw().to(device), self.load.num_experts
-
-    def run(self, expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-        return sort_by_expert(expert_TA, num_experts)
-
-    def reference(self, expert_TA: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
-        return reference(expert_TA, num_experts)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         return Cost(4 * (2 * self.load.num_tokens * self.load.top_k + self.load.num_experts))

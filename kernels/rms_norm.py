@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .case import Cost
+from .case import Case, Cost
 from .dispatch import kernel, launch
+from .tensor_checks import assert_contiguous
 
 
 def reference(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
@@ -60,49 +61,42 @@ def add_rms_norm(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tupl
 
 
 def _launch(x: Tensor, delta: Tensor | None, weight_E: Tensor, eps: float, y: Tensor, total: Tensor | None) -> None:
+    assert_contiguous(x=x, delta=delta, weight_E=weight_E)
     width = x.shape[-1]
-    rows = x.reshape(-1, width)
-    delta_rows = None if delta is None else delta.reshape(-1, width)
     block = triton.next_power_of_2(width)
-    launch(_rms_norm_kernel, (len(rows),), rows, delta_rows, weight_E, y, total, width, rows.stride(0), rows.stride(1),
-           0 if delta_rows is None else delta_rows.stride(0), 0 if delta_rows is None else delta_rows.stride(1),
-           weight_E.stride(0), eps, BLOCK=block, num_warps=min(16, max(1, block // 512)))
+    launch(_rms_norm_kernel, (x.shape[:-1].numel(),), x, delta, weight_E, y, total, width, eps, BLOCK=block,
+           num_warps=min(16, max(1, block // 512)))
 
 
 @triton.jit
-def _rms_norm_kernel(x, delta, weight, y, total, width, stride_row, stride_column, stride_delta_row,
-                     stride_delta_column, stride_weight, eps, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _rms_norm_kernel(x_ptr, delta_ptr, weight_ptr, y_ptr, total_ptr, width, eps, BLOCK: tl.constexpr):
     column = tl.arange(0, BLOCK)
     inside = column < width
-    value = tl.load(x + row * stride_row + column * stride_column, mask=inside, other=0).to(tl.float32)
-    if delta is not None:
-        added = tl.load(delta + row * stride_delta_row + column * stride_delta_column, mask=inside, other=0)
+    place = tl.program_id(0).to(tl.int64) * width + column
+    value = tl.load(x_ptr + place, mask=inside, other=0).to(tl.float32)
+    if delta_ptr is not None:
+        added = tl.load(delta_ptr + place, mask=inside, other=0)
         # The residual stream is kept in the input's dtype: what is normalised is what is kept.
-        value = (value + added.to(tl.float32)).to(total.dtype.element_ty)
-        tl.store(total + row * width + column, value, mask=inside)
+        value = (value + added.to(tl.float32)).to(total_ptr.dtype.element_ty)
+        tl.store(total_ptr + place, value, mask=inside)
         value = value.to(tl.float32)
     scale = tl.rsqrt(tl.sum(value * value) / width + eps)
-    weighted = value * scale * tl.load(weight + column * stride_weight, mask=inside, other=0).to(tl.float32)
-    tl.store(y + row * width + column, weighted.to(y.dtype.element_ty), mask=inside)
+    weighted = value * scale * tl.load(weight_ptr + column, mask=inside, other=0).to(tl.float32)
+    tl.store(y_ptr + place, weighted.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 @dataclass(frozen=True)
-class AddRMSNormCase:
+class AddRMSNormCase(Case):
     """The fused addition and norm of `rows` positions of `width`."""
 
     rows: int
     width: int
+    run = staticmethod(add_rms_norm)
+    reference = staticmethod(add_reference)
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, float]:
         x, delta = torch.randn(2, self.rows, self.width, dtype=dtype, device=device)
         return x, delta, torch.rand(self.width, dtype=dtype, device=device) + 0.5, 1e-5
-
-    def run(self, x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return add_rms_norm(x, delta, weight_E, eps)
-
-    def reference(self, x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        return add_reference(x, delta, weight_E, eps)
 
     def cost(self, dtype: torch.dtype) -> Cost:
         return Cost((4 * self.rows + 1) * self.width * dtype.itemsize)

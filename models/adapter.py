@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels.batch_invariance import by_position, is_batch_invariant
 from ..kernels.checks import integer_field
-from ..kernels.token_statistics import Question, TokenStatistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics
 from .attention import AttentionMask, AttentionPattern, Bidirectional
 from .config import TransformerConfig
 from .heads import Head, SeparateHead, statistics_by_position
@@ -93,8 +93,8 @@ class LanguageModel(Protocol):
         """Hidden states at the queried positions, [B, Q, E]. tokens_BS is the canvas and a spare column (S = L + 1)."""
         ...
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        """Statistics of the token distributions at the queried positions. The mask id has probability 0."""
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        """What is wanted of the distributions at the queried positions, in which the mask id has no part."""
         ...
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
@@ -151,8 +151,8 @@ class DecodableTransformer:
         hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, index_BQ)
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        arguments = hidden_BQE, self.transformer.head.weight, self._spec.mask_id, question
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        arguments = hidden_BQE, self.transformer.head.weight, self._spec.mask_id, request
         if is_batch_invariant():
             return statistics_by_position(self.head, *arguments)
         return self.head.statistics(*arguments)

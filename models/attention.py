@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import integer_field
+from ..kernels.key_ranges import KeyRanges, VisibleKeys
 
 
 class AttentionPattern(Protocol):
@@ -79,13 +80,14 @@ class BD3LMMask:
         return same | (key_clean_B1C & (key_block_B1C < query_block_BQ1))
 
     def stop(self, query_BQ: Tensor) -> Tensor:
-        raise ValueError(f"{self}: a noisy position sees keys with a gap; only the PyTorch reference supports it")
+        raise ValueError(f"{self}: what a noisy position sees has a gap, which no interval says; must run in "
+                         "PyTorch")
 
 
 @dataclass(frozen=True)
-class AttentionMask:
-    """What the queries of one forward see of its keys: worked out once for all layers, as a mask or as the number of
-    keys seen, whichever the implementation of attention reads.
+class AttentionMask(VisibleKeys):
+    """What the queries of one forward see of its keys (`VisibleKeys`): worked out once for all layers, as a mask or as
+    the number of keys seen, whichever the implementation of attention reads.
 
     Positions of queries [B, F] and keys [B, C] (int64; B may be 1); keys ascend in each row. Keys at `end` and after
     stand for nothing, where it is given."""
@@ -95,9 +97,13 @@ class AttentionMask:
     key_BC: Tensor
     end: int | None = None
 
+    @property
+    def visible_BKFC(self) -> Tensor | None:
+        """Which keys each query sees, bool [B, 1, F, C]; None: all."""
+        return self._visible
+
     @cached_property
-    def visible_B1FC(self) -> Tensor | None:
-        """Which keys each query sees, bool; None where it sees all."""
+    def _visible(self) -> Tensor | None:
         visible_BFC = self.pattern.visible(self.query_BF, self.key_BC)
         if self.end is not None:
             exists_B1C = (self.key_BC < self.end)[:, None, :]
@@ -120,6 +126,15 @@ class AttentionMask:
             return None
         key_BC = self.key_BC.expand(len(stop_BF), -1).contiguous()
         return torch.searchsorted(key_BC, stop_BF.expand(len(key_BC), -1).contiguous())
+
+    @property
+    def ranges(self) -> KeyRanges:
+        return KeyRanges(self.key_BC.shape[1], stop_BF=self.stop_BF)
+
+    def check(self, batch: int, num_queries: int, num_keys: int, num_kv_heads: int) -> None:
+        described = self.query_BF.shape[1], self.key_BC.shape[1]
+        if described != (num_queries, num_keys):
+            raise ValueError(f"a mask of {described} queries and keys with {(num_queries, num_keys)}: must be the same")
 
     def at(self, index_BQ: Tensor) -> "AttentionMask":
         """The view of the queries that index_BQ picks."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.batch_invariance import refuse_if_batch_invariant
-from ..kernels.token_statistics import Question, TokenStatistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics
 from .adapter import DecodableTransformer, Plan
 from .kv_store import KVStore
 from .mixture import RoutingResult
@@ -41,8 +41,8 @@ class ExpertAware(DecodableTransformer):
         rarity_BQ = rarity_BF if index_BQ is None else rarity_BF.gather(1, index_BQ)
         return torch.cat((hidden_BQE, rarity_BQ[:, : hidden_BQE.shape[1], None].to(hidden_BQE.dtype)), -1)
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        found = super().statistics(hidden_BQE[..., :-1], question)
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        found = super().statistics(hidden_BQE[..., :-1], request)
         return replace(found, expert_rarity_BQ=hidden_BQE[..., -1].float())
 
 

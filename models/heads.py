@@ -1,4 +1,4 @@
-"""The output head and the statistics of its logits. A model's head is fixed for a run:
+"""A model's output head and the statistics of its logits: two products, fixed for a run by the model.
 
     separate   logits = h W^T by the library, then their statistics; logits are written to memory and read back
     fused      both in one kernel; logits are never written, weights are read once
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from ..kernels.batch_invariance import check_device
 from ..kernels.lm_head_statistics import lm_head_statistics
-from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 
 
 class Head(Protocol):
     materializes_logits: ClassVar[bool]
     """Whether all logits of a position exist at once, as some statistics need."""
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
-        """Statistics of the logits of hidden states. The banned token has probability 0."""
+    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+                   ) -> TokenStatistics:
+        """The statistics of the logits of hidden states, in which the banned token has none."""
         ...
 
 
@@ -37,25 +38,25 @@ def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
     return F.linear(hidden_BQE, weight_VE)
 
 
-def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question
+def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
                            ) -> TokenStatistics:
-    """The head's statistics, computed for each position by itself."""
+    """The head's statistics of each position by itself."""
     check_device(hidden_BQE.device)
     places = list(product(range(hidden_BQE.shape[0]), range(hidden_BQE.shape[1])))
     if not places:
-        return head.statistics(hidden_BQE, weight_VE, banned_id, question)
+        return head.statistics(hidden_BQE, weight_VE, banned_id, request)
     found = [head.statistics(hidden_BQE[row : row + 1, place : place + 1].clone(), weight_VE, banned_id,
-                             _at(question, row, place)) for row, place in places]
+                             _at(request, row, place)) for row, place in places]
     return TokenStatistics(**{name: torch.cat([getattr(one, name) for one in found]).view(hidden_BQE.shape[:2])
                               for name, value in vars(found[0]).items() if value is not None})
 
 
 def _at(part: Any, row: int, place: int) -> Any:
-    """The question for one position. Tensors are sliced by the dimensions in their names; memories are passed whole."""
+    """The part of a request that concerns one position; its tensors are named by their dimensions. State is shared."""
     named = {}
     for name, value in vars(part).items():
         dimensions = name.rpartition("_")[2]
-        if isinstance(value, Tensor) and dimensions.startswith("B"):
+        if isinstance(value, Tensor) and value.ndim and dimensions.startswith("B"):
             value = value[row : row + 1]
             named[name] = value[:, place : place + 1] if dimensions.startswith("BQ") else value
         elif is_dataclass(value):
@@ -67,17 +68,19 @@ def _at(part: Any, row: int, place: int) -> Any:
 class SeparateHead:
     materializes_logits: ClassVar[bool] = True
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+                   ) -> TokenStatistics:
         logits_BQV = _logits(hidden_BQE, weight_VE)
         logits_BQV[..., banned_id] = -torch.inf
-        return token_statistics(logits_BQV, question)
+        return token_statistics(logits_BQV, request)
 
 
 @dataclass(frozen=True)
 class FusedHead:
-    """ValueError from `statistics` if the question needs all logits (top_k, top_p, divergence, credit)."""
+    """ValueError from `statistics` where the request needs all logits (top_k, top_p, divergence, credit)."""
 
     materializes_logits: ClassVar[bool] = False
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, question: Question) -> TokenStatistics:
-        return lm_head_statistics(hidden_BQE, weight_VE, banned_id, question)
+    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+                   ) -> TokenStatistics:
+        return lm_head_statistics(hidden_BQE, weight_VE, banned_id, request)

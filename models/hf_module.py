@@ -154,8 +154,8 @@ class BooleanMask:
 
 
 def _seen(mask: AttentionMask) -> Tensor:
-    if mask.visible_B1FC is not None:
-        return mask.visible_B1FC
+    if mask.visible_BKFC is not None:
+        return mask.visible_BKFC
     return mask.query_BF.new_ones(*mask.query_BF.shape, mask.key_BC.shape[1], dtype=torch.bool)[:, None]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..kernels.batch_invariance import refuse_if_batch_invariant
 from ..kernels.checks import check_integer
-from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 from .adapter import ModelSpec, Plan
 from .attention import AttentionPattern, Causal
 from .hf_cache_probe import HFCacheProbe
@@ -156,8 +156,8 @@ class HuggingFaceModel:
         logits_BQV[..., self.spec.mask_id] = -torch.inf
         return logits_BQV
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        return token_statistics(self.logits(hidden_BQE), question)
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        return token_statistics(self.logits(hidden_BQE), request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         """As for our Transformer, except that all experts of a mixture count: an overestimate."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..kernels.rotate_and_store import KVSlots
+
 
 @dataclass(frozen=True)
 class KVStore:
@@ -51,9 +53,10 @@ class KVWrite:
         values_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, v_BFKD.flatten(0, 1))
         return keys_BLKD[:, : self.context], values_BLKD[:, : self.context]
 
-    def slots(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All slots of one layer's keys and values, each [S, K, D]. The fed positions belong at flat_slots_T."""
-        return self.store.keys_NBLKD[layer].flatten(0, 1), self.store.values_NBLKD[layer].flatten(0, 1)
+    def slots(self, layer: int) -> KVSlots:
+        """One layer's slots, and which of them the fed positions are written to."""
+        return KVSlots(self.store.keys_NBLKD[layer].flatten(0, 1), self.store.values_NBLKD[layer].flatten(0, 1),
+                       self.flat_slots_T)
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the context in one layer, each [B, C, K, D]."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.batch_invariance import refuse_if_batch_invariant
-from ..kernels.token_statistics import Question, TokenStatistics, token_statistics
+from ..kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 from .adapter import ModelSpec, Plan
 from .attention import AttentionPattern, Bidirectional
 from .kv_store import KVStore
@@ -74,9 +74,9 @@ class LogitsFunction:
                              f"{list(tokens_BL.shape)}: must be {[*tokens_BL.shape, self.vocab_size]}")
         return logits_BLV
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
         return token_statistics(hidden_BQE.index_fill(-1, hidden_BQE.new_tensor(self.mask_id, dtype=torch.int64),
-                                                      -torch.inf), question)
+                                                      -torch.inf), request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

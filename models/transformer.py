@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.batch_invariance import by_position
+from ..kernels.rotate_and_store import Rope
 from .attention import AttentionMask
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
@@ -83,7 +84,7 @@ class Transformer(nn.Module):
         x_BFE, residual_BFE = self.embedding(tokens_BF), None
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
-        ctx = ForwardContext(positions_BF, mask, write, self.cos_LD, self.sin_LD)
+        ctx = ForwardContext(Rope(positions_BF, self.cos_LD, self.sin_LD), mask, write)
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x_BFE, residual_BFE = block(x_BFE, residual_BFE, ctx, layer, index_BQ if layer == last else None)

@@ -23,7 +23,7 @@ import pytest
 from quicksilver.decoders import Request
 from quicksilver.experiments.harness.interrupts import interrupt_once
 from quicksilver.experiments.peers import agreement
-from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
+from quicksilver.kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 from quicksilver.models import (
     AttentionPattern,
     Bidirectional,
@@ -150,10 +150,10 @@ class TableModel:
         digest = hashlib.sha256(repr((self.seed, position, list(seen))).encode()).digest()
         return 3 * np.random.default_rng(int.from_bytes(digest[:8])).normal(size=self.vocab_size)
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
         logits_BQV = hidden_BQE.clone()
         logits_BQV[..., self.mask_id] = -torch.inf
-        found = token_statistics(logits_BQV, question)
+        found = token_statistics(logits_BQV, request)
         return replace(found, expert_rarity_BQ=hidden_BQE[..., 0].sigmoid())
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:

@@ -153,7 +153,7 @@ def test_a_mixture_with_a_fused_head_decodes_on_the_device_too(mode: Rehearsal, 
     decoder, pattern = _preset("fast_dllm_dual")
     transformer = random_transformer(pattern, **TINY, experts=ExpertShape(4, 16, Routing(2), shared_width=8))
     ran = _check_decode(decoder, DecodableTransformer(transformer, MASK_ID, head=FusedHead()), mode, monkeypatch)
-    assert {"experts", "sort_by_expert", "select_experts", "statistics_of_hidden"} <= ran
+    assert {"experts", "sort_by_expert", "route", "lm_head_statistics"} <= ran
 
 
 def test_the_host_is_as_it_was_after_a_rehearsal() -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels import commit_rules
 from ...kernels.checks import real_field
+from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import best
@@ -24,4 +24,4 @@ class EntropySum(Policy):
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.entropy_BQ is not None
-        return best(situation, -situation.proposal.entropy_BQ, commit_rules.EntropySum(self.gamma))
+        return best(situation, -situation.proposal.entropy_BQ, Rule.ENTROPY_SUM, self.gamma)

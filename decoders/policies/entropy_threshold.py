@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels import commit_rules
 from ...kernels.checks import real_field
+from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import best
@@ -25,4 +25,4 @@ class EntropyThreshold(Policy):
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.entropy_BQ is not None
-        return best(situation, -situation.proposal.entropy_BQ, commit_rules.Threshold(-self.nats))
+        return best(situation, -situation.proposal.entropy_BQ, Rule.THRESHOLD, -self.nats)

@@ -4,24 +4,22 @@ import torch
 from torch import Tensor
 
 from ...kernels.choose import choose
-from ...kernels.commit_rules import Rule, Threshold, TopK
+from ...kernels.commit_rules import Rule
 from .base import Edit, Situation
 
-_AS_MANY_AS_ALLOWED = TopK()
-_PREFERRED = Threshold(0.5)
 
-
-def best(situation: Situation, score_BQ: Tensor, rule: Rule = _AS_MANY_AS_ALLOWED) -> Edit:
-    """The eligible positions of highest score (float, [B, Q]): as many as the rule says, within the quota."""
+def best(situation: Situation, score_BQ: Tensor, rule: Rule = Rule.TOP_K, limit: float = 0.0) -> Edit:
+    """The eligible positions of highest score (float, [B, Q]): as many as the rule and its limit say, within the
+    quota."""
     quota = situation.quota
-    commit_BQ, _ = choose(score_BQ, situation.eligible_BQ, quota.at_least_B, quota.at_most_B, rule)
+    commit_BQ, _ = choose(score_BQ, situation.eligible_BQ, quota.at_least_B, quota.at_most_B, rule, limit)
     return Edit(commit_BQ)
 
 
 def preferred(situation: Situation, passing_BQ: Tensor, log_prob_BQ: Tensor) -> Edit:
     """All eligible positions that pass (bool, [B, Q]), within the quota: the most probable of them where they are too
     many, with the most probable others where they are too few."""
-    return best(situation, torch.where(passing_BQ, 1 + log_prob_BQ.exp(), log_prob_BQ), _PREFERRED)
+    return best(situation, torch.where(passing_BQ, 1 + log_prob_BQ.exp(), log_prob_BQ), Rule.THRESHOLD, 0.5)
 
 
 def surest(score_BQ: Tensor, ranked_BQ: Tensor, masked_share: Tensor) -> Tensor:
@@ -30,5 +28,5 @@ def surest(score_BQ: Tensor, ranked_BQ: Tensor, masked_share: Tensor) -> Tensor:
     num_ranked_B = ranked_BQ.sum(1)
     # Shares come from a division: two fifths of five positions may fall short of two by a rounding error.
     num_kept_B = num_ranked_B - (num_ranked_B * masked_share + 1e-6).long()
-    kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, _AS_MANY_AS_ALLOWED)
+    kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, Rule.TOP_K, 0.0)
     return kept_BQ

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...kernels import commit_rules
 from ...kernels.checks import real_field
+from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
 from .base import Edit, Policy, Situation
 from .ranking import best
@@ -25,4 +25,4 @@ class Threshold(Policy):
 
     def select(self, situation: Situation) -> Edit:
         assert situation.proposal.log_prob_BQ is not None
-        return best(situation, situation.proposal.log_prob_BQ, commit_rules.Threshold(math.log(self.tau)))
+        return best(situation, situation.proposal.log_prob_BQ, Rule.THRESHOLD, math.log(self.tau))

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ...decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
-from ...kernels.logit_memories import Previous
-from ...kernels.token_statistics import Question, TokenStatistics
+from ...kernels.distribution_state import PreviousDistribution
+from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
 from ...models import DecodableTransformer, KVStore, LanguageModel, ModelSpec, Plan, Transformer
 
 
@@ -102,8 +102,9 @@ def _step_error(step: Step, policy: Policy, situation: Situation, seen: "_Seen")
 def _divergence(model: LanguageModel, cached_BQE: Tensor, exact_BQE: Tensor) -> tuple[Tensor, Tensor]:
     """KL(exact || cached) of what the head makes of two states, in nats, and whether their argmaxes differ, [B, Q]."""
     shape = torch.Size((*cached_BQE.shape[:2], model.spec.vocab_size))
-    question = Question(frozenset({"divergence"}), previous=Previous.unknown(shape, model.spec.device))
-    cached, exact = model.statistics(cached_BQE, question), model.statistics(exact_BQE, question)
+    request = StatisticsRequest(frozenset({"divergence"}),
+                                previous=PreviousDistribution.empty(shape, model.spec.device))
+    cached, exact = model.statistics(cached_BQE, request), model.statistics(exact_BQE, request)
     assert exact.divergence_BQ is not None
     return exact.divergence_BQ, cached.token_BQ != exact.token_BQ
 
@@ -179,7 +180,7 @@ class _Seen:
     model: LanguageModel
     layers: _Layers
     states_NBQE: Tensor | None = None
-    question: Question | None = None
+    request: StatisticsRequest | None = None
     num_computed: int = 0
 
     @property
@@ -195,16 +196,17 @@ class _Seen:
         self.num_computed += plan.feed_BF.numel()
         return hidden_BQE
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        self.question = _of_its_own(question)
-        return self.model.statistics(hidden_BQE, question)
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        self.question = _of_its_own(request)
+        return self.model.statistics(hidden_BQE, request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return self.model.forward_cost(num_fed, num_keys_seen, num_queried, num_stored_read)
 
 
-def _of_its_own(question: Question) -> Question:
-    """The question with copies of its memories, which an answer writes to."""
-    previous, credit = question.previous, question.credit
-    return replace(question, previous=None if previous is None else Previous(previous.log_probs_BQV.clone()),
+def _of_its_own(request: StatisticsRequest) -> StatisticsRequest:
+    """The request with copies of its state, which is written in place."""
+    previous, credit = request.previous, request.credit
+    copied = None if previous is None else PreviousDistribution(previous.log_probs_BQV.clone())
+    return replace(request, previous=copied,
                    credit=None if credit is None else replace(credit, credit_BQV=credit.credit_BQV.clone()))

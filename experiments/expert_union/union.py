@@ -18,7 +18,7 @@ from torch import Tensor
 from ...decoders import Canvas, Decoder, Greedy, Linear, Recompute, Request, TopProbability, Whole, presets
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
-from ...kernels.token_statistics import Question
+from ...kernels.token_statistics import StatisticsRequest
 from ...models import Causal, DecodableTransformer, KVStore, Plan, RouterRecorder, SeparateHead, Transformer
 from ..harness.devices import wait_for
 from ..harness.execution import execution
@@ -136,7 +136,7 @@ class TimedForward:
         wait_for(self.model.spec.device)
         began = time.perf_counter()
         hidden_BQE = self.model.hidden(self.tokens_BS, plan, self.store)
-        self.model.statistics(hidden_BQE, Question(frozenset({"log_prob"})))
+        self.model.statistics(hidden_BQE, StatisticsRequest(frozenset({"log_prob"})))
         wait_for(self.model.spec.device)
         return time.perf_counter() - began
 

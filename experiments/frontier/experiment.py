@@ -38,7 +38,7 @@ from .section import KINDS
 @dataclass(frozen=True)
 class Frontier:
     """`num_items` are decoded at each of `batch_sizes`, in their order, on `device` (cpu or cuda) with the
-    implementation of the kernels that `kernels` names (auto, reference or triton)."""
+    implementation of the kernels that `kernels` names (auto, reference, cpu or triton)."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]

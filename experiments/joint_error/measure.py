@@ -28,7 +28,7 @@ from torch import Tensor
 from ...decoders import Canvas, Completion, Decoder, Moment, Recompute, Request
 from ...decoders.windows import Window
 from ...kernels.checks import check_integer
-from ...kernels.token_statistics import Question, TokenStatistics
+from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
 from ...models import LanguageModel
 
 
@@ -125,5 +125,5 @@ def _asked(model: LanguageModel, canvas: Canvas, window: Window, token_BQ: Tenso
     """The log-probability of tokens at the window's positions, and the entropies there, from the whole canvas."""
     step = torch.zeros((), dtype=torch.int64, device=model.spec.device)
     plan = Recompute().plan(Moment(0, step, window, canvas, model.spec.shift, 0))
-    question = Question(frozenset({"canvas_log_prob", "entropy"}), canvas_token_BQ=token_BQ)
+    question = StatisticsRequest(frozenset({"canvas_log_prob", "entropy"}), canvas_token_BQ=token_BQ)
     return model.statistics(model.hidden(canvas.tokens_BS, plan, None), question)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from ...kernels import moe_router
-from ...kernels.case import Case
-from ...kernels.token_statistics import Question, token_statistics
+from ...kernels.case import Case, tensors_of
+from ...kernels.token_statistics import StatisticsRequest, token_statistics
 
 OURS = "quicksilver"
 Call = Callable[..., Any]
@@ -107,9 +107,8 @@ def _is_one_token(case: Any) -> bool:
 
 
 def _product_then_statistics(case: Any) -> Call:
-    def call(hidden_BQE: Tensor, head_VE: Tensor, question: Question) -> tuple[Tensor, ...]:
-        found = token_statistics(hidden_BQE @ head_VE.T, question)
-        return tuple(value for value in vars(found).values() if value is not None)
+    def call(hidden_BQE: Tensor, head_VE: Tensor, banned_id: None, request: StatisticsRequest) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(token_statistics(hidden_BQE @ head_VE.T, request)))
 
     return call
 

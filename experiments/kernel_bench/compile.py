@@ -21,12 +21,11 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import jit
 
-from ...kernels.case import Case
+from ...kernels.case import Case, tensors_of
 from ...kernels.dispatch import compiling, launch
 from ..harness.records import Json
 from .limits import TARGETS, occupancy
@@ -105,11 +104,10 @@ def programs(case: Case, dtype_name: str, target: str) -> list[Json]:
         case.run(*inputs)
         for function in functions.values():
             function.pre_run_hooks.clear()
-    needs_wide = getattr(case, "needs_wide_loads", True)
     found: dict[str, Json] = {}
     largest = max((_largest(values) for values in (inputs, *arguments)), default=0)
     for call, values in zip(calls, arguments, strict=True):
-        wide = needs_wide and _largest(values) >= _MAIN_SHARE * largest > 0
+        wide = case.needs_wide_loads and _largest(values) >= _MAIN_SHARE * largest > 0
         known = found.setdefault(call["key"], call | {"needs_wide_loads": wide})
         known["needs_wide_loads"] |= wide
     return list(found.values())
@@ -173,11 +171,9 @@ def _file_hash(function: Callable[..., Any]) -> str:
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16]
 
 
-def _largest(values: Any) -> int:
+def _largest(values: tuple[Any, ...]) -> int:
     """The bytes of the largest tensor of floats among arguments."""
-    if isinstance(values, Tensor):
-        return values.nbytes if values.dtype.is_floating_point else 0
-    return max(map(_largest, values), default=0) if isinstance(values, tuple | list) else 0
+    return max((tensor.nbytes for tensor in tensors_of(values) if tensor.dtype.is_floating_point), default=0)
 
 
 @triton.jit

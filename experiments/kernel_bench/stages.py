@@ -170,8 +170,7 @@ def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
         shape = f"{item.shape}, {item.dtype}"
         record["shapes"].append(shape)
         record["needs_wide_loads"] |= program["needs_wide_loads"]
-        if target == MAIN_TARGET and getattr(item.case, "needs_hgmma", False) and \
-                getattr(torch, item.dtype).itemsize == 2:
+        if target == MAIN_TARGET and item.case.needs_hgmma and getattr(torch, item.dtype).itemsize == 2:
             record["needs_hgmma"].append(shape)
     return list(records.values())
 

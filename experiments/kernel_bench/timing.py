@@ -13,9 +13,8 @@ from typing import Any, Protocol
 
 import torch
 import triton.testing
-from torch import Tensor
 
-from ...kernels.case import Case
+from ...kernels.case import Case, tensors_of
 from ...kernels.dispatch import Implementation, using
 from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
@@ -156,9 +155,7 @@ def _free_bytes(device: torch.device) -> float:
 
 def num_bytes(values: Any) -> int:
     """The bytes of all tensors among a case's arguments."""
-    if isinstance(values, Tensor):
-        return values.nbytes
-    return sum(num_bytes(value) for value in values) if isinstance(values, tuple | list) else 0
+    return sum(tensor.nbytes for tensor in tensors_of(values))
 
 
 def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: int = _COPY_ELEMENTS,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...kernels.case import Case
+from ...kernels.case import Case, with_tensors
 from ...kernels.dispatch import INTERPRETED, Implementation, named, recording, using
 from ..harness.records import Json
 
@@ -44,13 +44,10 @@ def _expected(case: Case, inputs: tuple[Any, ...]) -> tuple[list[Tensor], str]:
             return outputs(case.reference(*copied(inputs, torch.float32))), "float32"
 
 
-def copied(values: Any, dtype: torch.dtype | None = None) -> Any:
+def copied(values: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
     """Copies of a case's arguments, floats in `dtype` if it is given: a kernel may write into what it was handed."""
-    if isinstance(values, Tensor):
-        return values.clone() if dtype is None or not values.dtype.is_floating_point else values.to(dtype, copy=True)
-    if isinstance(values, tuple | list):
-        return type(values)(copied(value, dtype) for value in values)
-    return values
+    return with_tensors(values, lambda tensor: tensor.to(dtype, copy=True) if dtype is not None and
+                        tensor.dtype.is_floating_point else tensor.clone())
 
 
 def outputs(result: Any) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
-from ...kernels.token_statistics import Question, Statistic, TokenStatistics
+from ...kernels.token_statistics import Statistic, StatisticsRequest, TokenStatistics
 from ...models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
 from ..harness.locks import machine_alone
 from ..harness.records import Json
@@ -46,7 +46,7 @@ class _Gauged:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
         return self.base.begin(shape, device)
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> Question:
+    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
         return self.base.question(wanted | _GAP, asking, memory)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...decoders import Accounting, Decoder, Request
-from ...kernels.token_statistics import Question, TokenStatistics
+from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
 from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, Plan, Shape
 from ..harness.records import describe
 from .agreement import in_turns, random_transformer
@@ -134,9 +134,9 @@ class Stopwatch:
         self.seconds += time.perf_counter() - began
         return hidden_BQE
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
         began = time.perf_counter()
-        statistics = self.base.statistics(hidden_BQE, question)
+        statistics = self.base.statistics(hidden_BQE, request)
         self.seconds += time.perf_counter() - began
         return statistics
 

@@ -35,8 +35,8 @@ KIND = "PresetPoint"
 @dataclass(frozen=True)
 class Decoders:
     """The presets named (None: all) at each of `steps` steps a window; `num_items` are decoded at each of
-    `batch_sizes`, in their order, on `device` (cpu or cuda) with the kernels that `kernels` names (auto, reference or
-    triton)."""
+    `batch_sizes`, in their order, on `device` (cpu or cuda) with the kernels that `kernels` names (auto, reference, cpu
+    or triton)."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]

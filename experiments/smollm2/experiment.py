@@ -18,7 +18,7 @@ from torch import nn
 from ...decoders import Decoder, generate, stream_generate
 from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
-from ...kernels.dispatch import Implementation, recording, using
+from ...kernels.dispatch import Implementation, named, recording, using
 from ...models import HuggingFaceModel
 from ..harness.devices import wait_for
 from ..harness.locks import machine_alone
@@ -64,7 +64,7 @@ class AnswerPoint:
 @dataclass(frozen=True)
 class Answer:
     """`prompt` answered in at most `num_new` tokens, once for each of `seeds`, on `device` (cpu or cuda) with the
-    implementation of the kernels that `kernels` names (auto, reference or triton). `dtype` is that of the weights,
+    implementation of the kernels that `kernels` names (auto, reference, cpu or triton). `dtype` is that of the weights,
     which are kept in `weights_folder` (None: in "weights" below the output)."""
 
     weights: Weights
@@ -158,7 +158,7 @@ def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Jso
         "prefill_seconds": first - began, "prefill_tokens_per_second": len(prompt) / (first - began),
         "decode_seconds": ended - first, "num_steps": steps,
         "decode_tokens_per_second": (len(completion.completion) - 1) / (ended - first) if steps > 1 else None,
-        "kernels": {name: what.value for name, what in sorted(ran, key=lambda pair: pair[0])},
+        "kernels": named(ran),
         "dtype": str(model.shape.dtype).removeprefix("torch."), "model": type(model.module).__name__,
         "attention": getattr(model.module.config, "_attn_implementation", "unknown"),
         "accounting": generation.accounting.to_json(model),

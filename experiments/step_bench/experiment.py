@@ -38,8 +38,8 @@ _NOT_REACHED = "not measured: the time ran out"
 class StepBench:
     """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
     `blocks`, with each head; and the block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
-    auto, reference or triton; `seconds` is the time for all rows, of which each model gets an equal share, and on a GPU
-    for profiles of what was timed, after all times."""
+    auto, reference, cpu or triton; `seconds` is the time for all rows, of which each model gets an equal share, and on
+    a GPU for profiles of what was timed, after all times."""
 
     shapes: Mapping[str, ModelShape]
     contexts: Sequence[int]
@@ -79,7 +79,7 @@ class StepBench:
         longest = max(self.contexts) + max(*self.blocks, self.reference_block or 1, 2)
         main = Implementation.named(self.kernels)
         if main is None:
-            main = Implementation.TRITON if self.device == "cuda" else Implementation.REFERENCE
+            main = Implementation.TRITON if self.device == "cuda" else Implementation.CPU
         order = sorted(self.blocks, key=lambda block: (abs(block - (self.reference_block or max(self.blocks))), block))
         for name, model in self.shapes.items():
 
@@ -92,7 +92,7 @@ class StepBench:
                 for head in self.heads:
                     for block in (None, *order):
                         yield point(context, block, head, main)
-                if context == self.contexts[0] and self.reference_block and main is not Implementation.REFERENCE:
+                if context == self.contexts[0] and self.reference_block and main is Implementation.TRITON:
                     yield point(context, self.reference_block, next(iter(self.heads)), Implementation.REFERENCE)
 
     def run(self, folder: Path) -> int:

@@ -32,7 +32,7 @@ from quicksilver.decoders import (
     Schedule,
     Whole,
 )
-from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
+from quicksilver.kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 from quicksilver.models import Bidirectional, KVStore, ModelSpec, Plan
 from torch import Tensor
 
@@ -78,8 +78,8 @@ class EnumerableModel:
         code_B = (tokens_BS[:, :LENGTH] * _PLACE_VALUES_L).sum(1)
         return table(self.seed, self.scale, self.independent)[code_B[:, None], plan.query_BQ].log()
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
-        return token_statistics(torch.nn.functional.pad(hidden_BQE, (0, 1), value=-torch.inf), question)
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+        return token_statistics(torch.nn.functional.pad(hidden_BQE, (0, 1), value=-torch.inf), request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

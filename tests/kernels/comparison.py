@@ -8,10 +8,10 @@ another order: the result must be the same bits.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
+from quicksilver.kernels.case import tensors_of, with_tensors
 from quicksilver.kernels.dispatch import INTERPRETED, Implementation, recording, using
 from torch import Tensor
 from triton.runtime import interpreter
@@ -100,41 +100,31 @@ def run(function: Callable[..., Any], *arguments: Any) -> tuple[list[Tensor], li
     """The outputs of a public function on the Triton path, and the arguments as it left copies of them, on the host.
 
     The function must dispatch at least once, and only to Triton. Its arguments are put on DEVICE, as are the tensors
-    of those that are dataclasses (a Question)."""
+    in those that are dataclasses."""
     outputs, left = _run_once(function, arguments)
     if INTERPRETED:
         with _programs_reversed():
             again, left_again = _run_once(function, arguments)
     else:
         again, left_again = _run_once(function, arguments)
-    for one, other in zip([*outputs, *_tensors(left)], [*again, *_tensors(left_again)], strict=True):
+    for one, other in zip([*outputs, *tensors_of(left)], [*again, *tensors_of(left_again)], strict=True):
         assert torch.equal(_bits(one), _bits(other)), "the order of programs changed the result"
     return outputs, left
 
 
 def _run_once(function: Callable[..., Any], arguments: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
     with guarded() as guards:
-        copies = [each_tensor(value, lambda tensor: guards.copy(on_device(tensor))) for value in arguments]
+        copies = with_tensors(list(arguments), lambda tensor: guards.copy(on_device(tensor)))
         with using(Implementation.TRITON), recording() as ran:
             result = function(*copies)
     assert ran, "no kernel was asked for"
     assert {implementation for _, implementation in ran} == {Implementation.TRITON}, ran
-    outputs = list(result) if isinstance(result, tuple | list) else [result]
-    return [output.cpu() for output in outputs], [each_tensor(value, Tensor.cpu) for value in copies]
-
-
-def each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The value, or a dataclass with each of its tensors, changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    return replace(value, **{field.name: each_tensor(getattr(value, field.name), change) for field in fields(value)})
+    return [output.cpu() for output in tensors_of(result)], with_tensors(copies, Tensor.cpu)
 
 
 def put(implementation: Implementation, *values: Any) -> list[Any]:
     """The values, or copies with their tensors on DEVICE, where Triton is to read them."""
-    return [each_tensor(value, on_device) if implementation is Implementation.TRITON else value for value in values]
+    return with_tensors(list(values), on_device) if implementation is Implementation.TRITON else list(values)
 
 
 def on_device(tensor: Tensor) -> Tensor:
@@ -145,14 +135,10 @@ def on_device(tensor: Tensor) -> Tensor:
     return storage.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    return [value for value in values if isinstance(value, Tensor)]
-
-
 def widened(values: Sequence[Any]) -> list[Any]:
     """Arguments with every float tensor in float64, on the CPU: what a reference is given."""
-    return [value.cpu().double() if isinstance(value, Tensor) and value.dtype.is_floating_point else
-            value.cpu() if isinstance(value, Tensor) else value for value in values]
+    return with_tensors(list(values), lambda tensor: tensor.cpu().double() if tensor.dtype.is_floating_point else
+                        tensor.cpu())
 
 
 def rel_rms(found: Tensor, expected: Tensor) -> float:
@@ -168,8 +154,7 @@ def check(function: Callable[..., Any], reference: Callable[..., Any], arguments
     dtype = next(value.dtype for value in arguments if isinstance(value, Tensor) and value.dtype.is_floating_point)
     outputs, _ = run(function, *arguments)
     expected = reference(*widened(arguments))
-    expected = list(expected) if isinstance(expected, tuple | list) else [expected]
-    for found, wanted in zip(outputs, expected, strict=True):
+    for found, wanted in zip(outputs, tensors_of(expected), strict=True):
         assert found.shape == wanted.shape
         if not found.dtype.is_floating_point:
             assert torch.equal(found.cpu(), wanted.to(found.dtype))
@@ -183,10 +168,11 @@ def check(function: Callable[..., Any], reference: Callable[..., Any], arguments
 def strided_variants(tensor: Tensor) -> dict[str, Tensor]:
     """The same values laid out otherwise: a transposed layout (2 dimensions and more), a slice of something wider, and
     an offset of one element, which breaks 16-byte alignment."""
-    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 1), torch.nan, dtype=tensor.dtype)
+    filling = math.nan if tensor.dtype.is_floating_point else 1
+    wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 1), filling, dtype=tensor.dtype)
     sliced = wide[..., 1::2]
     sliced.copy_(tensor)
-    flat = torch.full((tensor.numel() + 1,), torch.nan, dtype=tensor.dtype)
+    flat = torch.full((tensor.numel() + 1,), filling, dtype=tensor.dtype)
     offset = flat[1:].view(tensor.shape)
     offset.copy_(tensor)
     transposed = tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.ndim > 1 else tensor

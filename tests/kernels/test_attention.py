@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels import attention as kernel
-from quicksilver.kernels.attention import KEY_TILE, attention, reference, split_size
+from quicksilver.kernels.attention import attention, reference, split_size
 from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.kernels.key_ranges import KEY_TILE, KeyRanges
 from torch import Tensor
 
-from .comparison import DTYPES, PRODUCT, check, rel_rms, run, strided_variants
+from .comparison import DTYPES, PRODUCT, check, on_device, rel_rms, run
 
 
 def inputs(batch: int, queries: int, heads: int, kv_heads: int, width: int, keys: int,
@@ -27,8 +28,10 @@ def masks(queries: int, keys: int) -> dict[str, tuple[Tensor | None, Tensor | No
             "window": ((position - 4).clamp(min=0), position + 1), "window ahead": (position - 2, position + 3)}
 
 
-def nothing_else(*bounds: Tensor | None) -> tuple[Any, ...]:
-    return (*bounds, None, None)
+def seen(tensors: tuple[Tensor, Tensor, Tensor], first_BF: Tensor | None = None, stop_BF: Tensor | None = None,
+         *lists: Tensor) -> tuple[Any, ...]:
+    """All arguments: the tensors, and what queries see of the keys."""
+    return *tensors, KeyRanges(tensors[1].shape[1], first_BF, stop_BF, *lists)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -36,23 +39,23 @@ def nothing_else(*bounds: Tensor | None) -> tuple[Any, ...]:
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 32, 1), (2, 3, 4, 2, 40, 67), (1, 17, 8, 2, 64, 130)], ids=str)
 def test_it_matches_float64(shape: tuple[int, int, int, int, int, int], mask: str, dtype: torch.dtype) -> None:
     first_BF, stop_BF = masks(shape[1], shape[5])[mask]
-    check(attention, reference, (*inputs(*shape, dtype), *nothing_else(first_BF, stop_BF)), PRODUCT)
+    check(attention, reference, seen(inputs(*shape, dtype), first_BF, stop_BF), PRODUCT)
 
 
 @pytest.mark.parametrize("width", [32, 80, 128, 192, 256])
 def test_any_head_width(width: int) -> None:
-    check(attention, reference, (*inputs(1, 5, 2, 1, width, 70), *nothing_else(None, None)), PRODUCT)
+    check(attention, reference, seen(inputs(1, 5, 2, 1, width, 70)), PRODUCT)
 
 
 @pytest.mark.parametrize("keys", [255, 256, 257, 600])
 def test_splits_are_merged_exactly(keys: int) -> None:
     assert split_size(1) == 256
-    arguments = (*inputs(2, 4, 2, 1, 32, keys), *nothing_else(None, torch.tensor([[1, 256, 257, keys]])))
+    arguments = seen(inputs(2, 4, 2, 1, 32, keys), None, torch.tensor([[1, 256, 257, keys]]))
     check(attention, reference, arguments, PRODUCT)
 
 
 def test_one_split_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = (*inputs(1, 3, 4, 2, 32, 700), *nothing_else(None, None))
+    arguments = seen(inputs(1, 3, 4, 2, 32, 700))
     many, _ = run(attention, *arguments)
     monkeypatch.setattr(kernel, "split_size", lambda num_kv_heads: 1024)
     one, _ = run(attention, *arguments)
@@ -61,26 +64,26 @@ def test_one_split_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_queries_than_a_tile_has_rows() -> None:
     first_BF, stop_BF = masks(75, 80)["causal"]
-    check(attention, reference, (*inputs(1, 75, 6, 2, 32, 80), *nothing_else(first_BF, stop_BF)), PRODUCT)
+    check(attention, reference, seen(inputs(1, 75, 6, 2, 32, 80), first_BF, stop_BF), PRODUCT)
 
 
 def test_rows_have_their_own_bounds() -> None:
     stop_BF = torch.tensor([[1, 2, 3], [20, 70, 90]])
     first_BF = torch.tensor([[0, 1, 2], [19, 5, 80]])
-    check(attention, reference, (*inputs(2, 3, 2, 2, 32, 90), *nothing_else(first_BF, stop_BF)), PRODUCT)
+    check(attention, reference, seen(inputs(2, 3, 2, 2, 32, 90), first_BF, stop_BF), PRODUCT)
 
 
 @pytest.mark.parametrize("keys", [70, 600])
 def test_a_query_that_sees_nothing_gives_zeros(keys: int) -> None:
     stop_BF = torch.tensor([[0, 5, 0], [0, 0, 0]])
-    out, = check(attention, reference, (*inputs(2, 3, 4, 2, 32, keys), *nothing_else(None, stop_BF)), PRODUCT)
+    out, = check(attention, reference, seen(inputs(2, 3, 4, 2, 32, keys), None, stop_BF), PRODUCT)
     assert not out[0, 0].any()
     assert not out[1].any()
     assert out[0, 1].all()
 
 
 def test_no_query_gives_no_answer() -> None:
-    out, = check(attention, reference, (*inputs(2, 0, 4, 2, 32, 9), *nothing_else(None, None)), PRODUCT)
+    out, = check(attention, reference, seen(inputs(2, 0, 4, 2, 32, 9)), PRODUCT)
     assert out.shape == (2, 0, 4, 32)
 
 
@@ -90,55 +93,57 @@ def test_lists_of_tiles_restrict_what_is_read(counts: list[list[int]], mask: str
     keys = 4 * KEY_TILE + 7
     tiles_BKN = torch.stack([torch.randperm(5)[:3] for _ in range(4)]).view(2, 2, 3).to(torch.int32)
     first_BF, stop_BF = masks(3, keys)[mask]
-    arguments = (*inputs(2, 3, 4, 2, 32, keys), first_BF, stop_BF, tiles_BKN, torch.tensor(counts, dtype=torch.int32))
-    check(attention, reference, arguments, PRODUCT)
+    counts_BK = torch.tensor(counts, dtype=torch.int32)
+    tensors = inputs(2, 3, 4, 2, 32, keys)
+    check(attention, reference, seen(tensors, first_BF, stop_BF, tiles_BKN, counts_BK), PRODUCT)
 
 
 def test_listing_all_tiles_is_reading_everything() -> None:
     shape = (1, 3, 4, 2, 32, 5 * KEY_TILE)
     tensors = inputs(*shape)
     every = torch.arange(5, dtype=torch.int32).expand(1, 2, 5).contiguous()
-    listed, _ = run(attention, *tensors, None, None, every, torch.full((1, 2), 5, dtype=torch.int32))
-    dense, _ = run(attention, *tensors, None, None, None, None)
+    listed, _ = run(attention, *seen(tensors, None, None, every, torch.full((1, 2), 5, dtype=torch.int32)))
+    dense, _ = run(attention, *seen(tensors))
     assert torch.equal(listed[0], dense[0])
 
 
-@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
-def test_any_layout_is_read(layout: str) -> None:
-    q, k, v = (strided_variants(tensor)[layout] for tensor in inputs(2, 3, 4, 2, 33, 70))
-    check(attention, reference, (q, k, v, *nothing_else(None, None)), PRODUCT)
+def test_keys_and_values_are_read_in_a_store_that_is_longer() -> None:
+    q, k, v = inputs(2, 3, 4, 2, 32, 90)
+    check(attention, reference, seen((q, k[:, :70], v[:, :70])), PRODUCT)
 
 
-def test_heads_before_positions_are_read() -> None:
-    q, k, v = (tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs(2, 3, 4, 2, 32, 70))
-    check(attention, reference, (q, k, v, *nothing_else(None, None)), PRODUCT)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_heads_before_positions_are_refused(place: int) -> None:
+    arguments: list[Any] = [on_device(tensor) for tensor in inputs(2, 3, 4, 2, 32, 70)]
+    arguments[place] = arguments[place].transpose(1, 2).contiguous().transpose(1, 2)
+    with using(Implementation.TRITON), pytest.raises(AssertionError, match="must be"):
+        attention(*arguments, KeyRanges(70))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch_with_longer_rows(dtype: torch.dtype) -> None:
     q, k, v = inputs(3, 2, 2, 1, 32, 600, dtype)
     stop_B1 = torch.tensor([[90], [600], [257]])
-    together, _ = run(attention, q, k, v, *nothing_else(None, stop_B1.expand(3, 2)))
+    together, _ = run(attention, *seen((q, k, v), None, stop_B1.repeat(1, 2)))
     for row in range(3):
         length = int(stop_B1[row])
         one = slice(row, row + 1)
-        alone, _ = run(attention, q[one], k[one, :length], v[one, :length],
-                       *nothing_else(None, stop_B1[one].expand(1, 2)))
+        alone, _ = run(attention, *seen((q[one], k[one, :length], v[one, :length]), None, stop_B1[one].repeat(1, 2)))
         assert torch.equal(alone[0][0], together[0][row])
 
 
 def test_causal_queries_equal_each_query_alone_over_its_past() -> None:
     tensors, position = inputs(1, 9, 2, 2, 32, 9), torch.arange(9)[None]
-    causal, _ = run(attention, *tensors, *nothing_else(None, position + 1))
+    causal, _ = run(attention, *seen(tensors, None, position + 1))
     for query in range(9):
-        alone, _ = run(attention, tensors[0][:, query : query + 1], tensors[1][:, : query + 1],
-                       tensors[2][:, : query + 1], *nothing_else(None, None))
+        alone, _ = run(attention, *seen((tensors[0][:, query : query + 1], tensors[1][:, : query + 1],
+                                         tensors[2][:, : query + 1])))
         assert rel_rms(alone[0][0, 0], causal[0][0, query]) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_it_is_no_worse_than_pytorch_in_the_same_dtype(dtype: torch.dtype) -> None:
-    arguments = (*inputs(2, 32, 4, 2, 64, 300, dtype), *nothing_else(None, None))
+    arguments = seen(inputs(2, 32, 4, 2, 64, 300, dtype))
     expected = reference(*(tensor.double() for tensor in arguments[:3]), *arguments[3:])
     found, _ = run(attention, *arguments)
     assert found[0].numel() >= 4096
@@ -152,13 +157,13 @@ def test_any_shape(batch: int, queries: int, kv_heads: int, group: int, width: i
                    mask: str) -> None:
     first_BF, stop_BF = masks(queries, max(queries, keys))[mask]
     tensors = inputs(batch, queries, kv_heads * group, kv_heads, width, max(queries, keys), dtype)
-    check(attention, reference, (*tensors, *nothing_else(first_BF, stop_BF)), PRODUCT)
+    check(attention, reference, seen(tensors, first_BF, stop_BF), PRODUCT)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 6, 4, 32, 9), (1, 2, 2, 2, 257, 9)], ids=str)
 def test_heads_that_do_not_divide_or_fit_are_refused(shape: tuple[int, int, int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be a multiple"), using(Implementation.TRITON):
-        attention(*inputs(*shape), *nothing_else(None, None))
+        attention(*seen(inputs(*shape)))
 
 
 @pytest.mark.parametrize("queries", [1, 32, 70])
@@ -166,13 +171,13 @@ def test_a_grid_fits_a_gpu_however_many_rows_and_heads(queries: int, monkeypatch
     grids = []
     monkeypatch.setattr(kernel, "launch", lambda program, grid, *_, **__: grids.append(grid))
     with using(Implementation.TRITON):
-        tensors = (torch.empty(4096, num, 32, 32, device="meta") for num in (queries, 2100, 2100))
-        attention(*tensors, *nothing_else(None, None))
+        q_BFHD, k_BCKD = (torch.empty(4096, num, 32, 32, device="meta") for num in (queries, 2100))
+        attention(q_BFHD, k_BCKD, k_BCKD, KeyRanges(2100))
     assert grids
     assert all(grid[0] < 2**31 and max((1, *grid[1:])) <= 65535 for grid in grids)
 
 
 def test_bounds_beyond_the_keys_are_those_of_the_keys() -> None:
     far = torch.tensor([[2**31, 2**62, 5]])
-    check(attention, reference, (*inputs(1, 3, 2, 2, 32, 70), *nothing_else(None, far)), PRODUCT)
-    check(attention, reference, (*inputs(1, 3, 2, 2, 32, 70), *nothing_else(far - 2**40, far)), PRODUCT)
+    check(attention, reference, seen(inputs(1, 3, 2, 2, 32, 70), None, far), PRODUCT)
+    check(attention, reference, seen(inputs(1, 3, 2, 2, 32, 70), far - 2**40, far), PRODUCT)

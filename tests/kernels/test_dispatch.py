@@ -1,17 +1,28 @@
 """Which implementation runs, what is recorded of it, and what compilers and fake tensors see."""
 
 import importlib
+from enum import Enum
 from pathlib import Path
 
 import pytest
 import torch
 from quicksilver.kernels import dispatch
-from quicksilver.kernels.dispatch import Implementation, decide, launch, named, recording, using
+from quicksilver.kernels.case import with_tensors
+from quicksilver.kernels.dispatch import Implementation, launch, named, note, recording, using
+from quicksilver.kernels.moe_router import Routing, route
 from quicksilver.kernels.rms_norm import add_rms_norm, reference, rms_norm
+from quicksilver.kernels.rotate_and_store import QKNorm, Rope, rotate_and_store
 from quicksilver.kernels.swiglu import swiglu
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..strict_device import rehearsal
 from .comparison import on_device
+
+
+class Algorithm(Enum):
+    SLOW = "a slow one"
+    FAST = "a fast one"
+
 
 ROOT = Path(__file__).resolve().parents[2]
 X, WEIGHT = torch.randn(3, 8), torch.rand(8)
@@ -28,19 +39,38 @@ def test_the_device_decides_unless_something_is_chosen() -> None:
     assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.REFERENCE)}
 
 
+def test_a_cpu_runs_its_own_implementation_unless_told_otherwise() -> None:
+    for setting, expected in ((None, Implementation.CPU), (Implementation.CPU, Implementation.CPU),
+                              (Implementation.REFERENCE, Implementation.REFERENCE)):
+        with using(setting), recording() as ran:
+            route(X, None, Routing(2))
+            rms_norm(X, WEIGHT, 1e-5)
+        assert ran == {("route", expected), ("rms_norm", Implementation.REFERENCE)}
+
+
+def test_tensors_without_values_get_the_reference() -> None:
+    with using(Implementation.CPU), recording() as ran:
+        route(X.to("meta"), None, Routing(2))
+        with FakeTensorMode() as mode:
+            route(mode.from_tensor(X), None, Routing(2))
+    assert ran == {("route", Implementation.REFERENCE)}
+
+
+def test_a_cpu_implementation_is_refused_on_a_gpu() -> None:
+    with rehearsal(), using(Implementation.CPU), pytest.raises(ValueError, match="kernels=cpu with tensors on cuda"):
+        rms_norm(X.to("cuda"), WEIGHT.to("cuda"), 1e-5)
+
+
 def test_what_ran_is_named_for_each_kernel_and_wholly_where_it_was_several() -> None:
     with recording() as ran:
         rms_norm(X, WEIGHT, 1e-5)
         swiglu(X)
         with using(Implementation.TRITON):
             swiglu(on_device(X))
-    assert named(ran) == {"rms_norm": "reference", "swiglu": "reference, triton"}
-
-
-def test_what_was_decided_but_did_not_run_is_not_on_record() -> None:
-    with using(Implementation.TRITON), recording() as ran:
-        assert decide((X,)) is Implementation.TRITON
-    assert not ran
+        for what in (Implementation.CPU, Algorithm.SLOW, Algorithm.FAST, Implementation.TRITON):
+            note("experts", what)
+    assert named(ran) == {"experts": "cpu (a fast one, a slow one), triton", "rms_norm": "reference",
+                          "swiglu": "reference, triton"}
 
 
 def test_a_choice_ends_with_its_block_even_after_an_error() -> None:
@@ -51,7 +81,7 @@ def test_a_choice_ends_with_its_block_even_after_an_error() -> None:
     assert ran == {("rms_norm", Implementation.REFERENCE)}
 
 
-def test_a_gradient_takes_the_reference_of_a_kernel_without_backward() -> None:
+def test_a_gradient_takes_pytorch_for_a_kernel_without_backward() -> None:
     x, weight = on_device(X), on_device(WEIGHT).clone().requires_grad_()
     with using(Implementation.TRITON), recording() as ran:
         rms_norm(x, weight, 1e-5).sum().backward()
@@ -59,6 +89,14 @@ def test_a_gradient_takes_the_reference_of_a_kernel_without_backward() -> None:
             add_rms_norm(x, x, weight, 1e-5)
     assert ran == {("rms_norm", Implementation.REFERENCE), ("add_rms_norm", Implementation.TRITON)}
     assert weight.grad is not None
+
+
+def test_a_gradient_of_a_tensor_within_an_argument_counts() -> None:
+    weight = on_device(WEIGHT).clone().requires_grad_()
+    rope = with_tensors(Rope(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 0), torch.zeros(1, 0)), on_device)
+    with using(Implementation.TRITON), recording() as ran:
+        rotate_and_store(on_device(X[None, :, None].repeat(1, 1, 3, 1)), 1, rope, QKNorm(weight, weight, 1e-5), None)
+    assert ran == {("rotate_and_store", Implementation.REFERENCE)}
 
 
 def test_keywords_count_as_arguments() -> None:
@@ -78,21 +116,18 @@ def test_triton_is_refused_where_nothing_could_run_it(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", ["cuda", "", "Triton"])
 def test_an_unknown_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"kernels='{name}': must be one of auto, reference, triton"):
+    with pytest.raises(ValueError, match=f"kernels='{name}': must be one of auto, reference, cpu, triton"):
         Implementation.named(name)
 
 
 def test_names_of_the_setting() -> None:
-    assert [Implementation.named(name) for name in ("auto", "reference", "triton")] == [None, *Implementation]
+    assert [Implementation.named(name) for name in ("auto", "reference", "cpu", "triton")] == [None, *Implementation]
 
 
-def test_torch_compile_sees_one_operator_and_no_break() -> None:
+def test_torch_compile_traces_the_reference_without_a_break() -> None:
     compiled = torch.compile(lambda x, weight: 2 * rms_norm(x, weight, 1e-5), backend="eager", fullgraph=True)
-    with torch.no_grad():
+    with using(Implementation.TRITON):
         torch.testing.assert_close(compiled(X, WEIGHT), 2 * reference(X, WEIGHT, 1e-5))
-        with using(Implementation.TRITON), recording() as ran:
-            torch.testing.assert_close(compiled(on_device(X), on_device(WEIGHT)).cpu(), 2 * reference(X, WEIGHT, 1e-5))
-    assert ran == {("rms_norm", Implementation.TRITON)}
 
 
 def test_fake_tensors_get_shapes_without_a_launch() -> None:

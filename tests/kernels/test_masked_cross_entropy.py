@@ -181,7 +181,7 @@ def test_a_second_derivative_is_refused() -> None:
 def test_under_autocast_products_are_narrow_and_gradients_wide() -> None:
     hidden_ME, head_VE, target_M, upstream_M = (tensor.to(DEVICE) for tensor in _inputs(3, 8, 9))
     found = []
-    for implementation in Implementation:
+    for implementation in (Implementation.REFERENCE, Implementation.TRITON):
         leaves = hidden_ME.detach().requires_grad_(), head_VE.detach().requires_grad_()
         with using(implementation), torch.autocast(DEVICE.type, torch.bfloat16):
             nll_M = masked_cross_entropy(*leaves, target_M)

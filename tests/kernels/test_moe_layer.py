@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.moe_layer import LayerCase, mixture_of_experts, reference
 from quicksilver.kernels.moe_router import Routing, Scoring, route
-from quicksilver.kernels.moe_sort import Load
+from quicksilver.kernels.moe_sort import ExpertLoad
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .comparison import PRODUCT, check, rel_rms, run
@@ -36,10 +36,10 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
 
 
 @pytest.mark.parametrize(("load", "scoring", "shared_width"), [
-    (Load(7, 8, 2), Scoring.SOFTMAX, 0), (Load(7, 8, 2, zipf_exponent=1.5), Scoring.SIGMOID, 12),
-    (Load(7, 8, 2, num_active=2), Scoring.SOFTMAX_OF_CHOSEN, 5), (Load(7, 8, 2, num_active=4), Scoring.SIGMOID, 0)],
-    ids=str)
-def test_a_case_sends_its_tokens_where_its_load_says(load: Load, scoring: Scoring, shared_width: int) -> None:
+    (ExpertLoad(7, 8, 2), Scoring.SOFTMAX, 0), (ExpertLoad(7, 8, 2, zipf_exponent=1.5), Scoring.SIGMOID, 12),
+    (ExpertLoad(7, 8, 2, num_active=2), Scoring.SOFTMAX_OF_CHOSEN, 5),
+    (ExpertLoad(7, 8, 2, num_active=4), Scoring.SIGMOID, 0)], ids=str)
+def test_a_case_sends_its_tokens_where_its_load_says(load: ExpertLoad, scoring: Scoring, shared_width: int) -> None:
     case = LayerCase(load, 24, 16, Routing(2, scoring), shared_width)
     inputs = case.inputs(torch.float32, torch.device("cpu"))
     x_TE, router_XE, bias_X, *_ = inputs
@@ -50,7 +50,7 @@ def test_a_case_sends_its_tokens_where_its_load_says(load: Load, scoring: Scorin
 
 
 def test_a_case_with_groups_counts_the_experts_that_its_tokens_go_to() -> None:
-    case = LayerCase(Load(4, 16, 2), 24, 16, Routing(2, Scoring.SIGMOID, num_groups=8, groups_kept=1))
+    case = LayerCase(ExpertLoad(4, 16, 2), 24, 16, Routing(2, Scoring.SIGMOID, num_groups=8, groups_kept=1))
     x_TE, router_XE, bias_X, *_ = case.inputs(torch.float32, torch.device("cpu"))
     expert_TA, _ = route(F.linear(x_TE, router_XE), bias_X, case.routing)
     assert (expert_TA.sort(1).values % 2 == torch.tensor([0, 1])).all()  # both of a group of two
@@ -59,6 +59,6 @@ def test_a_case_with_groups_counts_the_experts_that_its_tokens_go_to() -> None:
 
 def test_a_case_whose_parts_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"width=7: must be an integer of at least 8"):
-        LayerCase(Load(5, 8, 2), 7, 16, Routing(2))
+        LayerCase(ExpertLoad(5, 8, 2), 7, 16, Routing(2))
     with pytest.raises(ValueError, match=r"top_k=3: must be the load's, 2"):
-        LayerCase(Load(5, 8, 2), 24, 16, Routing(3))
+        LayerCase(ExpertLoad(5, 8, 2), 24, 16, Routing(3))

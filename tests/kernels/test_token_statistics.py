@@ -8,33 +8,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quicksilver.kernels.case import with_tensors
 from quicksilver.kernels.dispatch import Implementation, using
-from quicksilver.kernels.logit_memories import Credit, Previous
+from quicksilver.kernels.distribution_state import PreviousDistribution, TokenCredit
 from quicksilver.kernels.token_statistics import (
-    Draw,
-    Question,
+    SamplingParams,
     Statistic,
+    StatisticsRequest,
     TokenStatistics,
     cut_off,
     token_statistics,
 )
 from torch import Tensor
 
-from .comparison import DTYPES, each_tensor, on_device, put, run, strided_variants
+from .comparison import DTYPES, on_device, put, run
 
 ALL: frozenset[Statistic] = frozenset({"log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy"})
 
 
-def triton(logits: Tensor, question: Question) -> TokenStatistics:
-    """The answer of the Triton path, under the conditions of the shared comparison."""
-    names = ["token_BQ", *(name for name, value in vars(token_statistics(logits, question)).items()
-                           if value is not None and name != "token_BQ")]
-
-    def answered(logits_BQV: Tensor, question: Question) -> tuple[Tensor, ...]:
-        found = token_statistics(logits_BQV, question)
-        return tuple(getattr(found, name) for name in names)
-
-    outputs, _ = run(answered, logits, question)
+def triton(logits: Tensor, request: StatisticsRequest) -> TokenStatistics:
+    """The statistics of the Triton path, under the conditions of the shared comparison."""
+    names = [name for name, value in vars(token_statistics(logits, request)).items() if value is not None]
+    outputs, _ = run(token_statistics, logits, request)
     return TokenStatistics(**dict(zip(names, outputs, strict=True)))
 
 
@@ -78,14 +73,14 @@ def test_statistics_match_their_definitions(ask: Any, shape: tuple[int, ...], dt
     logits[..., 1] = -torch.inf
     canvas = torch.randint(0, shape[-1], shape[:2])
     canvas[canvas == 1] = 0
-    check_definitions(ask(logits, Question(ALL, None, temperature, canvas)), logits, canvas, temperature)
+    check_definitions(ask(logits, StatisticsRequest(ALL, None, temperature, canvas)), logits, canvas, temperature)
 
 
 @PATHS
 def test_large_logits_keep_their_digits(ask: Any) -> None:
     logits = torch.randn(1, 3, 9001) + 60
     canvas = torch.zeros(1, 3, dtype=torch.int64)
-    check_definitions(ask(logits, Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
+    check_definitions(ask(logits, StatisticsRequest(ALL, canvas_token_BQ=canvas)), logits, canvas)
 
 
 @PATHS
@@ -93,7 +88,7 @@ def test_large_logits_keep_their_digits(ask: Any) -> None:
 def test_a_tie_takes_the_lowest_token(ask: Any, ties: tuple[int, ...]) -> None:
     logits = torch.zeros(1, 1, 9001)
     logits[..., list(ties)] = 3
-    found = ask(logits, Question(frozenset({"margin", "logit_gap"})))
+    found = ask(logits, StatisticsRequest(frozenset({"margin", "logit_gap"})))
     assert found.token_BQ.item() == ties[0]
     assert found.margin_BQ.item() == 0
     assert found.logit_gap_BQ.item() == 0
@@ -104,7 +99,7 @@ def test_a_row_that_allows_nothing_gives_no_nan(ask: Any) -> None:
     logits = torch.randn(1, 3, 9000)
     logits[0, 1] = -torch.inf
     logits[0, 2, 1:] = -torch.inf
-    found = ask(logits, Question(ALL, canvas_token_BQ=torch.ones(1, 3, dtype=torch.int64)))
+    found = ask(logits, StatisticsRequest(ALL, canvas_token_BQ=torch.ones(1, 3, dtype=torch.int64)))
     assert [found.token_BQ[0, 1], found.log_prob_BQ[0, 1]] == [0, -torch.inf]
     assert [found.margin_BQ[0, 1], found.logit_gap_BQ[0, 1], found.entropy_BQ[0, 1]] == [0, 0, 0]
     assert found.canvas_log_prob_BQ[0, 1:].tolist() == [-torch.inf, -torch.inf]
@@ -129,7 +124,7 @@ def test_logits_that_are_not_finite_are_flagged(ask: Any, dtype: torch.dtype, dr
     logits[0, -1] = -INF
     draw = drawing(1, logits.shape[1], **drawn) if drawn else None
     canvas = torch.zeros(logits.shape[:2], dtype=torch.int64)
-    found = ask(logits.to(dtype), Question(wanted, draw, canvas_token_BQ=canvas))
+    found = ask(logits.to(dtype), StatisticsRequest(wanted, draw, canvas_token_BQ=canvas))
     assert found.nonfinite_BQ is not None
     assert found.nonfinite_BQ[0].tolist() == 6 * [True] + 4 * [False] + [True]
     assert ((found.token_BQ >= 0) & (found.token_BQ < 8200)).all()
@@ -138,11 +133,11 @@ def test_logits_that_are_not_finite_are_flagged(ask: Any, dtype: torch.dtype, dr
 @pytest.mark.parametrize("implementation", list(Implementation))
 def test_credit_and_divergence_leave_the_flag(implementation: Implementation) -> None:
     logits = torch.tensor([[[0.0, NAN, 1.0], [0.0, INF, 1.0], [0.0, -INF, 1.0]]])
-    credit = Credit(torch.zeros(logits.shape), torch.ones(1, 3, dtype=torch.bool), 0.7, 0.8, 0.2)
-    previous = Previous.unknown(logits.shape, torch.device("cpu"))
-    question = Question(frozenset({"divergence"}), None, 1.0, None, previous, credit)
+    credit = TokenCredit(torch.zeros(logits.shape), torch.ones(1, 3, dtype=torch.bool), 0.7, 0.8, 0.2)
+    previous = PreviousDistribution.empty(logits.shape, torch.device("cpu"))
+    request = StatisticsRequest(frozenset({"divergence"}), None, 1.0, None, previous, credit)
     with using(implementation):
-        found = token_statistics(*put(implementation, logits, question))
+        found = token_statistics(*put(implementation, logits, request))
     assert found.nonfinite_BQ is not None
     assert found.nonfinite_BQ.tolist() == [[True, True, False]]
 
@@ -157,9 +152,9 @@ CUTS = ({}, {"top_k": 3}, {"top_p": 0.9})
 def test_the_coldest_draws_are_greedy(implementation: Implementation, temperature: float, cut: dict[str, Any]) -> None:
     logits = 40 * torch.randn(1, 12, 300)
     logits[..., 7] = -INF
-    question = Question(frozenset(), drawing(1, 12, temperature, **cut))
+    request = StatisticsRequest(frozenset(), drawing(1, 12, temperature, **cut))
     with using(implementation):
-        found = token_statistics(*put(implementation, logits, question))
+        found = token_statistics(*put(implementation, logits, request))
     assert torch.equal(found.token_BQ.cpu(), logits.argmax(-1))
 
 
@@ -171,10 +166,10 @@ def test_the_hottest_draws_are_from_all_that_is_allowed(implementation: Implemen
     """Whatever their logits: as those of logits that are all alike."""
     logits = 40 * torch.randn(1, 20, 6)
     logits[..., [0, 5]] = -INF
-    question = Question(frozenset(), drawing(1, 20, temperature, **cut))
+    request = StatisticsRequest(frozenset(), drawing(1, 20, temperature, **cut))
     with using(implementation):
-        found = token_statistics(*put(implementation, logits, question))
-    alike = token_statistics(torch.where(logits == -INF, -INF, 0), Question(frozenset(), drawing(1, 20)))
+        found = token_statistics(*put(implementation, logits, request))
+    alike = token_statistics(torch.where(logits == -INF, -INF, 0), StatisticsRequest(frozenset(), drawing(1, 20)))
     assert torch.equal(found.token_BQ.cpu(), alike.token_BQ)
     assert set(found.token_BQ.flatten().tolist()) == {1, 2, 3, 4}
 
@@ -183,28 +178,29 @@ def test_the_hottest_draws_are_from_all_that_is_allowed(implementation: Implemen
 @pytest.mark.parametrize("temperature", [LEAST, 1e-38, 1e300, MOST])
 def test_statistics_of_any_temperature_are_numbers(ask: Any, temperature: float) -> None:
     logits = torch.tensor([[[1.0, 3.0, 2.0, -INF]]])
-    found = ask(logits, Question(ALL, None, temperature, torch.tensor([[1]])))
+    found = ask(logits, StatisticsRequest(ALL, None, temperature, torch.tensor([[1]])))
     probability, margin, entropy = (1, 1, 0) if temperature < 1 else (1 / 3, 0, np.log(3))
     np.testing.assert_allclose(found.log_prob_BQ.exp(), probability, rtol=1e-6)
     np.testing.assert_allclose(found.canvas_log_prob_BQ.exp(), probability, rtol=1e-6)
     np.testing.assert_allclose(found.margin_BQ, margin, atol=1e-6)
     np.testing.assert_allclose(found.entropy_BQ, entropy, atol=1e-6)
     assert found.logit_gap_BQ.isfinite().all()
-    previous = Previous.unknown(logits.shape, torch.device("cpu"))
+    previous = PreviousDistribution.empty(logits.shape, torch.device("cpu"))
     for _ in range(2):
-        found = token_statistics(logits, Question(frozenset({"divergence"}), None, temperature, previous=previous))
+        request = StatisticsRequest(frozenset({"divergence"}), None, temperature, previous=previous)
+        found = token_statistics(logits, request)
     assert found.divergence_BQ is not None
     assert found.divergence_BQ.item() == 0
 
 
 @PATHS
 def test_no_position_gives_no_answer(ask: Any) -> None:
-    assert ask(torch.empty(2, 0, 7), Question(frozenset({"log_prob"}))).token_BQ.shape == (2, 0)
+    assert ask(torch.empty(2, 0, 7), StatisticsRequest(frozenset({"log_prob"}))).token_BQ.shape == (2, 0)
 
 
 @PATHS
 def test_only_what_is_wanted_is_computed(ask: Any) -> None:
-    found = ask(torch.randn(1, 2, 5), Question(frozenset({"margin"})))
+    found = ask(torch.randn(1, 2, 5), StatisticsRequest(frozenset({"margin"})))
     assert found.log_prob_BQ is None
     assert found.entropy_BQ is None
     assert found.margin_BQ is not None
@@ -218,7 +214,7 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
     logits = torch.zeros(1, 2, 9001)
     logits[0, 0, places[0]], logits[0, 0, places[1]] = 5.5, 3.25
     logits[0, 1, places[0]] = -4.0
-    found = ask(logits, Question(frozenset({"logit_gap"}), None, temperature))
+    found = ask(logits, StatisticsRequest(frozenset({"logit_gap"}), None, temperature))
     assert found.logit_gap_BQ[0].tolist() == [2.25 / temperature, 0.0]
     assert found.log_prob_BQ is found.margin_BQ is None
 
@@ -226,37 +222,31 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
 @PATHS
 def test_a_draw_leaves_the_gap_as_it_is(ask: Any) -> None:
     logits = torch.randn(2, 3, 300) * 3
-    greedy, drawn = (ask(logits, Question(frozenset({"logit_gap"}), draw)) for draw in (None, drawing(2, 3)))
+    greedy, drawn = (ask(logits, StatisticsRequest(frozenset({"logit_gap"}), draw)) for draw in (None, drawing(2, 3)))
     assert not torch.equal(greedy.token_BQ, drawn.token_BQ)
     assert torch.equal(greedy.logit_gap_BQ, drawn.logit_gap_BQ)
 
 
-@pytest.mark.parametrize("layout", ["transposed", "sliced", "offset"])
-def test_any_layout_is_read(layout: str) -> None:
-    logits = torch.randn(2, 3, 131)
-    canvas = torch.zeros(2, 3, dtype=torch.int64)
-    check_definitions(triton(strided_variants(logits)[layout], Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
-
-
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
     logits, wanted = torch.randn(1, 5, 8200), frozenset(ALL - {"canvas_log_prob"})
-    together = triton(logits, Question(wanted))
+    together = triton(logits, StatisticsRequest(wanted))
     for row in range(5):
-        alone = triton(logits[:, row : row + 1], Question(wanted))
+        alone = triton(logits[:, row : row + 1], StatisticsRequest(wanted))
         for name, value in vars(alone).items():
             assert value is None or value.item() == getattr(together, name)[0, row].item()
 
 
-def drawing(num_rows: int, num_queried: int, temperature: float = 0.7, **cut: Any) -> Draw:
+def drawing(num_rows: int, num_queried: int, temperature: float = 0.7, **cut: Any) -> SamplingParams:
     position_BQ = torch.arange(num_rows * num_queried).view(num_rows, num_queried) % 997
-    return Draw(temperature, torch.arange(num_rows) + 2**40, position_BQ, torch.tensor(3), **cut)
+    step_B = torch.arange(num_rows) % 2 + 3
+    return SamplingParams(temperature, torch.arange(num_rows) + 2**40, position_BQ, step_B, **cut)
 
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 50, "top_p": 0.95}], ids=str)
 def test_both_paths_draw_the_same_tokens_under_one_seed(cut: dict[str, Any]) -> None:
     logits = torch.randn(3, 4, 8300) * 3
-    question = Question(frozenset({"log_prob"}), drawing(3, 4, **cut))
-    reference, found = token_statistics(logits, question), triton(logits, question)
+    request = StatisticsRequest(frozenset({"log_prob"}), drawing(3, 4, **cut))
+    reference, found = token_statistics(logits, request), triton(logits, request)
     assert torch.equal(reference.token_BQ, found.token_BQ)
     assert reference.log_prob_BQ is not None
     torch.testing.assert_close(reference.log_prob_BQ, found.log_prob_BQ, rtol=0, atol=2e-5)
@@ -268,13 +258,13 @@ def test_any_shape(num_rows: int, num_queried: int, vocab_size: int, dtype: torc
     logits = torch.randn(num_rows, num_queried, vocab_size) * 5
     logits = (logits.round() if coarse else logits).to(dtype)  # rounding plants ties
     canvas = torch.randint(0, vocab_size, (num_rows, num_queried))
-    check_definitions(triton(logits, Question(ALL, canvas_token_BQ=canvas)), logits, canvas)
+    check_definitions(triton(logits, StatisticsRequest(ALL, canvas_token_BQ=canvas)), logits, canvas)
 
 
 def draws(logits: list[float], num: int, **cut: Any) -> np.ndarray:
     """How often each token is drawn in `num` draws."""
-    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), **cut)
-    token = token_statistics(torch.tensor(logits).expand(num, 1, -1), Question(draw=draw)).token_BQ
+    draw = SamplingParams(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), **cut)
+    token = token_statistics(torch.tensor(logits).expand(num, 1, -1), StatisticsRequest(sampling=draw)).token_BQ
     return np.bincount(token.flatten().numpy(), minlength=len(logits)) / num
 
 
@@ -290,8 +280,8 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
 
 
 def test_temperature_sharpens_the_draw() -> None:
-    draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
-    token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), Question(draw=draw)).token_BQ
+    draw = SamplingParams(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
+    token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), StatisticsRequest(sampling=draw)).token_BQ
     assert abs(token.float().mean().item() - np.exp(2) / (1 + np.exp(2))) < 0.015
 
 
@@ -305,13 +295,14 @@ def test_a_nucleus_of_everything_cuts_nothing() -> None:
 
 def test_a_row_of_nan_still_names_a_token_of_the_vocabulary() -> None:
     with using(Implementation.TRITON):
-        found = token_statistics(on_device(torch.full((1, 2, 300), torch.nan)), Question(frozenset({"log_prob"})))
+        found = token_statistics(on_device(torch.full((1, 2, 300), torch.nan)),
+                                 StatisticsRequest(frozenset({"log_prob"})))
     assert ((found.token_BQ >= 0) & (found.token_BQ < 300)).all()
 
 
 def test_the_canvas_must_be_given_where_it_is_asked_about() -> None:
     with pytest.raises(ValueError, match="canvas_token_BQ=None"):
-        token_statistics(torch.randn(1, 1, 4), Question(frozenset({"canvas_log_prob"})))
+        token_statistics(torch.randn(1, 1, 4), StatisticsRequest(frozenset({"canvas_log_prob"})))
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))
@@ -320,20 +311,20 @@ def test_divergence_is_that_from_the_step_before_by_the_temperature_of_the_stati
         implementation: Implementation, temperature: float) -> None:
     steps = torch.randn(3, 1, 2, 200) * 3
     steps[..., 7] = -torch.inf
-    previous = Previous.unknown(steps[0].shape, torch.device("cpu"))
+    previous = PreviousDistribution.empty(steps[0].shape, torch.device("cpu"))
     draw = drawing(1, 2)
-    question = Question(frozenset({"log_prob", "divergence"}), draw, temperature, previous=previous)
-    assert question.needs_logits
-    asked, *moved = put(implementation, question, *steps)
+    request = StatisticsRequest(frozenset({"log_prob", "divergence"}), draw, temperature, previous=previous)
+    assert request.needs_logits
+    asked, *moved = put(implementation, request, *steps)
     with using(implementation):
-        found = [each_tensor(token_statistics(logits, asked), Tensor.cpu) for logits in moved]
+        found = [with_tensors(token_statistics(logits, asked), Tensor.cpu) for logits in moved]
     p, before = ((logits.double() / temperature).softmax(-1).numpy() for logits in (steps[2], steps[1]))
     wanted = np.where(p > 0, p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, before, 1)), 0).sum(-1)
     assert found[0].divergence_BQ is not None
     assert found[2].divergence_BQ is not None
     assert (found[0].divergence_BQ == torch.inf).all()
     np.testing.assert_allclose(found[2].divergence_BQ, wanted, rtol=1e-5)
-    plain = token_statistics(steps[2], Question(frozenset({"log_prob"}), draw, temperature))
+    plain = token_statistics(steps[2], StatisticsRequest(frozenset({"log_prob"}), draw, temperature))
     assert torch.equal(found[2].token_BQ, plain.token_BQ)
     assert found[2].log_prob_BQ is not None
     assert plain.log_prob_BQ is not None
@@ -345,13 +336,13 @@ def test_credit_changes_the_logits_before_anything_is_asked_of_them(implementati
     logits = torch.tensor([[[2.0, 1.0, 0.0, -torch.inf], [0.0, 3.0, 1.0, -torch.inf]]])
     memory = torch.zeros(logits.shape)
     memory[0, 0, 1] = 1.0
-    credit = Credit(memory, torch.tensor([[True, False]]), alpha=3.0, beta=0.5, gamma=1.0)
-    canvas, previous = torch.tensor([[0, 2]]), Previous.unknown(logits.shape, torch.device("cpu"))
-    question = Question(frozenset({*ALL, "divergence"}), None, 1.0, canvas, previous, credit)
-    assert question.needs_logits
-    moved, asked = put(implementation, logits, question)
+    credit = TokenCredit(memory, torch.tensor([[True, False]]), alpha=3.0, beta=0.5, gamma=1.0)
+    canvas, previous = torch.tensor([[0, 2]]), PreviousDistribution.empty(logits.shape, torch.device("cpu"))
+    request = StatisticsRequest(frozenset({*ALL, "divergence"}), None, 1.0, canvas, previous, credit)
+    assert request.needs_logits
+    moved, asked = put(implementation, logits, request)
     with using(implementation):
-        found = each_tensor(token_statistics(moved, asked), Tensor.cpu)
+        found = with_tensors(token_statistics(moved, asked), Tensor.cpu)
     fused = logits.double()
     fused[0, 0, 0] += 3 * np.log(1 + np.exp(2) / (np.exp(2) + np.e + 1))  # the most probable one earns
     fused[0, 0, 1] += 3 * np.log(1.5)  # half of its credit is left; nothing is earned at a decided position
@@ -361,4 +352,4 @@ def test_credit_changes_the_logits_before_anything_is_asked_of_them(implementati
 
 def test_the_step_before_must_be_given_where_it_is_asked_about() -> None:
     with pytest.raises(ValueError, match="previous=None"):
-        token_statistics(torch.randn(1, 1, 4), Question(frozenset({"divergence"})))
+        token_statistics(torch.randn(1, 1, 4), StatisticsRequest(frozenset({"divergence"})))

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from quicksilver.kernels.attention import attention
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
 from quicksilver.models.attention import AttentionMask, BD3LMMask
-from quicksilver.models.layers import attend
 
 POSITIONS = torch.arange(12)[None]
 
@@ -52,10 +52,13 @@ def test_mask_and_number_of_keys_seen_say_the_same(pattern: AttentionPattern, en
     query = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]])
     key = torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
     mask = AttentionMask(pattern, query, key, end)
-    visible, stop = mask.visible_B1FC, mask.stop_BF
+    visible, stop = mask.visible_BKFC, mask.stop_BF
     everything = torch.ones(2, 4, 6, dtype=torch.bool)
     seen = everything if visible is None else visible[:, 0].expand(2, 4, 6)
     assert torch.equal(seen, everything if stop is None else torch.arange(6) < stop[..., None])
+    assert mask.ranges.stop_BF is stop
+    with pytest.raises(ValueError, match=r"a mask of \(4, 6\) queries and keys with \(4, 5\)"):
+        mask.check(2, 4, 5, 1)
     picked = mask.at(torch.tensor([[3], [1]]))
     assert torch.equal(picked.query_BF, torch.tensor([[8], [5]]))
 
@@ -70,7 +73,7 @@ def test_attention_under_autocast_is_attention(pattern: AttentionPattern, num_kv
     results = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            mixed = attend(q, k, v, mask)
+            mixed = attention(q, k, v, mask)
         results.append((mixed.float(), *torch.autograd.grad(mixed, (q, k, v), upstream.to(mixed.dtype))))
     for exact, rounded in zip(*results, strict=True):
         assert (exact - rounded).norm() < 0.02 * exact.norm()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing
-from quicksilver.kernels.moe_sort import Load
+from quicksilver.kernels.moe_sort import ExpertLoad
 from quicksilver.models import Bidirectional, Causal, ExpertShape, MoELayer, Shape, TransformerConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,7 +60,7 @@ def test_a_mixture_counts_all_experts_and_the_active_ones() -> None:
 def test_distinct_experts_are_as_many_as_uniform_draws_touch(num_positions: int, num_experts: int) -> None:
     shape = ExpertShape(num_experts, 1, Routing(8))
     draws = 400
-    expert_TA = Load(draws * num_positions, num_experts, 8).draw().view(draws, -1)
+    expert_TA = ExpertLoad(draws * num_positions, num_experts, 8).draw().view(draws, -1)
     touched = sum(len(row.unique()) for row in expert_TA) / draws
     assert shape.expected_distinct(num_positions) == pytest.approx(touched, rel=0.01)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from quicksilver.kernels.moe_router import Routing
-from quicksilver.kernels.token_statistics import Question
+from quicksilver.kernels.token_statistics import StatisticsRequest
 from quicksilver.models import (
     Bidirectional,
     Causal,
@@ -21,7 +21,7 @@ from tests.conftest import MASK_ID, random_transformer
 EXPERTS = ExpertShape(8, 12, Routing(2), num_dense_layers=1)
 TOKENS = torch.tensor([[1, MASK_ID, 3, MASK_ID, 5, 0], [2, 3, MASK_ID, 1, MASK_ID, 0]])
 WHOLE = torch.arange(5).expand(2, -1).contiguous()
-ASKED = Question(frozenset({"log_prob", "expert_rarity"}))
+ASKED = StatisticsRequest(frozenset({"log_prob", "expert_rarity"}))
 
 
 def aware(attention: Causal | Bidirectional, shift: int = 0) -> tuple[DecodableTransformer, ExpertAware]:

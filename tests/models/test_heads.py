@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quicksilver.kernels.token_statistics import Question
+from quicksilver.kernels.token_statistics import StatisticsRequest
 from quicksilver.models import FusedHead, SeparateHead
 
 from ..strict_device import DEVICE, rehearsal
@@ -13,7 +13,7 @@ def test_on_a_gpu_both_heads_see_logits_that_are_not_rounded(dtype: torch.dtype)
     # 20 + 1/64 and 20: one number in 16 bits of eight digits, two for whoever sums in float32.
     hidden_BQE = torch.tensor([[[16.0, 4.0, 2.0**-6]]], dtype=dtype)
     head_VE = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [-1.0, 0.0, 0.0]], dtype=dtype)
-    question = Question(frozenset({"log_prob", "logit_gap"}))
+    question = StatisticsRequest(frozenset({"log_prob", "logit_gap"}))
     with rehearsal():
         found = [head.statistics(hidden_BQE.to(DEVICE), head_VE.to(DEVICE), 3, question)
                  for head in (SeparateHead(), FusedHead())]

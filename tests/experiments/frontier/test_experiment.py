@@ -166,7 +166,7 @@ def test_the_triton_path_gives_the_reference_paths_answers(tmp_path: Path, front
 
 
 def test_an_unknown_implementation_is_refused(frontier: Build) -> None:
-    with pytest.raises(ValueError, match="kernels='cuda': must be one of auto, reference, triton"):
+    with pytest.raises(ValueError, match="kernels='cuda': must be one of auto, reference, cpu, triton"):
         frontier(kernels="cuda")
 
 

@@ -24,7 +24,7 @@ from quicksilver.decoders import (
 from quicksilver.decoders.policies import TokenEditing
 from quicksilver.decoders.windows import WindowGrid
 from quicksilver.experiments.joint_error.measure import commit_error, joint_errors
-from quicksilver.kernels.token_statistics import Question, TokenStatistics, token_statistics
+from quicksilver.kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
 from quicksilver.models import Bidirectional, KVStore, ModelSpec, Plan
 from torch import Tensor
 
@@ -62,10 +62,10 @@ class JointTable:
                 for tokens, positions in zip(tokens_BS.tolist(), plan.query_BQ.tolist(), strict=True)]
         return torch.tensor(np.array(rows)).float()
 
-    def statistics(self, hidden_BQE: Tensor, question: Question) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
         logits_BQV = hidden_BQE.clone()
         logits_BQV[..., self.mask_id] = -torch.inf
-        return token_statistics(logits_BQV, question)
+        return token_statistics(logits_BQV, request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

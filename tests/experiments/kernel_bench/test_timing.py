@@ -14,7 +14,7 @@ from quicksilver.kernels.lm_head_statistics import LMHeadCase
 from quicksilver.kernels.moe_experts import ExpertsCase
 from quicksilver.kernels.moe_layer import LayerCase
 from quicksilver.kernels.moe_router import Routing
-from quicksilver.kernels.moe_sort import Load
+from quicksilver.kernels.moe_sort import ExpertLoad
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 from quicksilver.kernels.swiglu import SwiGLUCase
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal f
     (AttentionCase(1, 1, 4, 2, 32, 64), ["torch eager", "FlexAttention", "fla-core", "torch.compile"]),
     (AttentionCase(1, 4, 4, 2, 32, 64, listed_tiles=1), ["torch eager", "torch.compile"]),
     (LMHeadCase(3, 64, 200), ["torch eager", "cuBLAS + token statistics", "torch.compile"]),
-    (ExpertsCase(Load(5, 8, 2), 64, 32), ["torch eager", "torch grouped_mm", "torch.compile"]),
-    (LayerCase(Load(5, 8, 2), 64, 32, Routing(2), 16), ["torch eager", "torch grouped_mm", "torch.compile"]),
+    (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), ["torch eager", "torch grouped_mm", "torch.compile"]),
+    (LayerCase(ExpertLoad(5, 8, 2), 64, 32, Routing(2), 16), ["torch eager", "torch grouped_mm", "torch.compile"]),
     (WrongCase(1.0, 0), ["torch eager", "torch.compile"]),
 ], ids=lambda value: type(value).__name__ if not isinstance(value, list) else "")
 def test_a_kernel_has_its_peers_and_those_that_need_no_compiler_compute_the_same(case: Case, names: list[str]) -> None:

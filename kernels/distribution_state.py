@@ -1,9 +1,9 @@
-"""What is kept of whole distributions from one step of a window to the next: the only things as large as the vocabulary
-that outlive a step, float32 [B, Q, V], written in place.
+"""What a window keeps of whole distributions from one step to the next, float32 [B, Q, V], written in place: the only
+state as large as the vocabulary.
 
-    previous   KL(p_now || p_before), then p_before := p_now                  (KLASS, arXiv 2511.05664)
-    credit     c := beta c + [v = argmax z] (max p)^gamma where masked,       (dInfer, arXiv 2510.08666)
-               z := z + alpha log(1 + c)
+    previous distribution   KL(p_now || p_before), then p_before := p_now                  (KLASS, arXiv 2511.05664)
+    token credit            c := beta c + [v = argmax z] (max p)^gamma where masked,       (dInfer, arXiv 2510.08666)
+                            z := z + alpha log(1 + c)
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Previous:
+class PreviousDistribution:
     """Log-probabilities of the step before; at first -inf, from which everything diverges infinitely."""
 
     log_probs_BQV: Tensor
 
     @classmethod
-    def unknown(cls, shape: torch.Size, device: torch.device) -> "Previous":
+    def empty(cls, shape: torch.Size, device: torch.device) -> "PreviousDistribution":
         return cls(torch.full(shape, -torch.inf, device=device))
 
     def divergence(self, logits_BQV: Tensor, temperature: float) -> Tensor:
-        """KL divergence of softmax(logits / temperature) from the step before, float32 [B, Q] in nats, and remember it
-        as the step before."""
+        """KL divergence of softmax(logits / temperature) from the step before, float32 [B, Q] in nats. Then that is the
+        step before."""
         now_BQV = (logits_BQV.float() / temperature).log_softmax(-1)
         now_BQV = torch.where(now_BQV.isnan(), -torch.inf, now_BQV)  # where nothing is allowed
         p_BQV = now_BQV.exp()
@@ -34,8 +34,8 @@ class Previous:
 
 
 @dataclass(frozen=True)
-class Credit:
-    """What tokens have earned by being the most probable ones: strength alpha, decay beta and exponent gamma; masked_BQ
+class TokenCredit:
+    """What tokens have earned by being the most probable ones: strength alpha, decay beta and exponent gamma. masked_BQ
     says where credit is earned now."""
 
     credit_BQV: Tensor
