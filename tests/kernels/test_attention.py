@@ -114,10 +114,10 @@ def test_keys_and_values_are_read_in_a_store_that_is_longer() -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_heads_before_positions_are_refused(place: int) -> None:
-    arguments: list[Any] = [on_device(tensor) for tensor in inputs(2, 3, 4, 2, 32, 70)]
+    arguments = [on_device(tensor) for tensor in inputs(2, 3, 4, 2, 32, 70)]
     arguments[place] = arguments[place].transpose(1, 2).contiguous().transpose(1, 2)
     with using(Implementation.TRITON), pytest.raises(AssertionError, match="must be"):
-        attention(*arguments, KeyRanges(70))
+        attention(arguments[0], arguments[1], arguments[2], KeyRanges(70))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

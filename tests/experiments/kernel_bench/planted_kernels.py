@@ -6,13 +6,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from quicksilver.kernels.case import Cost
+from quicksilver.kernels.case import Case, Cost
 from quicksilver.kernels.dispatch import launch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ProductCase:
+class ProductCase(Case):
     """a [rows, depth] times b [128, depth] transposed."""
 
     rows: int
@@ -47,7 +47,7 @@ def _product_kernel(a, b, c, depth, stride, ROWS: tl.constexpr, DEPTH: tl.conste
 
 
 @dataclass(frozen=True)
-class WrongCase:
+class WrongCase(Case):
     """A kernel whose result is not its reference's: the error is `factor` - 1, and one integer is another."""
 
     factor: float

@@ -91,7 +91,7 @@ def test_ceilings_are_bytes_read_and_written_and_two_flops_a_multiply_add() -> N
 
 
 @dataclass(frozen=True)
-class TouchesLittle:
+class TouchesLittle(Case):
     """Of a store of 80 rows a case reads one."""
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor]:
