@@ -17,7 +17,10 @@ class ProductCase(Case):
 
     rows: int
     depth: int
-    needs_hgmma: bool = True
+
+    @property
+    def needs_hgmma(self) -> bool:
+        return True
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         a = torch.randn(self.rows, self.depth, dtype=dtype, device=device)
