@@ -21,10 +21,10 @@ _MUTATED = ("tokens_BS", "masked_BS", "step_BS", "log_prob_BS")
 
 
 def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
-              commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> Tensor:
+              commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step_B: Tensor) -> Tensor:
     """Write tokens (int64) at the positions query_BQ (int64) where commit_BQ (bool) says so, into canvas buffers:
-    tokens_BS and step_BS int64, masked_BS bool, log_prob_BS float32 (untouched where log_prob_BQ is None). `step` is an
-    int64 scalar. Returns how many of the queried positions are still masked, int64 [B].
+    tokens_BS and step_BS int64, masked_BS bool, log_prob_BS float32 (untouched where log_prob_BQ is None). step_B is
+    int64. Returns how many of the queried positions are still masked, int64 [B].
 
     The last column of the buffers is a spare one, which is never masked and may be overwritten; a position that is
     queried twice in a row is the spare one."""
@@ -32,14 +32,14 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
     column_BQ = torch.where(commit_BQ, query_BQ, tokens_BS.shape[1] - 1)
     tokens_BS.scatter_(1, column_BQ, token_BQ)
     masked_BS.scatter_(1, column_BQ, False)
-    step_BS.scatter_(1, column_BQ, step.expand_as(column_BQ))
+    step_BS.scatter_(1, column_BQ, step_B[:, None].expand_as(column_BQ))
     if log_prob_BQ is not None:
         log_prob_BS.scatter_(1, column_BQ, log_prob_BQ.to(log_prob_BS.dtype))
     return masked_BS.gather(1, query_BQ).sum(1)
 
 
 def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
-           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> None:
+           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step_B: Tensor) -> None:
     check_rank("query_BQ", query_BQ, 2)
     check_rank("tokens_BS", tokens_BS, 2)
     check_shape("tokens_BS", tokens_BS, len(query_BQ), tokens_BS.shape[1])
@@ -47,9 +47,9 @@ def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
         check_shape(name, buffer_BS, *tokens_BS.shape)
     for name, value_BQ in (("commit_BQ", commit_BQ), ("token_BQ", token_BQ), ("log_prob_BQ", log_prob_BQ)):
         check_shape(name, value_BQ, *query_BQ.shape)
-    check_shape("step", step)
+    check_shape("step_B", step_B, len(query_BQ))
     for name, value in (("tokens_BS", tokens_BS), ("step_BS", step_BS), ("query_BQ", query_BQ), ("token_BQ", token_BQ),
-                        ("step", step)):
+                        ("step_B", step_B)):
         check_dtype(name, value, torch.int64)
     check_dtype("masked_BS", masked_BS, torch.bool)
     check_dtype("commit_BQ", commit_BQ, torch.bool)
@@ -57,14 +57,14 @@ def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
 
 @kernel(reference, check=_check, mutates=_MUTATED)
 def commit(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
-           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step: Tensor) -> Tensor:
+           commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step_B: Tensor) -> Tensor:
     num_rows, num_queried = query_BQ.shape
     remaining_B = torch.empty((num_rows,), dtype=torch.int64, device=query_BQ.device)
     log_prob_strides = (0, 0) if log_prob_BQ is None else log_prob_BQ.stride()
     launch(_commit_kernel, (num_rows,), tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ,
-           log_prob_BQ, remaining_B, step, num_queried, *tokens_BS.stride(), *masked_BS.stride(), *step_BS.stride(),
-           *log_prob_BS.stride(), *query_BQ.stride(), *commit_BQ.stride(), *token_BQ.stride(), *log_prob_strides,
-           BLOCK=64 if num_queried <= 64 else 256, num_warps=1 if num_queried <= 64 else 4)
+           log_prob_BQ, remaining_B, step_B.contiguous(), num_queried, *tokens_BS.stride(), *masked_BS.stride(),
+           *step_BS.stride(), *log_prob_BS.stride(), *query_BQ.stride(), *commit_BQ.stride(), *token_BQ.stride(),
+           *log_prob_strides, BLOCK=64 if num_queried <= 64 else 256, num_warps=1 if num_queried <= 64 else 4)
     return remaining_B
 
 
@@ -76,7 +76,7 @@ def _commit_kernel(tokens, masked, steps, log_probs, query, commit, token, log_p
                    BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     left = tl.zeros((BLOCK,), tl.int32)
-    now = tl.zeros((BLOCK,), tl.int64) + tl.load(step)
+    now = tl.zeros((BLOCK,), tl.int64) + tl.load(step + row)
     for start in range(0, num_queried, BLOCK):
         place = start + tl.arange(0, BLOCK)
         inside = place < num_queried
@@ -115,8 +115,8 @@ class CommitCase:
         commit_BQ = torch.rand(self.rows, self.queried, device=device) < 0.5
         token_BQ = torch.randint(1, 1000, (self.rows, self.queried), device=device)
         log_prob_BQ = -torch.rand(self.rows, self.queried, dtype=dtype, device=device)
-        step = torch.ones((), dtype=torch.int64, device=device)
-        return tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ, log_prob_BQ, step
+        step_B = torch.ones(self.rows, dtype=torch.int64, device=device)
+        return tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ, log_prob_BQ, step_B
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return commit(*inputs), *_without_spare_column(inputs[:4])

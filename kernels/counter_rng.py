@@ -49,23 +49,24 @@ def _uniform(word: Tensor) -> Tensor:
     return ((word.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
 
 
-def uniform(seed_B: Tensor, position_BQ: Tensor, step: Tensor, stream: int = ORDER_STREAM) -> Tensor:
+def uniform(seed_B: Tensor, position_BQ: Tensor, step_B: Tensor, stream: int = ORDER_STREAM) -> Tensor:
     """One float32 uniform in (0, 1) for each position, [B, Q], by default from the stream that orders positions.
 
-    seed_B, position_BQ and step (from 0, a scalar or [B, Q]) are int64."""
+    seed_B, position_BQ and step_B (from 0) are int64."""
     seed_B1 = seed_B[:, None]
-    counter = (torch.zeros_like(position_BQ), position_BQ, step.expand_as(position_BQ),
+    counter = (torch.zeros_like(position_BQ), position_BQ, step_B[:, None].expand_as(position_BQ),
                torch.full_like(position_BQ, stream))
     return _uniform(philox4x32(counter, (seed_B1 & _WORD, (seed_B1 >> 32) & _WORD))[0])
 
 
-def gumbel(seed_B: Tensor, position_BQ: Tensor, step: Tensor, vocab_size: int) -> Tensor:
+def gumbel(seed_B: Tensor, position_BQ: Tensor, step_B: Tensor, vocab_size: int) -> Tensor:
     """Standard Gumbel noise for each token of each position: float32 [B, Q, V].
 
-    seed_B, position_BQ and step (a scalar, from 0) are int64."""
+    seed_B, position_BQ and step_B (from 0) are int64."""
     lanes = torch.arange((vocab_size + 3) // 4, device=position_BQ.device)
     position_BQ1, seed_B11 = position_BQ[:, :, None], seed_B[:, None, None]
-    counter = (lanes, position_BQ1, step.expand_as(position_BQ1), torch.full_like(position_BQ1, TOKEN_STREAM))
+    counter = (lanes, position_BQ1, step_B[:, None, None].expand_as(position_BQ1),
+               torch.full_like(position_BQ1, TOKEN_STREAM))
     words = philox4x32(counter, (seed_B11 & _WORD, (seed_B11 >> 32) & _WORD))
     word_BQV = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(2)[..., :vocab_size]
     return -torch.log(-torch.log1p(-_uniform(word_BQV)))
@@ -73,8 +74,8 @@ def gumbel(seed_B: Tensor, position_BQ: Tensor, step: Tensor, vocab_size: int) -
 
 @triton.jit
 def gumbel_tile(seed, position, step, group):
-    """Standard Gumbel noise of `group`s of four tokens: seed (int64) and position (int32) [M], step (int32 scalar),
-    group (int32) [N] to float32 [4 N, M]."""
+    """Standard Gumbel noise of `group`s of four tokens: seed (int64) and position (int32) [M], step (int32, [M]
+    or a scalar), group (int32) [N] to float32 [4 N, M]."""
     seed = tl.broadcast_to(seed[None, :], group.shape[0], seed.shape[0])
     lane = tl.broadcast_to(group[:, None], seed.shape)
     position = tl.broadcast_to(position[None, :], seed.shape)

@@ -36,7 +36,7 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
 
 def reference(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
-    step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
+    step_B: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
     log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
     """The token, int64 [B, Q], of log_prob, canvas_log_prob (where canvas_BQ is given), margin, logit_gap and entropy
@@ -44,7 +44,7 @@ def reference(
     logits_BQV = F.linear(hidden_BQE, head_VE)
     if banned_id is not None:
         logits_BQV[..., banned_id] = -torch.inf
-    return statistics_reference(logits_BQV, None, seed_B, position_BQ, step, inverse_temperature, canvas_BQ,
+    return statistics_reference(logits_BQV, None, seed_B, position_BQ, step_B, inverse_temperature, canvas_BQ,
                                 inverse_statistics_temperature, log_prob, margin, logit_gap, entropy)
 
 
@@ -66,7 +66,7 @@ _DRAWN_TILES = {2: _Tiles(128, 32, 64, num_warps=8, num_stages=4), 4: _Tiles(64,
 
 def _check(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
-    step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
+    step_B: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
     log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> None:
     check_rank("hidden_BQE", hidden_BQE, 3)
@@ -75,14 +75,14 @@ def _check(
     check_shape("head_VE", head_VE, len(head_VE), width)
     if banned_id is not None and not 0 <= banned_id < len(head_VE):
         raise ValueError(f"banned_id={banned_id}: must be from 0 to {len(head_VE) - 1}, the head's last token")
-    check_question(num_rows, num_queried, len(head_VE), seed_B, position_BQ, step, canvas_BQ,
+    check_question(num_rows, num_queried, len(head_VE), seed_B, position_BQ, step_B, canvas_BQ,
                    compares=margin or logit_gap)
 
 
 @kernel(reference, check=_check)
 def statistics_of_hidden(
     hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, seed_B: Tensor | None, position_BQ: Tensor | None,
-    step: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
+    step_B: Tensor | None, inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float,
     log_prob: bool, margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
     num_queried, width = hidden_BQE.shape[1:]
@@ -95,10 +95,10 @@ def statistics_of_hidden(
     canvas_T = per_row(canvas_BQ, shape)
     # Programs that share weights are neighbours, so that these are read from memory once.
     launch(_head_kernel, (triton.cdiv(len(hidden_TE), tiles.rows), num_tiles), hidden_TE, head_VE, *partials,
-           per_row(seed_B, shape[:1]), per_row(position_BQ, shape), canvas_T, step, inverse_temperature,
-           inverse_statistics_temperature * math.log2(math.e), banned_id, len(hidden_TE), vocab_size, width,
-           num_queried, hidden_TE.stride(0), hidden_TE.stride(1), head_VE.stride(0), head_VE.stride(1),
-           VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
+           per_row(seed_B, shape[:1]), per_row(position_BQ, shape), canvas_T, per_row(step_B, shape[:1]),
+           inverse_temperature, inverse_statistics_temperature * math.log2(math.e), banned_id, len(hidden_TE),
+           vocab_size, width, num_queried, hidden_TE.stride(0), hidden_TE.stride(1), head_VE.stride(0),
+           head_VE.stride(1), VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
            NORMALISE=log_prob or margin or entropy or canvas_T is not None, MARGIN=margin or logit_gap, ENTROPY=entropy,
            num_warps=tiles.num_warps, num_stages=stages(tiles.num_stages))
     return merged(partials, shape, vocab_size, inverse_statistics_temperature, has_canvas=canvas_T is not None,
@@ -134,7 +134,8 @@ def _head_kernel(hidden, head, floats, ids, seed, position, canvas, step, invers
     summarise(z, column, None, None if seed is None else tl.load(seed + row // num_queried, mask=inside, other=0),
               None if position is None else tl.load(position + row, mask=inside, other=0).to(tl.int32),
               None if canvas is None else tl.load(canvas + row, mask=inside, other=-1),
-              None if step is None else tl.load(step).to(tl.int32), inverse_temperature, scale, group, floats, ids,
+              None if step is None else tl.load(step + row // num_queried, mask=inside, other=0).to(tl.int32),
+              inverse_temperature, scale, group, floats, ids,
               row.to(tl.int64) * num_tiles + tile, (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, MARGIN,
               ENTROPY)
 
@@ -157,7 +158,7 @@ class LMHeadCase:
         if self.temperature is not None:
             seed_B = torch.full((1,), 2**33 + 5, dtype=torch.int64, device=device)
             draw = Draw(self.temperature, seed_B, torch.arange(self.rows, device=device)[None],
-                        torch.ones((), dtype=torch.int64, device=device))
+                        torch.ones(1, dtype=torch.int64, device=device))
         return hidden_BQE, head_VE, Question(frozenset(self.wanted), draw)
 
     def run(self, hidden_BQE: Tensor, head_VE: Tensor, question: Question) -> tuple[Tensor, ...]:

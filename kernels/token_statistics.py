@@ -39,12 +39,12 @@ _OF_THE_VOCABULARY = ("log_prob", "canvas_log_prob", "margin", "logit_gap", "ent
 
 @dataclass(frozen=True)
 class Draw:
-    """How tokens are drawn and with which numbers: seed_B, position_BQ and step (a scalar, from 0) are int64."""
+    """How tokens are drawn and with which numbers: seed_B, position_BQ and step_B (from 0) are int64."""
 
     temperature: float
     seed_B: Tensor
     position_BQ: Tensor
-    step: Tensor
+    step_B: Tensor
     top_k: int | None = None
     top_p: float | None = None
 
@@ -119,7 +119,7 @@ def terms(question: Question) -> Terms:
              "logit_gap" in wanted, "entropy" in wanted)
     if draw is None:
         return None, None, None, 1.0, *asked
-    return draw.seed_B, draw.position_BQ, draw.step, 1 / bounded(draw.temperature), *asked
+    return draw.seed_B, draw.position_BQ, draw.step_B, 1 / bounded(draw.temperature), *asked
 
 
 def answer(found: list[Tensor], question: Question) -> TokenStatistics:
@@ -144,7 +144,7 @@ def cut_off(logits_BQV: Tensor, draw: Draw | None) -> Tensor | None:
 
 
 def reference(
-    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step_B: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
     margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
@@ -152,10 +152,10 @@ def reference(
     those that are asked for, and the flag nonfinite."""
     if logits_BQV.dtype != torch.float64:
         logits_BQV = logits_BQV.float()
-    if seed_B is None or position_BQ is None or step is None:
+    if seed_B is None or position_BQ is None or step_B is None:
         token_BQ = logits_BQV.argmax(-1)
     else:
-        key_BQV = logits_BQV * inverse_temperature + gumbel(seed_B, position_BQ, step, logits_BQV.shape[-1])
+        key_BQV = logits_BQV * inverse_temperature + gumbel(seed_B, position_BQ, step_B, logits_BQV.shape[-1])
         if cut_BQ is not None:
             key_BQV = key_BQV.masked_fill(logits_BQV < cut_BQ[..., None], -torch.inf)
         token_BQ = key_BQV.argmax(-1)
@@ -185,33 +185,34 @@ _TILE = 8192
 
 
 def check_question(num_rows: int, num_queried: int, vocab_size: int, seed_B: Tensor | None, position_BQ: Tensor | None,
-                   step: Tensor | None, canvas_BQ: Tensor | None, *, compares: bool) -> None:
+                   step_B: Tensor | None, canvas_BQ: Tensor | None, *, compares: bool) -> None:
     """Refuse what does not belong to so many rows, positions and tokens, of which there must be two to be compared."""
     if vocab_size < 1 + compares:
         raise ValueError(f"{vocab_size} tokens: must be at least {1 + compares} for what is asked")
     check_shape("seed_B", seed_B, num_rows)
     check_shape("position_BQ", position_BQ, num_rows, num_queried)
     check_shape("canvas_BQ", canvas_BQ, num_rows, num_queried)
-    check_shape("step", step)
-    for name, value in (("seed_B", seed_B), ("position_BQ", position_BQ), ("canvas_BQ", canvas_BQ), ("step", step)):
+    check_shape("step_B", step_B, num_rows)
+    for name, value in (("seed_B", seed_B), ("position_BQ", position_BQ), ("canvas_BQ", canvas_BQ),
+                        ("step_B", step_B)):
         check_dtype(name, value, torch.int64)
 
 
 def _check(
-    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step_B: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
     margin: bool, logit_gap: bool, entropy: bool,
 ) -> None:
     check_rank("logits_BQV", logits_BQV, 3)
     num_rows, num_queried, vocab_size = logits_BQV.shape
-    check_question(num_rows, num_queried, vocab_size, seed_B, position_BQ, step, canvas_BQ,
+    check_question(num_rows, num_queried, vocab_size, seed_B, position_BQ, step_B, canvas_BQ,
                    compares=margin or logit_gap)
     check_shape("cut_BQ", cut_BQ, num_rows, num_queried)
 
 
 @kernel(reference, check=_check)
 def statistics_of_logits(
-    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step: Tensor | None,
+    logits_BQV: Tensor, cut_BQ: Tensor | None, seed_B: Tensor | None, position_BQ: Tensor | None, step_B: Tensor | None,
     inverse_temperature: float, canvas_BQ: Tensor | None, inverse_statistics_temperature: float, log_prob: bool,
     margin: bool, logit_gap: bool, entropy: bool,
 ) -> list[Tensor]:
@@ -223,7 +224,7 @@ def statistics_of_logits(
     shape = logits_BQV.shape[:2]
     canvas_T = per_row(canvas_BQ, shape)
     launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, per_row(cut_BQ), per_row(seed_B, shape[:1]),
-           per_row(position_BQ, shape), canvas_T, step, inverse_temperature,
+           per_row(position_BQ, shape), canvas_T, per_row(step_B, shape[:1]), inverse_temperature,
            inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
            logits_TV.stride(1), TILE=tile, NORMALISE=log_prob or margin or entropy or canvas_T is not None,
            MARGIN=margin or logit_gap, ENTROPY=entropy, num_warps=max(1, tile // 1024))
@@ -246,7 +247,8 @@ def _tile_kernel(logits, floats, ids, cut, seed, position, canvas, step, inverse
               None if seed is None else tl.load(seed + row // num_queried),
               None if position is None else tl.load(position + row).to(tl.int32),
               None if canvas is None else tl.load(canvas + row),
-              None if step is None else tl.load(step).to(tl.int32), inverse_temperature, scale, group, floats, ids,
+              None if step is None else tl.load(step + row // num_queried).to(tl.int32), inverse_temperature, scale,
+              group, floats, ids,
               row.to(tl.int64) * num_tiles + tile,
               (tl.num_programs(0) * num_tiles).to(tl.int64), row >= 0, NORMALISE, MARGIN, ENTROPY)
 
@@ -266,7 +268,7 @@ class TokenStatisticsCase:
         if self.temperature is not None:
             seed_B = torch.full((1,), 2**33 + 5, dtype=torch.int64, device=device)
             draw = Draw(self.temperature, seed_B, torch.arange(self.rows, device=device)[None],
-                        torch.ones((), dtype=torch.int64, device=device))
+                        torch.ones(1, dtype=torch.int64, device=device))
         return logits_BQV, Question(frozenset(self.wanted), draw)
 
     def run(self, logits_BQV: Tensor, question: Question) -> tuple[Tensor, ...]:

@@ -22,19 +22,24 @@ from .transformer import Transformer
 
 @dataclass(frozen=True)
 class Plan:
-    """One forward: absolute positions fed [B, F], int64 and ascending in each row, and asked for [B, Q], in any order;
-    the canvas length L stands for "no position" and follows the others. stop_B is where each row ends, None where all
-    end at L and nothing fed stands for "no position".
+    """One forward: absolute positions fed [B, F], int64 and ascending in each row, and those whose answers are read
+    [B, Q], in any order (None: those fed, in theirs); the canvas length L stands for "no position" and follows the
+    others. stop_B is where each row ends, None where all end at L and nothing fed stands for "no position".
 
     context None: fed positions see one another and nothing is stored. Otherwise their keys and values are written to
     the store, whose first `context` slots are read; `sees_all` promises that the model's pattern lets every fed
     position see all of them, so that no mask is needed."""
 
     feed_BF: Tensor
-    query_BQ: Tensor
+    reads_BQ: Tensor | None = None
     context: int | None = None
     stop_B: Tensor | None = None
     sees_all: bool = False
+
+    @property
+    def query_BQ(self) -> Tensor:
+        """The positions whose answers are read, int64 [B, Q]."""
+        return self.feed_BF if self.reads_BQ is None else self.reads_BQ
 
     def view(self, pattern: AttentionPattern, length: int) -> View:
         """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
@@ -50,11 +55,11 @@ class Plan:
         return View(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
 
     def index(self, shift: int) -> Tensor | None:
-        """Where among the fed positions the answers to the queried ones are read, int64 [B, Q]; None: each where it is
-        fed."""
-        num_fed, num_queried = self.feed_BF.shape[1], self.query_BQ.shape[1]
-        if num_fed * num_queried > 1 and (shift or self.query_BQ is not self.feed_BF):
-            return torch.searchsorted(self.feed_BF, self.query_BQ - shift).clamp_(max=num_fed - 1)
+        """Where among the fed positions the answers are read, int64 [B, Q]; None: of the first Q, each at its
+        place."""
+        query_BQ, num_fed = self.query_BQ, self.feed_BF.shape[1]
+        if num_fed * query_BQ.shape[1] > 1 and (shift or self.reads_BQ is not None):
+            return torch.searchsorted(self.feed_BF, query_BQ - shift).clamp_(max=num_fed - 1)
         return None
 
 

@@ -85,7 +85,7 @@ class LengthProbe:
             first_B1 = (stop_B - num_fed).clamp(min=0)[:, None]
             feed_BF = first_B1 + self.probe.positions(num_fed)
             feed_BF = torch.where(feed_BF < stop_B[:, None], feed_BF, num)
-            view = Plan(feed_BF, feed_BF, num, stop_B).view(self.pattern, num)
+            view = Plan(feed_BF, context=num, stop_B=stop_B).view(self.pattern, num)
             fed_BF = tokens_BF.gather(1, feed_BF.clamp(max=num - 1))
             states_BFE = self.probe.states(fed_BF, storing.arguments(view, feed_BF, store, num))
             if not store.keys_NBLKD.any():

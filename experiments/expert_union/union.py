@@ -18,7 +18,6 @@ from torch import Tensor
 from ...decoders import (
     Append,
     Blocks,
-    Canvas,
     Decoder,
     Greedy,
     Leftmost,
@@ -26,6 +25,7 @@ from ...decoders import (
     Recompute,
     Request,
     TopProbability,
+    TraceStep,
     Whole,
 )
 from ...kernels.checks import check_integer
@@ -80,23 +80,17 @@ def followed(contestant: Contestant, requests: Sequence[Request]) -> Iterator[Se
     before each of its steps. ValueError if a row ends before the others."""
     model, decoder = contestant.model, contestant.decoder
     assert isinstance(model, DecodableTransformer)
-    decoding = decoder.begin(model, requests)
-    tokens_BL, masked_BL = _read(decoding.live)
-    if isinstance(model.pattern, Causal):
-        for _ in decoder.stream(decoding):
-            pass
-        decoding.gather()
-        yield _seen(model, decoding.whole.tokens_BS[:, :-1], F.pad(masked_BL[:, 1:], (0, 1)))
-        return
-    for step in decoder.stream(decoding):
+    canvas, is_causal = [list(request.tokens) for request in requests], isinstance(model.pattern, Causal)
+    tokens_BL = given_BL = torch.tensor(canvas, device=model.device)
+    for step in decoder.stream(decoder.begin(model, requests)):
         if len(step.rows) < len(requests):
             raise ValueError(f"{len(requests) - len(step.rows)} rows ended early: give requests of one length")
-        yield _seen(model, tokens_BL, masked_BL)
-        tokens_BL, masked_BL = _read(step.canvas)
-
-
-def _read(canvas: Canvas) -> tuple[Tensor, Tensor]:
-    return canvas.tokens_BS[:, :-1].clone(), canvas.masked_BS[:, :-1].clone()
+        if not is_causal:
+            yield _seen(model, tokens_BL, tokens_BL == model.mask_id)
+        TraceStep.of(step).apply(canvas, model.mask_id)
+        tokens_BL = torch.tensor(canvas, device=model.device)
+    if is_causal:
+        yield _seen(model, tokens_BL, F.pad(given_BL[:, 1:] == model.mask_id, (0, 1)))
 
 
 @torch.inference_mode()
@@ -132,14 +126,14 @@ class TimedForward:
         whole_BL = torch.arange(length, device=tokens_BL.device).expand(num_rows, -1).contiguous()
         self.model, self.tokens_BS = model, F.pad(tokens_BL, (0, 1))
         self.store: KVStore = model.new_store(num_rows, length)
-        model.hidden(self.tokens_BS, Plan(whole_BL, whole_BL, context=length), self.store)
+        model.hidden(self.tokens_BS, Plan(whole_BL, context=length), self.store)
         is_causal = isinstance(model.pattern, Causal)
         self.plans = []
         for begin in range(0, length - width + 1, width):
             if counted_BL[:, begin : begin + width].any():
                 block_BF = whole_BL[:, begin : begin + width].contiguous()
                 context = begin + width if is_causal else length
-                self.plans.append(Plan(block_BF, block_BF, context=context, sees_all=is_causal and width == 1))
+                self.plans.append(Plan(block_BF, context=context, sees_all=is_causal and width == 1))
 
     @torch.inference_mode()
     def seconds(self, number: int) -> float:

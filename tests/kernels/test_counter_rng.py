@@ -7,10 +7,14 @@ import triton
 import triton.language as tl
 from quicksilver.kernels.counter_rng import gumbel, gumbel_tile, philox4x32, uniform
 from quicksilver.kernels.dispatch import launch
+from torch import Tensor
 
 from .comparison import DEVICE
 
-STEP = torch.tensor(2)
+
+def steps(num: int) -> Tensor:
+    """The same step for each row."""
+    return torch.full((num,), 2)
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), [
@@ -27,33 +31,34 @@ def test_philox_gives_the_published_answers(counter: tuple, key: tuple, expected
 
 def test_a_draw_depends_only_on_seed_position_step_and_token() -> None:
     seed_B, position_BQ = torch.tensor([3, 5 << 32, 7]), torch.tensor([[0, 4, 9], [1, 4, 2], [9, 0, 4]])
-    together = gumbel(seed_B, position_BQ, STEP, 13)
+    step_B = torch.tensor([2, 2, 0])
+    together = gumbel(seed_B, position_BQ, step_B, 13)
     for row in range(3):
-        alone = gumbel(seed_B[row : row + 1], position_BQ[row : row + 1, 1:2], STEP, 13)
+        alone = gumbel(seed_B[row : row + 1], position_BQ[row : row + 1, 1:2], step_B[row : row + 1], 13)
         torch.testing.assert_close(together[row, 1], alone[0, 0], rtol=0, atol=0)
-    wider = gumbel(seed_B, position_BQ, STEP, 16)
+    wider = gumbel(seed_B, position_BQ, step_B, 16)
     torch.testing.assert_close(together, wider[..., :13], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("change", ["seed", "high seed", "position", "step"])
 def test_every_part_of_the_key_changes_the_draw(change: str) -> None:
-    base = gumbel(torch.tensor([3]), torch.tensor([[4]]), STEP, 8)
+    base = gumbel(torch.tensor([3]), torch.tensor([[4]]), steps(1), 8)
     other = gumbel(torch.tensor([{"seed": 4, "high seed": 3 + (1 << 32)}.get(change, 3)]),
-                   torch.tensor([[5 if change == "position" else 4]]), STEP + (change == "step"), 8)
+                   torch.tensor([[5 if change == "position" else 4]]), steps(1) + (change == "step"), 8)
     assert (base != other).all()
 
 
 def test_gumbel_argmax_samples_the_softmax() -> None:
     probability = torch.tensor([0.5, 0.25, 0.15, 0.0999, 0.0001])
     num = 200_000
-    noise = gumbel(torch.arange(num), torch.full((num, 1), 7), STEP, 5)
+    noise = gumbel(torch.arange(num), torch.full((num, 1), 7), steps(num), 5)
     drawn = np.bincount((probability.log() + noise[:, 0]).argmax(-1).numpy(), minlength=5)
     chi_square = ((drawn - num * probability.numpy()) ** 2 / (num * probability.numpy())).sum()
     assert chi_square < 18.47  # 4 degrees of freedom, p = 0.001
 
 
 def test_uniform_covers_the_unit_interval_evenly() -> None:
-    drawn = uniform(torch.arange(1000), torch.arange(100).expand(1000, 100), STEP).flatten()
+    drawn = uniform(torch.arange(1000), torch.arange(100).expand(1000, 100), steps(1000)).flatten()
     counts = torch.histc(drawn, bins=20, min=0, max=1).numpy()
     assert ((counts - 5000) ** 2 / 5000).sum() < 43.8  # 19 degrees of freedom, p = 0.001
 
@@ -70,4 +75,5 @@ def test_triton_draws_the_same_noise() -> None:
     out = torch.empty(4, 4096)
     on = [tensor.to(DEVICE) for tensor in (seed, position, out)]
     launch(_noise_kernel, (1,), *on, GROUPS=1024, ROWS=4)
-    torch.testing.assert_close(on[2].cpu(), gumbel(seed, position, torch.tensor(5), 4096)[:, 0], rtol=3e-6, atol=3e-6)
+    expected = gumbel(seed, position, torch.full((4,), 5), 4096)[:, 0]
+    torch.testing.assert_close(on[2].cpu(), expected, rtol=3e-6, atol=3e-6)

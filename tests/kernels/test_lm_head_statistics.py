@@ -82,7 +82,7 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
 @pytest.mark.parametrize("drawn", [False, True])
 def test_logits_that_are_not_finite_are_flagged(implementation: Implementation, drawn: bool) -> None:
     """From hidden states or from weights; what the banned token has does not count, but all may not be banned."""
-    draw = Draw(0.8, torch.tensor([1]), torch.arange(3)[None], torch.tensor(4)) if drawn else None
+    draw = Draw(0.8, torch.tensor([1]), torch.arange(3)[None], torch.tensor([4])) if drawn else None
 
     def flags(hidden: Tensor, head: Tensor, banned: int) -> list[bool]:
         with using(implementation):
@@ -111,8 +111,8 @@ def test_no_position_gives_no_answer() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_fused_and_separate_draw_the_same_tokens_under_one_seed(dtype: torch.dtype) -> None:
     hidden, head = torch.randn(3, 5, 32).to(dtype), torch.randn(200, 32).to(dtype)
-    position_BQ = torch.arange(15).view(3, 5)
-    question = Question(frozenset({"log_prob"}), Draw(0.8, torch.tensor([1, 2, 2**50]), position_BQ, torch.tensor(4)))
+    seed_B, position_BQ, step_B = torch.tensor([1, 2, 2**50]), torch.arange(15).view(3, 5), torch.tensor([4, 0, 4])
+    question = Question(frozenset({"log_prob"}), Draw(0.8, seed_B, position_BQ, step_B))
     (token, *_), _ = run(statistics_of_hidden, hidden, head, 7, *terms(question))
     logits = hidden.float() @ head.float().T
     logits[..., 7] = -torch.inf
@@ -133,7 +133,7 @@ def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
 def test_cutting_the_distribution_is_refused() -> None:
     hidden, head, question = LMHeadCase(2, 8, 16, temperature=1.0).inputs(torch.float32, torch.device("cpu"))
     assert question.draw is not None
-    cut = Draw(1.0, question.draw.seed_B, question.draw.position_BQ, question.draw.step, top_k=3)
+    cut = Draw(1.0, question.draw.seed_B, question.draw.position_BQ, question.draw.step_B, top_k=3)
     with pytest.raises(ValueError, match="top_k=3"):
         lm_head_statistics(hidden, head, None, Question(draw=cut))
 

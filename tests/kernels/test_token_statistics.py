@@ -249,7 +249,7 @@ def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
 
 def drawing(num_rows: int, num_queried: int, temperature: float = 0.7, **cut: Any) -> Draw:
     position_BQ = torch.arange(num_rows * num_queried).view(num_rows, num_queried) % 997
-    return Draw(temperature, torch.arange(num_rows) + 2**40, position_BQ, torch.tensor(3), **cut)
+    return Draw(temperature, torch.arange(num_rows) + 2**40, position_BQ, torch.arange(num_rows) % 2 + 3, **cut)
 
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 50, "top_p": 0.95}], ids=str)
@@ -273,7 +273,8 @@ def test_any_shape(num_rows: int, num_queried: int, vocab_size: int, dtype: torc
 
 def draws(logits: list[float], num: int, **cut: Any) -> np.ndarray:
     """How often each token is drawn in `num` draws."""
-    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), **cut)
+    draw = Draw(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64),
+                torch.zeros(num, dtype=torch.int64), **cut)
     token = token_statistics(torch.tensor(logits).expand(num, 1, -1), Question(draw=draw)).token_BQ
     return np.bincount(token.flatten().numpy(), minlength=len(logits)) / num
 
@@ -290,7 +291,8 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
 
 
 def test_temperature_sharpens_the_draw() -> None:
-    draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
+    draw = Draw(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64),
+                torch.zeros(20_000, dtype=torch.int64))
     token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), Question(draw=draw)).token_BQ
     assert abs(token.float().mean().item() - np.exp(2) / (1 + np.exp(2))) < 0.015
 
