@@ -8,14 +8,13 @@ from .caches import (
     Cache,
     Delayed,
     Dual,
-    Moment,
     Prefix,
     Recompute,
     Vicinity,
 )
 from .canvas import Canvas, Request
+from .decode_run import BlockState, Completion, DecodeRun
 from .decoder import Decoder
-from .decoding import Completion, Decoding, Step, Visit
 from .generation import Generation, GenerationStream, Prompt, Update, generate, stream_generate
 from .guidance import ClassifierFree, Guidance, Unguided
 from .policies import (
@@ -40,13 +39,13 @@ from .policies import (
     Remdm,
     RemdmLoop,
     Rescaled,
-    Situation,
     Threshold,
     TokenEditing,
     TopMargin,
     TopProbability,
 )
-from .samplers import Asking, Categorical, Credited, Greedy, Sampler
+from .proposal import Proposal
+from .samplers import Categorical, Credited, Greedy, Sampler
 from .schedules import (
     Binomial,
     Cosine,
@@ -56,15 +55,16 @@ from .schedules import (
     FirstHitting,
     Floor,
     Free,
-    Freedom,
     Linear,
     LinearRemainderLast,
-    Progress,
     Quota,
+    QuotaKind,
     Schedule,
     Times,
     Unbounded,
 )
+from .step import RequestStep, Step
+from .step_state import StepState
 from .texts import Tokenizer
 from .trace import Change, Trace, TraceStep
 from .windows import Blocks, GridBlocks, Whole, Window, Windows
@@ -72,10 +72,10 @@ from .windows import Blocks, GridBlocks, Whole, Window, Windows
 __all__ = [
     "Accounting",
     "Append",
-    "Asking",
     "Binomial",
     "BlockCausalCache",
     "BlockCausalCacheApart",
+    "BlockState",
     "Blocks",
     "ByConfidence",
     "Cache",
@@ -87,8 +87,8 @@ __all__ = [
     "Completion",
     "Cosine",
     "Credited",
+    "DecodeRun",
     "Decoder",
-    "Decoding",
     "Delayed",
     "Dream",
     "DreamUntruncated",
@@ -102,7 +102,6 @@ __all__ = [
     "FirstHitting",
     "Floor",
     "Free",
-    "Freedom",
     "Generation",
     "GenerationStream",
     "Greedy",
@@ -114,14 +113,14 @@ __all__ = [
     "Linear",
     "LinearRemainderLast",
     "LowEntropy",
-    "Moment",
     "PathPlanning",
     "Policy",
     "Prefix",
-    "Progress",
     "Prompt",
     "Prophet",
+    "Proposal",
     "Quota",
+    "QuotaKind",
     "RandomOrder",
     "Rate",
     "Recompute",
@@ -130,11 +129,12 @@ __all__ = [
     "Remdm",
     "RemdmLoop",
     "Request",
+    "RequestStep",
     "Rescaled",
     "Sampler",
     "Schedule",
-    "Situation",
     "Step",
+    "StepState",
     "Threshold",
     "Times",
     "TokenEditing",
@@ -147,7 +147,6 @@ __all__ = [
     "Unguided",
     "Update",
     "Vicinity",
-    "Visit",
     "Whole",
     "Window",
     "Windows",

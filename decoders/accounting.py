@@ -18,13 +18,13 @@ class Accounting:
     """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed a row, positions queried in all,
     context), from which the rest follows. Tokens: `useful` up to and with the first end token; `committed` all commits,
     those included that were overwritten or returned to mask later (`remasked`). Positions include the padding of ragged
-    rows and all steps of a row: `idle` ones after it was finished, and `barren` ones that changed nothing, cost as
-    much."""
+    rows. Of the steps of a row, those after it was finished (`finished_row_steps`) and those that changed nothing
+    (`empty_row_steps`) cost as much as others."""
 
     shapes: Counter[tuple[ForwardKind, int, int, int, int]] = field(default_factory=Counter)
     row_steps: int = 0
-    idle_row_steps: int = 0
-    barren_row_steps: int = 0
+    finished_row_steps: int = 0
+    empty_row_steps: int = 0
     tokens_committed: int = 0
     tokens_remasked: int = 0
     tokens_useful: int = 0

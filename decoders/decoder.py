@@ -1,18 +1,19 @@
 """The decoder: five parts and the only decoding loop of the repository.
 
-    for each window:  enter it (store what lies before)
-        until no row of the batch has a mask left in it, nor wants another step:
-            plan      what to feed      (cache)
-            propose   which tokens      (model, guidance, sampler)
-            quota     how many          (schedule)
-            select    which positions   (policy)
-            commit
-        rows that are finished leave the batch
+    for each window:
+        prefill: store what precedes it                     (cache)
+        until no row has a mask left, or its policy asks for another step:
+            plan      which positions to feed               (cache)
+            propose   a token for each masked position      (model, guidance, sampler)
+            select    which positions to commit             (policy, within the schedule's quota)
+            commit, and return to mask
+        compact the batch to the rows that are not finished
 
 Streaming, tracing, timing and early stopping are consumers of the steps that `stream` yields.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from numbers import Number
@@ -24,25 +25,24 @@ from ..kernels.checks import check_integer, check_integers
 from ..kernels.distribution_state import PreviousDistribution
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import ChecksItself, LanguageModel, Plan
-from .caches import Cache, Moment
+from .caches import Cache
 from .canvas import Canvas, Request
-from .decoding import Completion, Decoding, Logged, Step, Visit
+from .decode_run import BlockState, Completion, DecodeRun, StepCounts
 from .guidance import Guidance, Unguided
-from .policies.base import Edit, Policy, Situation
-from .samplers import Asking, Sampler
-from .schedules import Freedom, Progress, Schedule
+from .policies.base import Policy
+from .proposal import Proposal
+from .samplers import Sampler
+from .schedules import QuotaKind, Schedule
+from .schedules.bounds import bounds
+from .step import Step
+from .step_state import StepState
 from .windows import Span, Window, WindowGrid, Windows
 
-# The share of a window's positions from which on it does not pay to sort out those that need no answer.
-_WORTHWHILE = 0.75
-# The state of a window in which logits were not finite.
-_NONFINITE = -2
+# The head runs at all positions of a window where a larger share of them may be masked: a gather would cost more.
+COMPACTION_THRESHOLD = 0.75
 
-
-def _spread(found: TokenStatistics, order_BA: Tensor, eligible_BQ: Tensor) -> TokenStatistics:
-    """The statistics of some of the positions at their places among all, zeros at the others."""
-    return TokenStatistics(**{name: value.new_zeros(eligible_BQ.shape).scatter_(1, order_BA, value)
-                              for name, value in vars(found).items() if value is not None})
+TakeStep = Callable[[DecodeRun, BlockState, int], Step]
+"""`Decoder.step`, or what takes the same step otherwise, by replaying a graph of it say."""
 
 
 def _end_id(end_id: object) -> int | tuple[int, ...]:
@@ -59,8 +59,8 @@ def _end_id(end_id: object) -> int | tuple[int, ...]:
 class Decoder:
     """Five interchangeable parts, and guidance if wanted. Rows stop after a window that holds `end_id`, or one of
     several (kept in order as a tuple), where any is given: exact where no later window can change an earlier one
-    (causal and block-causal models), an approximation for bidirectional ones, which would have gone on to condition on
-    what follows."""
+    (causal and block-causal models), an approximation for bidirectional ones, whose tokens depend on all that
+    follows."""
 
     windows: Windows
     schedule: Schedule
@@ -75,10 +75,10 @@ class Decoder:
         if self.end_id is not None:
             object.__setattr__(self, "end_id", _end_id(self.end_id))
         cache.check_windows(self.windows)
-        if policy.needs_open_quota and schedule.freedom is Freedom.FIXED:
+        if policy.needs_open_quota and schedule.quota_kind is QuotaKind.EXACT:
             raise ValueError(f"policy {policy} with schedule {schedule}: a fixed quota leaves the policy nothing to "
                              "decide; use schedule unbounded, floor or free")
-        if policy.needs_free_quota and schedule.freedom is not Freedom.FREE:
+        if policy.needs_free_quota and schedule.quota_kind is not QuotaKind.ANY:
             raise ValueError(f"policy {policy} with schedule {schedule}: the policy may commit nothing at a step, "
                              "which only schedule free allows")
         if policy.needs_free_quota and self.windows.num_revised:
@@ -87,8 +87,8 @@ class Decoder:
         if policy.needs_times and not schedule.is_timed:
             raise ValueError(f"policy {policy} with schedule {schedule}: the policy goes by the diffusion time, which "
                              "the schedule does not tell")
-        if policy.revises and not cache.answers_decided:
-            raise ValueError(f"policy {policy} with cache {cache}: the policy revises decided positions, which the "
+        if policy.revises and not cache.recomputes_committed:
+            raise ValueError(f"policy {policy} with cache {cache}: the policy revises committed positions, which the "
                              "cache does not compute again")
         if cache.stores and not self.guidance.takes_store:
             raise ValueError(f"cache {cache} with guidance {self.guidance}: a store holds keys and values of one "
@@ -103,26 +103,26 @@ class Decoder:
 
     def decode(self, model: LanguageModel, requests: Sequence[Request]) -> list[Completion]:
         """Decode the requests as one batch."""
-        decoding = self.begin(model, requests)
-        for _ in self.stream(decoding):
+        run = self.begin(model, requests)
+        for _ in self.stream(run):
             pass
-        return self.completions(decoding)
+        return self.completions(run)
 
-    def begin(self, model: LanguageModel, requests: Sequence[Request]) -> Decoding:
+    def begin(self, model: LanguageModel, requests: Sequence[Request]) -> DecodeRun:
         """Check the requests against the model and the parts, and lay them on a canvas. ValueError names what does
         not fit."""
         if isinstance(model, ChecksItself):
             model.check(shows_mask=self.guidance.shows_mask)
         spans = [self.check(model, request) for request in requests]
-        whole = Canvas.of(requests, model)
-        grid = WindowGrid.of(spans, whole.stop_B, whole.length, self.windows.num_revised)
-        store = model.new_store(len(requests), whole.length) if self.cache.stores else None
+        canvas = Canvas.of(requests, model)
+        grid = WindowGrid.of(spans, canvas.stop_B, canvas.length, self.windows.num_revised)
+        store = model.new_store(len(requests), canvas.length) if self.cache.stores else None
         masked_from = [span.count_from(request.tokens, model.spec.mask_id)
                        for span, request in zip(spans, requests, strict=True)]
-        decoding = Decoding(model, requests, whole, whole, spans, grid, store, list(range(len(requests))), masked_from)
+        run = DecodeRun(model, requests, canvas, canvas, spans, grid, store, list(range(len(requests))), masked_from)
         if store is not None:
-            decoding.accounting.kv_store_bytes = store.num_bytes
-        return decoding
+            run.accounting.kv_store_bytes = store.num_bytes
+        return run
 
     def check(self, model: LanguageModel, request: Request) -> Span:
         """The windows of a request. ValueError with the reason if the parts cannot serve the model or the request."""
@@ -137,146 +137,129 @@ class Decoder:
         return self.windows.span(request.start, len(request.tokens))
 
     @torch.inference_mode()
-    def stream(self, decoding: Decoding) -> Iterator[Step]:
-        """Run the decode, yielding every step. FloatingPointError once logits are not finite: at the latest where the
-        loop first looks whether the window is finished."""
-        index = 0
-        while decoding.rows:
-            visit = self.enter(decoding, index)
-            # No step before this one can be the window's last, so that none before it waits for the device.
-            certain = self.schedule.least_steps(visit.most_masked)
-            step, num_steps, num_ended = torch.zeros_like(decoding.live.seed_B[0]), 0, -1
-            while num_ended < 0:
-                proposal, edit, state = self.step(decoding, visit, num_steps, step)
-                yield Step(num_steps, visit.window, proposal, edit, decoding.live, tuple(decoding.rows))
-                step += 1
-                num_steps += 1
-                num_ended = int(state) if num_steps >= certain else -1
-                if num_ended == _NONFINITE:
-                    decoding.check_finite()
-            index += 1
-            if num_ended or min(decoding.grid.counts) <= index:
-                ended = self._reached_end(decoding.live, visit.window).tolist()
-                decoding.drop(ended, index)
+    def stream(self, run: DecodeRun, step: TakeStep | None = None) -> Iterator[Step]:
+        """Run the decode, yielding every step. `step` takes the place of the method of that name. FloatingPointError
+        once logits are not finite: at the latest where the loop first reads whether the window is finished."""
+        take_step = step or self.step
+        for number in itertools.count():
+            block = self.begin_block(run, number)
+            self.prefill(run, block)
+            num_with_end = 0
+            for index in itertools.count():
+                unfinished_B = block.unfinished_B.clone()
+                taken = take_step(run, block, index)
+                block.step_B.add_(1)
+                self._count(run, taken, unfinished_B)
+                yield taken
+                if index + 1 < block.bounds.min_steps:
+                    continue  # no row can be finished, and nothing waits for the device
+                num_unfinished, num_with_end, num_nonfinite = taken.status_3.tolist()
+                if num_nonfinite:
+                    run.check_finite()
+                if not num_unfinished:
+                    break
+            if num_with_end or min(run.grid.counts) <= number + 1:
+                run.compact(self._has_end(run.active, block.window).tolist(), number + 1)
+            if not run.rows:
+                return
 
-    def enter(self, decoding: Decoding, index: int) -> Visit:
-        """Begin window number `index`: store what lies before it, where the cache wants that."""
-        visit = decoding.visit = self.visit(decoding, index)
-        plan = self.cache.entry_plan(visit.window)
+    def _count(self, run: DecodeRun, taken: Step, unfinished_B: Tensor) -> None:
+        """Count a step, of whose tensors nothing is kept: the next may be written to the same memory."""
+        run.accounting.count_forward(self.guidance.forward_kind, taken.plan,
+                                     num_rows=self.guidance.num_canvases * len(taken.rows))
+        edit = taken.edit
+        run.log.append(StepCounts(unfinished_B, edit.commit_BQ.clone(),
+                                  None if edit.remask_BQ is None else edit.remask_BQ.clone()))
+
+    def begin_block(self, run: DecodeRun, number: int) -> BlockState:
+        """The state of window number `number` before its first step."""
+        window, spec, canvas = run.grid.window(number), run.model.spec, run.active
+        num_masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
+        shape = torch.Size((*window.query_BQ.shape, spec.vocab_size))
+        run.block = BlockState(
+            window, num_masked_B, num_masked_B > 0, torch.zeros_like(window.query_BQ, dtype=torch.bool),
+            torch.zeros_like(num_masked_B), self.policy.begin(window.query_BQ), self.sampler.begin(shape, spec.device),
+            PreviousDistribution.empty(shape, spec.device) if "divergence" in self.policy.statistics else None,
+            bounds(self.schedule, run.max_masked_in(number), window.size, is_ragged=window.size_B is not None),
+            run.max_masked_after(number))
+        return run.block
+
+    def prefill(self, run: DecodeRun, block: BlockState) -> None:
+        """Store what precedes the window, where the cache wants a forward of its own for that."""
+        plan = self.cache.entry_plan(block.window)
         if plan is not None:
-            decoding.model.hidden(decoding.live.tokens_BS, plan, decoding.store)
-            decoding.accounting.count_forward("store", plan)
-        return visit
+            run.model.hidden(run.active.tokens_BS, plan, run.store)
+            run.accounting.count_forward("store", plan)
 
-    def visit(self, decoding: Decoding, index: int) -> Visit:
-        """The state of window number `index` before its first step."""
-        window, model, canvas = decoding.grid.window(index), decoding.model, decoding.live
-        masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
-        shape = torch.Size((*window.query_BQ.shape, model.spec.vocab_size))
-        follows = "divergence" in self.policy.statistics
-        previous = PreviousDistribution.empty(shape, model.spec.device) if follows else None
-        nonfinite_BQ = torch.zeros_like(window.query_BQ, dtype=torch.bool)
-        return Visit(window, masked_B, masked_B > 0, nonfinite_BQ, self.policy.begin(window.query_BQ),
-                     self.sampler.begin(shape, model.spec.device), previous, decoding.masked_in(index),
-                     decoding.masked_after(index))
-
-    def step(self, decoding: Decoding, visit: Visit, index: int, step: Tensor
-             ) -> tuple[TokenStatistics, Edit, Tensor]:
-        """Step number `index`, on the device `step` (int64 scalar), on tensors of fixed shape and without a host read,
-        so that a CUDA graph can capture it: the proposal, the edit (already applied), and a scalar that is -1 while a
-        row of the window is not finished, else the number of rows that reached the end token; -2 from the first step on
-        whose logits are not finite."""
-        window, canvas = visit.window, decoding.live
-        eligible_BQ = canvas.masked_BS.gather(1, window.query_BQ)
-        proposal = self._propose(decoding, visit, index, step, eligible_BQ)
-        masked_B = eligible_BQ.sum(1)
-        revisable_BQ = canvas.revisable(window.query_BQ) & visit.active_B[:, None] if self.policy.revises else None
-        if proposal.nonfinite_BQ is not None:
-            decided_BQ = eligible_BQ if revisable_BQ is None else eligible_BQ | revisable_BQ
-            visit.nonfinite_BQ.logical_or_(proposal.nonfinite_BQ & decided_BQ)
-        progress = Progress(visit.masked_at_start_B, masked_B, step, canvas.seed_B, window.size, window.size_B)
-        edit = self.policy.select(Situation(
-            proposal, eligible_BQ, window.query_BQ, self.schedule.quota(progress), canvas, step,
-            self.schedule.times(progress) if self.policy.needs_times else None,
-            revisable_BQ, visit.policy_state))
-        decoding.log.append(Logged(visit.active_B.clone() if self.policy.revises else masked_B, edit))
-        masked_B = canvas.commit(window.query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.log_prob_BQ, step)
+    def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
+        """Take step number `index` of a window: on tensors of fixed shape, without a host read or an effect on the
+        host, so that a CUDA graph can capture it."""
+        model, canvas, query_BQ = run.model, run.active, block.window.query_BQ
+        state = run.state(self.schedule, block, index)
+        masked_BQ = state.masked_BQ
+        plan, proposal = self._propose(run, block, state)
+        edit = self.policy.select(state, proposal)
+        if proposal.found.nonfinite_BQ is not None:
+            open_BQ = masked_BQ | state.revisable_BQ if self.policy.revises else masked_BQ
+            block.nonfinite_BQ.logical_or_(proposal.found.nonfinite_BQ & open_BQ)
+        num_masked_B = canvas.commit(query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.found.log_prob_BQ,
+                                     block.step_B)
         if edit.remask_BQ is not None:
-            masked_B = canvas.remask(window.query_BQ, edit.remask_BQ, decoding.model.spec.mask_id)
-        unfinished = self._unfinished(visit, edit, masked_B)
-        state = torch.where(unfinished, -1, self._reached_end(canvas, window).sum()) if self.end_ids else (
-            -unfinished.long())
-        return proposal, edit, state.masked_fill_(visit.nonfinite_BQ.any(), _NONFINITE)
+            num_masked_B = canvas.remask(query_BQ, edit.remask_BQ, model.spec.mask_id)
+        block.update(edit, num_masked_B)
+        status_3 = torch.stack((block.unfinished_B, self._has_end(canvas, block.window), block.nonfinite_BQ.any(1)))
+        return Step(index, block.window, tuple(run.rows), canvas, masked_BQ, plan, proposal, edit, status_3.sum(1))
 
-    def _propose(self, decoding: Decoding, visit: Visit, index: int, step: Tensor, eligible_BQ: Tensor
-                 ) -> TokenStatistics:
-        """What the model and the sampler say of the window's positions: of those that are masked at least."""
-        model, canvas, query_BQ = decoding.model, decoding.live, visit.window.query_BQ
-        most_masked = visit.masked_after + self.schedule.most_left(visit.most_masked, max(index - 1, 0))
-        plan = self.cache.plan(Moment(index, step, visit.window, canvas, model.spec.shift, most_masked))
-        num_asked = self._num_asked(visit, index)
-        if num_asked < query_BQ.shape[1]:
-            order_BA = (~eligible_BQ).byte().argsort(dim=1, stable=True)[:, :num_asked]
-            plan = replace(plan, query_BQ=query_BQ.gather(1, order_BA))
-            return _spread(self._ask(decoding, visit, plan, step, eligible_BQ.gather(1, order_BA)), order_BA,
-                           eligible_BQ)
-        return self._ask(decoding, visit, plan, step, eligible_BQ)
+    def _propose(self, run: DecodeRun, block: BlockState, state: StepState) -> tuple[Plan, Proposal]:
+        """The forward of a step, and what it proposes at the window's positions: at those that are masked at least."""
+        plan, num_queried = self.cache.plan(state), self._num_queried(block, state)
+        if num_queried == state.query_BQ.shape[1]:
+            return plan, Proposal(self._statistics(run, block, plan, state))
+        place_BA = (~state.masked_BQ).byte().argsort(dim=1, stable=True)[:, :num_queried]
+        some = state.at(place_BA)
+        plan = replace(plan, reads_BQ=some.query_BQ)
+        return plan, Proposal.scattered(self._statistics(run, block, plan, some), place_BA, state.query_BQ.shape)
 
-    def _ask(self, decoding: Decoding, visit: Visit, plan: Plan, step: Tensor, masked_BQ: Tensor) -> TokenStatistics:
-        """One forward, and the sampler's question about the plan's positions."""
-        model, canvas = decoding.model, decoding.live
-        hidden_BQE = self.guidance.hidden(model, canvas, plan, decoding.store, decoding.accounting)
-        question = self.sampler.question(self.policy.statistics, Asking(canvas.seed_B, plan.query_BQ, step, masked_BQ),
-                                         visit.sampler_memory)
-        if "canvas_log_prob" in self.policy.statistics:
-            question = replace(question, canvas_token_BQ=canvas.tokens_BS.gather(1, plan.query_BQ))
-        if visit.previous is not None:
-            question = replace(question, previous=visit.previous)
-        return model.statistics(hidden_BQE, question)
+    def _num_queried(self, block: BlockState, state: StepState) -> int:
+        """At how many positions of the window the head runs: as many as may be masked, where no part uses the others
+        and these are enough to be worth the gather."""
+        num_positions = state.query_BQ.shape[1]
+        keeps_logits = block.sampler_memory is not None or block.previous is not None
+        uses_all = self.policy.revises or self.policy.needs_whole_window or keeps_logits
+        if uses_all or state.max_masked > COMPACTION_THRESHOLD * num_positions:
+            return num_positions
+        return max(state.max_masked, 1)
 
-    def _num_asked(self, visit: Visit, index: int) -> int:
-        """How many of the window's positions are asked about: as many as may be masked, where others are of no use and
-        are enough to be worth the sorting out."""
-        num_queried = visit.window.query_BQ.shape[1]
-        num_masked = self.schedule.most_left(visit.most_masked, index)
-        keeps_logits = visit.sampler_memory is not None or visit.previous is not None
-        looks_at_all = self.policy.revises or self.policy.needs_whole_window or keeps_logits
-        if looks_at_all or num_masked > _WORTHWHILE * num_queried:
-            return num_queried
-        return max(num_masked, 1)
+    def _statistics(self, run: DecodeRun, block: BlockState, plan: Plan, state: StepState) -> TokenStatistics:
+        """A forward, and the sampler's statistics at the positions of the state, which the plan reads."""
+        hidden_BQE, wanted = self.guidance.hidden(run, plan), self.policy.statistics
+        question = self.sampler.question(wanted, state, block.sampler_memory)
+        if "canvas_log_prob" in wanted:
+            question = replace(question, canvas_token_BQ=state.canvas_token_BQ)
+        if block.previous is not None:
+            question = replace(question, previous=block.previous)
+        return run.model.statistics(hidden_BQE, question)
 
-    def _unfinished(self, visit: Visit, edit: Edit, masked_B: Tensor) -> Tensor:
-        """Keep what the next step needs, and say whether a row wants one (bool scalar)."""
-        if visit.policy_state is not None and edit.state is not None:
-            visit.policy_state.copy_(edit.state)
-        if not self.policy.revises:
-            return masked_B.any()
-        unfinished_B = masked_B > 0
-        if edit.unfinished_B is not None:
-            unfinished_B |= edit.unfinished_B & visit.active_B
-        visit.active_B.copy_(unfinished_B)
-        return unfinished_B.any()
-
-    def completions(self, decoding: Decoding) -> list[Completion]:
+    def completions(self, run: DecodeRun) -> list[Completion]:
         """The requests in their order, decoded as far as steps were taken; fills in what the accounting counts in
         tokens and in row steps. FloatingPointError as from `stream`."""
-        decoding.check_finite()
-        decoding.gather()
-        whole, accounting = decoding.whole, decoding.accounting
-        decoding.count_steps()
+        run.check_finite()
+        run.scatter_back()
+        full, accounting = run.full, run.accounting
+        run.count_steps()
         accounting.tokens_useful = 0
-        decided_BS, end_ids = (~(whole.masked_BS | whole.given_BS)).tolist(), self.end_ids
+        committed_BS, end_ids = (~(full.masked_BS | full.given_BS)).tolist(), self.end_ids
         completions = []
-        for request, tokens, decided in zip(decoding.requests, whole.tokens_BS.tolist(), decided_BS, strict=True):
+        for request, tokens, committed in zip(run.requests, full.tokens_BS.tolist(), committed_BS, strict=True):
             length = len(request.tokens)
-            ends = (p for p in range(request.start, length) if tokens[p] in end_ids and decided[p])
+            ends = (p for p in range(request.start, length) if tokens[p] in end_ids and committed[p])
             stop = next(ends, length - 1) + 1
-            accounting.tokens_useful += sum(decided[request.start : stop])
+            accounting.tokens_useful += sum(committed[request.start : stop])
             completions.append(Completion(tokens[:length], tokens[request.start : stop]))
         return completions
 
-    def _reached_end(self, canvas: Canvas, window: Window) -> Tensor:
-        """Which rows decided on an end token in the window, bool [B]; a given one ends nothing."""
+    def _has_end(self, canvas: Canvas, window: Window) -> Tensor:
+        """Which rows committed an end token in the window, bool [B]; a given one ends nothing."""
         if not self.end_ids:
             return torch.zeros_like(canvas.seed_B, dtype=torch.bool)
         token_BQ = canvas.tokens_BS.gather(1, window.query_BQ)

@@ -9,8 +9,8 @@ from ..kernels.checks import check_integer, check_integers, shown
 from ..models.adapter import LanguageModel
 from .accounting import Accounting
 from .canvas import Request, check_length
+from .decode_run import Completion, DecodeRun
 from .decoder import Decoder
-from .decoding import Completion, Decoding
 from .texts import Tokenizer, chat_tokens, continuation, with_blanks
 from .trace import Trace, TraceStep
 
@@ -43,9 +43,9 @@ class GenerationStream:
     """A run in progress. Iterating takes its steps, each giving an Update; `finish` takes those that are left. A step
     that an exception broke off ends the run: then both raise RuntimeError, caused by it."""
 
-    def __init__(self, decoder: Decoder, decoding: Decoding, tokenizer: Tokenizer | None) -> None:
-        self._decoder, self._decoding, self._tokenizer = decoder, decoding, tokenizer
-        self._given = tuple(tuple(request.tokens) for request in decoding.requests)
+    def __init__(self, decoder: Decoder, run: DecodeRun, tokenizer: Tokenizer | None) -> None:
+        self._decoder, self._run, self._tokenizer = decoder, run, tokenizer
+        self._given = tuple(tuple(request.tokens) for request in run.requests)
         self._canvas = [list(row) for row in self._given]
         self._taken: list[TraceStep] = []
         self._broken_by: BaseException | None = None
@@ -59,10 +59,10 @@ class GenerationStream:
         """Take the steps that are left, and say what came out."""
         for _ in self._left():
             pass
-        completions = self._decoder.completions(self._decoding)
+        completions = self._decoder.completions(self._run)
         return Generation(completions, self._texts(completions),
-                          Trace(self._decoding.model.spec.mask_id, self._given, tuple(self._taken)),
-                          self._decoding.accounting)
+                          Trace(self._run.model.spec.mask_id, self._given, tuple(self._taken)),
+                          self._run.accounting)
 
     def _left(self) -> Iterator[TraceStep]:
         if self._broken_by is not None:
@@ -72,21 +72,21 @@ class GenerationStream:
 
     def _take(self) -> Iterator[TraceStep]:
         try:
-            for step in self._decoder.stream(self._decoding):
-                self._decoding.check_finite()
+            for step in self._decoder.stream(self._run):
+                self._run.check_finite()
                 self._taken.append(TraceStep.of(step))
-                self._taken[-1].apply(self._canvas, self._decoding.model.spec.mask_id)
+                self._taken[-1].apply(self._canvas, self._run.model.spec.mask_id)
                 yield self._taken[-1]
         except BaseException as error:
             self._broken_by = error
             raise
 
     def _texts_so_far(self) -> list[str] | None:
-        tokenizer, mask_id = self._tokenizer, self._decoding.model.spec.mask_id
+        tokenizer, mask_id = self._tokenizer, self._run.model.spec.mask_id
         if tokenizer is None:
             return None
         return [with_blanks(tokenizer, row[: request.start], row[request.start :], mask_id)
-                for request, row in zip(self._decoding.requests, self._canvas, strict=True)]
+                for request, row in zip(self._run.requests, self._canvas, strict=True)]
 
     def _texts(self, completions: Sequence[Completion]) -> list[str] | None:
         tokenizer, end_ids = self._tokenizer, self._decoder.end_ids
@@ -94,7 +94,7 @@ class GenerationStream:
             return None
         rows = (completion.completion for completion in completions)
         return [continuation(tokenizer, request.tokens[: request.start], row[:-1] if row[-1] in end_ids else row)
-                for request, row in zip(self._decoding.requests, rows, strict=True)]
+                for request, row in zip(self._run.requests, rows, strict=True)]
 
 
 def generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,

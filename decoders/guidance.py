@@ -6,16 +6,17 @@ On hidden states this is exact, since the head is linear: the logits combine ali
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ..kernels.checks import LARGEST_FACTOR, real_field
-from ..models.adapter import LanguageModel, Plan
-from ..models.kv_store import KVStore
-from .accounting import Accounting
-from .canvas import Canvas
+from ..models.adapter import Plan
+from .accounting import ForwardKind
+
+if TYPE_CHECKING:
+    from .decode_run import DecodeRun
 
 
 class Guidance(Protocol):
@@ -23,10 +24,13 @@ class Guidance(Protocol):
     """Whether keys and values may be stored."""
     shows_mask: ClassVar[bool]
     """Whether masks stand where a causal model sees them."""
+    forward_kind: ClassVar[ForwardKind]
+    """As what its forwards are counted."""
+    num_canvases: ClassVar[int]
+    """Rows of a forward for each row of the batch."""
 
-    def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
-               ) -> Tensor:
-        """Hidden states at the plan's queried positions, [B, Q, E]; counts its forwards."""
+    def hidden(self, run: "DecodeRun", plan: Plan) -> Tensor:
+        """Hidden states at the positions that the plan reads, [B, Q, E], of the run's active canvas."""
         ...
 
 
@@ -34,29 +38,31 @@ class Guidance(Protocol):
 class Unguided:
     takes_store: ClassVar[bool] = True
     shows_mask: ClassVar[bool] = False
+    forward_kind: ClassVar[ForwardKind] = "denoise"
+    num_canvases: ClassVar[int] = 1
 
-    def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
-               ) -> Tensor:
-        accounting.count_forward("denoise", plan)
-        return model.hidden(canvas.tokens_BS, plan, store)
+    def hidden(self, run: "DecodeRun", plan: Plan) -> Tensor:
+        return run.model.hidden(run.active.tokens_BS, plan, run.store)
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """Twice the rows a forward, which is counted as a guided one."""
+    """Twice the rows a forward: with the given tokens, and with these masked."""
 
     scale: float
     takes_store: ClassVar[bool] = False
     shows_mask: ClassVar[bool] = True
+    forward_kind: ClassVar[ForwardKind] = "guided"
+    num_canvases: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         real_field(self, "scale", above=0, at_most=LARGEST_FACTOR)
 
-    def hidden(self, model: LanguageModel, canvas: Canvas, plan: Plan, store: KVStore | None, accounting: Accounting
-               ) -> Tensor:
-        without_BS = torch.where(canvas.given_BS, model.spec.mask_id, canvas.tokens_BS)
-        both = replace(plan, feed_BF=plan.feed_BF.repeat(2, 1), query_BQ=plan.query_BQ.repeat(2, 1),
+    def hidden(self, run: "DecodeRun", plan: Plan) -> Tensor:
+        canvas = run.active
+        without_BS = torch.where(canvas.given_BS, run.model.spec.mask_id, canvas.tokens_BS)
+        both = replace(plan, feed_BF=plan.feed_BF.repeat(2, 1),
+                       reads_BQ=None if plan.reads_BQ is None else plan.reads_BQ.repeat(2, 1),
                        stop_B=None if plan.stop_B is None else plan.stop_B.repeat(2))
-        accounting.count_forward("guided", plan, num_rows=2 * len(canvas.tokens_BS))
-        with_BQE, without_BQE = model.hidden(torch.cat((canvas.tokens_BS, without_BS)), both, None).chunk(2)
+        with_BQE, without_BQE = run.model.hidden(torch.cat((canvas.tokens_BS, without_BS)), both, None).chunk(2)
         return without_BQE + (self.scale + 1) * (with_BQE - without_BQE)

@@ -1,4 +1,4 @@
-"""What token: one pass over the vocabulary at the queried positions, after which nobody else sees the vocabulary.
+"""What token: one pass over the vocabulary at the queried positions, after which no other part sees the vocabulary.
 
 Whether a policy's confidence is that of the tempered distribution is a number: statistics_temperature 1 ranks by the
 model's own distribution (LLaDA, Fast-dLLM), the sampling temperature by the tempered one (Dream, LLaDA2).
@@ -13,31 +13,21 @@ from torch import Tensor
 from ..kernels.checks import LARGEST_FACTOR, integer_field, real_field
 from ..kernels.distribution_state import TokenCredit
 from ..kernels.token_statistics import SamplingParams, Statistic, StatisticsRequest
-
-
-@dataclass(frozen=True)
-class Asking:
-    """The positions that are asked about: their rows' seeds [B], the positions [B, Q] and the step (a scalar), int64,
-    which key the draws; which of them are masked, bool [B, Q]."""
-
-    seed_B: Tensor
-    position_BQ: Tensor
-    step: Tensor
-    masked_BQ: Tensor
+from .step_state import StepState
 
 
 class Sampler(Protocol):
     @property
     def needs_logits(self) -> bool:
-        """Whether its questions need all logits of a position at once."""
+        """Whether it needs all logits of a position at once."""
         ...
 
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
-        """What it remembers through a window of `shape` [B, Q, V], written in place; None: nothing."""
+        """Its memory at the start of a window of `shape` [B, Q, V], written in place; None: nothing."""
         ...
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
-        """What to ask of the model's distributions: a token and the wanted statistics."""
+    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
+        """What the model's distributions at the state's positions are asked for: a token and the wanted statistics."""
         ...
 
 
@@ -57,13 +47,14 @@ class Greedy:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
+    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
         return StatisticsRequest(wanted, None, self.statistics_temperature)
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A draw from softmax(logits / temperature), cut to the top_k most probable tokens or the top_p nucleus."""
+    """A draw from softmax(logits / temperature), cut to the top_k most probable tokens or the top_p nucleus. It is
+    keyed by the request's seed, the position, the step and the token."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -85,8 +76,8 @@ class Categorical:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
-        draw = SamplingParams(self.temperature, asking.seed_B, asking.position_BQ, asking.step, self.top_k, self.top_p)
+    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
+        draw = SamplingParams(self.temperature, state.seed_B, state.query_BQ, state.step_B, self.top_k, self.top_p)
         return StatisticsRequest(wanted, draw, self.statistics_temperature)
 
 
@@ -94,7 +85,7 @@ class Categorical:
 class Credited:
     """The base sampler's token of logits + alpha log(1 + credit), where a token earns credit at a masked position by
     being its most probable one: credit = beta credit + (its probability)^gamma (dInfer, arXiv 2510.08666). It changes
-    the distribution, confidences included, and holds a float32 [B, Q, V]."""
+    the distribution, confidences included, and its memory is the credit, float32 [B, Q, V]."""
 
     base: Sampler = field(default_factory=Greedy)
     alpha: float = 0.7
@@ -115,7 +106,7 @@ class Credited:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor:
         return torch.zeros(shape, device=device)
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
+    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
         assert memory is not None
-        credit = TokenCredit(memory, asking.masked_BQ, self.alpha, self.beta, self.gamma)
-        return replace(self.base.question(wanted, asking, None), credit=credit)
+        credit = TokenCredit(memory, state.masked_BQ, self.alpha, self.beta, self.gamma)
+        return replace(self.base.question(wanted, state, None), credit=credit)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .decoding import Step
+from .step import RequestStep, Step
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,13 @@ class Change:
     log_probs: tuple[float, ...] | None
     remasked: tuple[int, ...]
 
+    @classmethod
+    def of(cls, step: RequestStep) -> "Change":
+        committed, remasked = (step.position_Q[where_Q] for where_Q in (step.commit_Q, step.remask_Q))
+        log_probs = None if step.log_prob_Q is None else tuple(step.log_prob_Q[step.commit_Q].tolist())
+        return cls(step.request, tuple(committed.tolist()), tuple(step.token_Q[step.commit_Q].tolist()), log_probs,
+                   tuple(remasked.tolist()))
+
 
 @dataclass(frozen=True)
 class TraceStep:
@@ -34,22 +41,9 @@ class TraceStep:
     @classmethod
     def of(cls, step: Step) -> "TraceStep":
         """A copy of what a step did. Waits for the device."""
-        edit, proposal = step.edit, step.proposal
-        query_BQ, token_BQ = step.window.query_BQ.tolist(), proposal.token_BQ.tolist()
-        log_prob_BQ = None if proposal.log_prob_BQ is None else proposal.log_prob_BQ.tolist()
-        commit_BQ = edit.commit_BQ.tolist()
-        remask_BQ = None if edit.remask_BQ is None else edit.remask_BQ.tolist()
-        changes = []
-        for index, row in enumerate(step.rows):
-            positions = query_BQ[index]
-            committed = [q for q, is_committed in enumerate(commit_BQ[index]) if is_committed]
-            remasked = [] if remask_BQ is None else [q for q, is_masked in enumerate(remask_BQ[index]) if is_masked]
-            if committed or remasked:
-                changes.append(Change(
-                    row, tuple(positions[q] for q in committed), tuple(token_BQ[index][q] for q in committed),
-                    None if log_prob_BQ is None else tuple(log_prob_BQ[index][q] for q in committed),
-                    tuple(positions[q] for q in remasked)))
-        return cls(step.window.index, step.index, tuple(changes))
+        changes = (Change.of(one) for one in step.by_request())
+        return cls(step.window.index, step.index,
+                   tuple(change for change in changes if change.positions or change.remasked))
 
     def apply(self, canvas: Sequence[list[int]], mask_id: int) -> None:
         """Do to the rows of a canvas what the step did."""

@@ -49,12 +49,12 @@ def _uniform(word: Tensor) -> Tensor:
     return ((word.float() + 0.5) * 2.0**-32).clamp(max=1 - 2.0**-24)
 
 
-def uniform(seed_B: Tensor, position_BQ: Tensor, step: Tensor, stream: int = ORDER_STREAM) -> Tensor:
+def uniform(seed_B: Tensor, position_BQ: Tensor, step_B: Tensor, stream: int = ORDER_STREAM) -> Tensor:
     """One float32 uniform in (0, 1) for each position, [B, Q], by default from the stream that orders positions.
 
-    seed_B, position_BQ and step (from 0, a scalar or [B, Q]) are int64."""
+    seed_B, position_BQ and step_B (from 0) are int64."""
     seed_B1 = seed_B[:, None]
-    counter = (torch.zeros_like(position_BQ), position_BQ, step.expand_as(position_BQ),
+    counter = (torch.zeros_like(position_BQ), position_BQ, step_B[:, None].expand_as(position_BQ),
                torch.full_like(position_BQ, stream))
     return _uniform(philox4x32(counter, (seed_B1 & _WORD, (seed_B1 >> 32) & _WORD))[0])
 

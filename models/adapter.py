@@ -22,22 +22,27 @@ from .transformer import Transformer
 
 @dataclass(frozen=True)
 class Plan:
-    """One forward: the absolute positions fed [B, F], int64, ascending in each row, and those queried [B, Q], in any
-    order. The canvas length L stands for padding and comes after all positions. stop_B is where each row ends; None if
-    all rows end at L and none is padded.
+    """One forward: absolute positions fed [B, F], int64 and ascending in each row, and those whose answers are read
+    [B, Q], in any order (None: those fed, in theirs); the canvas length L stands for "no position" and follows the
+    others. stop_B is where each row ends, None where all end at L and nothing fed stands for "no position".
 
     context None: the fed positions see one another and nothing is stored. Otherwise their keys and values are written
     to the store, and the store's first `context` slots are read. `no_mask` promises that the model's pattern lets every
     fed position see all of these slots."""
 
     feed_BF: Tensor
-    query_BQ: Tensor
+    reads_BQ: Tensor | None = None
     context: int | None = None
     stop_B: Tensor | None = None
     no_mask: bool = False
 
+    @property
+    def query_BQ(self) -> Tensor:
+        """The positions whose answers are read, int64 [B, Q]."""
+        return self.feed_BF if self.reads_BQ is None else self.reads_BQ
+
     def attention_mask(self, pattern: AttentionPattern, length: int) -> AttentionMask:
-        """Which of one another, or of the store's first `context` slots, the fed positions see on a canvas of `length`
+        """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
         positions."""
         end = None if self.stop_B is None else length
         if self.context is None:
@@ -50,11 +55,11 @@ class Plan:
         return AttentionMask(pattern, self.feed_BF, torch.where(key_1C < self.stop_B[:, None], key_1C, end), end)
 
     def index(self, shift: int) -> Tensor | None:
-        """The index among the fed positions at which each queried one is read, int64 [B, Q]; None if they are the same
-        positions in the same order."""
-        num_fed, num_queried = self.feed_BF.shape[1], self.query_BQ.shape[1]
-        if num_fed * num_queried > 1 and (shift or self.query_BQ is not self.feed_BF):
-            return torch.searchsorted(self.feed_BF, self.query_BQ - shift).clamp_(max=num_fed - 1)
+        """Where among the fed positions the answers are read, int64 [B, Q]; None: of the first Q, each at its
+        place."""
+        query_BQ, num_fed = self.query_BQ, self.feed_BF.shape[1]
+        if num_fed * query_BQ.shape[1] > 1 and (shift or self.reads_BQ is not None):
+            return torch.searchsorted(self.feed_BF, query_BQ - shift).clamp_(max=num_fed - 1)
         return None
 
 

@@ -62,19 +62,15 @@ def requests(num: int) -> list[Request]:
 def said(decoder: Decoder, model: DecodableTransformer, asked: list[Request], first: int = 0
          ) -> tuple[list[list[int]], Said]:
     """The rows, and what was said of every position while it was masked."""
-    decoding, found, window, last = decoder.begin(model, asked), {}, -1, -1
-    masked_BS = decoding.live.masked_BS.clone()
-    for step in decoder.stream(decoding):
+    run, found, window, last = decoder.begin(model, asked), {}, -1, -1
+    for step in decoder.stream(run):
         window, last = window + int(step.index == 0), step.index
-        assert step.proposal.log_prob_BQ is not None
-        masked = masked_BS[list(step.rows)].gather(1, step.window.query_BQ).tolist()
-        columns = (step.window.query_BQ.tolist(), step.proposal.token_BQ.tolist(), step.proposal.log_prob_BQ.tolist())
-        for row, open_Q, positions, tokens, log_probs in zip(step.rows, masked, *columns, strict=True):
-            for is_open, position, token, log_prob in zip(open_Q, positions, tokens, log_probs, strict=True):
-                if is_open:
-                    found[first + row, window, last, position] = token, log_prob
-        masked_BS[list(step.rows)] = step.canvas.masked_BS
-    return [completion.tokens for completion in decoder.completions(decoding)], found
+        for one in step.by_request():
+            assert one.log_prob_Q is not None
+            for position, token, log_prob in zip(*(value_Q[one.masked_Q].tolist() for value_Q in (
+                    one.position_Q, one.token_Q, one.log_prob_Q)), strict=True):
+                found[first + one.request, window, last, position] = token, log_prob
+    return [completion.tokens for completion in decoder.completions(run)], found
 
 
 def check(decoder: Decoder, model: DecodableTransformer, sizes: tuple[int, ...] = SIZES) -> None:

@@ -1,7 +1,7 @@
-"""What is recomputed at a step, and what is kept."""
+"""What is recomputed at a step, and what is read from a store."""
 
 from .approximate import Delayed, Dual, Prefix, Vicinity
-from .base import Cache, Moment
+from .base import Cache
 from .exact import Append, BlockCausalCache, BlockCausalCacheApart, Recompute
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "Cache",
     "Delayed",
     "Dual",
-    "Moment",
     "Prefix",
     "Recompute",
     "Vicinity",

@@ -1,26 +1,26 @@
-"""Caches for bidirectional models, whose stored keys and values go stale as later positions are decided: approximate,
-with an error that experiment=cache_error measures. Each feeds everything on entering a window, which decides too.
+"""Caches for bidirectional models, whose stored keys and values go stale as later positions are committed: approximate,
+with an error that experiment=cache_error measures. Each feeds the whole canvas at the first step of a window.
 
     prefix     then the window and all that follows it                           (Fast-dLLM, arXiv 2505.22618)
     dual       then the window alone                                             (Fast-dLLM)
-    vicinity   then the window and `radius` positions on either side; everything in the first `warm_up` steps of the
-               first window and every `refresh_every` steps                      (dInfer, arXiv 2510.08666)
-    delayed    then what is masked, anywhere, and what the last step decided; everything every `refresh_every` steps
-               (dKV-Cache, arXiv 2505.15781)
+    vicinity   then the window and `radius` positions on either side; the whole canvas in the first `warm_up` steps of
+               the first window and every `refresh_every` steps                  (dInfer, arXiv 2510.08666)
+    delayed    then what is masked, anywhere, and what the last step committed; the whole canvas every `refresh_every`
+               steps                                                             (dKV-Cache, arXiv 2505.15781)
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor
 
 from ...kernels.checks import integer_field
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import Bidirectional
+from ..step_state import StepState
 from ..windows import Windows
-from .base import Cache, Moment
-from .exact import everything
+from .base import Cache
+from .exact import full_forward
 
 
 class _ForBidirectional(Cache, Protocol):
@@ -39,41 +39,38 @@ class _ForBidirectional(Cache, Protocol):
                              "have exact caches, append and block_causal")
 
 
-def _from_store(moment: Moment, feed_BF: Tensor) -> Plan:
-    """A forward of some positions that sees the whole canvas."""
-    stop_B = moment.window.stop_B if moment.window.padded else None
-    return Plan(feed_BF, moment.window.query_BQ, context=moment.canvas.length, stop_B=stop_B)
+def _stored_forward(state: StepState) -> Plan:
+    """A forward of the whole canvas whose keys and values are stored."""
+    return full_forward(state.window, state.canvas.length, context=state.canvas.length)
 
 
-def _around(moment: Moment, before: int, after: int) -> Tensor:
-    """The window's positions with so many before it and after it, as far as the row goes, and those from which a
-    shifted model reads the window's first ones: int64 [B, F]."""
-    window, length = moment.window, moment.canvas.length
-    before, after = min(max(before, moment.shift), length), min(after, length)
+def neighbourhood(state: StepState, before: int, after: int) -> Plan:
+    """A forward of the window with so many positions before and after it, as far as the row goes, and those from which
+    a shifted model reads the window's first ones; it reads the whole canvas from the store."""
+    window, length = state.window, state.canvas.length
+    before, after = min(max(before, state.shift), length), min(after, length)
+    device = window.query_BQ.device
     if not window.padded:
-        position_F = torch.arange(max(window.begin - before, 0), min(window.reach + after, length),
-                                  device=window.query_BQ.device)
-        return position_F.expand(len(window.query_BQ), -1).contiguous()
+        position_F = torch.arange(max(window.begin - before, 0), min(window.reach + after, length), device=device)
+        feed_BF = position_F.expand(len(window.query_BQ), -1).contiguous()
+        return Plan(feed_BF, window.query_BQ, context=length)
     width = min(before + window.query_BQ.shape[1] + after, before + length - window.earliest)
-    feed_BF = window.query_BQ[:, :1] - before + torch.arange(width, device=window.query_BQ.device)
+    feed_BF = window.query_BQ[:, :1] - before + torch.arange(width, device=device)
     exists_BF = (feed_BF >= 0) & (feed_BF < window.stop_B[:, None])
-    return torch.where(exists_BF, feed_BF, length).sort(dim=1).values
+    feed_BF = torch.where(exists_BF, feed_BF, length).sort(dim=1).values
+    return Plan(feed_BF, window.query_BQ, context=length, stop_B=window.stop_B)
 
 
 @dataclass(frozen=True)
 class Prefix(_ForBidirectional):
-    def plan(self, moment: Moment) -> Plan:
-        if moment.index == 0:
-            return everything(moment, moment.canvas.length)
-        return _from_store(moment, _around(moment, 0, moment.canvas.length))
+    def plan(self, state: StepState) -> Plan:
+        return neighbourhood(state, 0, state.canvas.length) if state.index else _stored_forward(state)
 
 
 @dataclass(frozen=True)
 class Dual(_ForBidirectional):
-    def plan(self, moment: Moment) -> Plan:
-        if moment.index == 0:
-            return everything(moment, moment.canvas.length)
-        return _from_store(moment, _around(moment, 0, 0))
+    def plan(self, state: StepState) -> Plan:
+        return neighbourhood(state, 0, 0) if state.index else _stored_forward(state)
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,11 @@ class Vicinity(_ForBidirectional):
         integer_field(self, "warm_up", at_least=0)
         integer_field(self, "refresh_every")
 
-    def plan(self, moment: Moment) -> Plan:
-        warming = moment.window.index == 0 and moment.index < self.warm_up
-        if warming or moment.index % self.refresh_every == 0:
-            return everything(moment, moment.canvas.length)
-        return _from_store(moment, _around(moment, self.radius, self.radius))
+    def plan(self, state: StepState) -> Plan:
+        is_warming = state.window.index == 0 and state.index < self.warm_up
+        if is_warming or state.index % self.refresh_every == 0:
+            return _stored_forward(state)
+        return neighbourhood(state, self.radius, self.radius)
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class Delayed(_ForBidirectional):
     before the last."""
 
     refresh_every: int = 8
-    answers_decided: ClassVar[bool] = False
+    recomputes_committed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         integer_field(self, "refresh_every")
@@ -114,13 +111,13 @@ class Delayed(_ForBidirectional):
             raise ValueError(f"cache {self} with shift {model.spec.shift}: needs a model without shift, since a masked "
                              "position's answer would stand at one that is not fed")
 
-    def plan(self, moment: Moment) -> Plan:
-        canvas, window = moment.canvas, moment.window
-        if moment.index % self.refresh_every == 0:
-            return everything(moment, canvas.length)
+    def plan(self, state: StepState) -> Plan:
+        canvas, window = state.canvas, state.window
+        if state.index % self.refresh_every == 0:
+            return _stored_forward(state)
         in_window_BS = torch.zeros_like(canvas.masked_BS).scatter_(1, window.query_BQ, True)
-        just_decided_BS = in_window_BS & ~canvas.given_BS & (canvas.step_BS == moment.step - 1)
+        committed_last_BS = in_window_BS & ~canvas.given_BS & (canvas.step_BS == state.step_B[:, None] - 1)
         position_S = torch.arange(canvas.length + 1, device=window.query_BQ.device)
-        stale_BS = torch.where(canvas.masked_BS | just_decided_BS, position_S, canvas.length)
-        feed_BF = stale_BS.sort(dim=1).values[:, : min(moment.most_masked, canvas.length)].contiguous()
+        stale_BS = torch.where(canvas.masked_BS | committed_last_BS, position_S, canvas.length)
+        feed_BF = stale_BS.sort(dim=1).values[:, : min(state.max_masked_before, canvas.length)].contiguous()
         return Plan(feed_BF, window.query_BQ, context=canvas.length, stop_B=window.stop_B)

@@ -1,26 +1,10 @@
-"""What is recomputed: what a cache is asked and what it answers."""
+"""What is recomputed: the interface of a cache."""
 
-from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from torch import Tensor
-
 from ...models.adapter import LanguageModel, Plan
-from ..canvas import Canvas
+from ..step_state import StepState
 from ..windows import Window, Windows
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A step about to be taken: its number within the window (from 0) on the host and on the device, the window and the
-    canvas, the model's shift, and how many positions of a row were masked at most before the last step."""
-
-    index: int
-    step: Tensor
-    window: Window
-    canvas: Canvas
-    shift: int
-    most_masked: int
 
 
 class Cache(Protocol):
@@ -28,8 +12,8 @@ class Cache(Protocol):
 
     is_exact: ClassVar[bool]
     """Whether a step gives what recomputing everything gives, up to rounding."""
-    answers_decided: ClassVar[bool] = True
-    """Whether it computes answers at decided positions too, which revision asks for."""
+    recomputes_committed: ClassVar[bool] = True
+    """Whether committed positions of the window are computed again, as revision needs."""
     stores: ClassVar[bool] = True
     """Whether a KVStore is needed."""
 
@@ -41,9 +25,9 @@ class Cache(Protocol):
         ...
 
     def entry_plan(self, window: Window) -> Plan | None:
-        """A forward that stores what lies before the window, run once on entering it."""
+        """A forward that stores what precedes the window, run once before its first step."""
         return None
 
-    def plan(self, moment: Moment) -> Plan:
-        """The forward of one step. Its shapes hang on the moment's integers alone."""
+    def plan(self, state: StepState) -> Plan:
+        """The forward of one step. Its shapes depend on the state's host integers alone."""
         ...

@@ -2,9 +2,9 @@
 
     recompute             everything, every step; nothing stored
     append                the positions committed since the last forward; for causal models in blocks of one
-    block-causal          the current block, and in its first forward the clean block before it, which is stored; for
+    block-causal          the current block, and in its first forward the finished block before it, which is stored; for
                           block-causal models
-    block-causal, apart   the same with a forward of its own for the clean block
+    block-causal, apart   the same with a forward of its own for the finished block
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,9 @@ import torch
 
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import BlockCausal, Causal
+from ..step_state import StepState
 from ..windows import Blocks, GridBlocks, Window, Windows
-from .base import Cache, Moment
+from .base import Cache
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,12 @@ class Recompute(Cache):
             raise ValueError(f"attention {model.spec.pattern} with {windows}: a causal model decides from left to "
                              "right, in blocks of 1")
 
-    def plan(self, moment: Moment) -> Plan:
-        return everything(moment)
+    def plan(self, state: StepState) -> Plan:
+        return full_forward(state.window, state.canvas.length)
 
 
-def everything(moment: Moment, context: int | None = None) -> Plan:
-    """A forward of all positions of every row, stored where a context is given."""
-    window, length = moment.window, moment.canvas.length
+def full_forward(window: Window, length: int, context: int | None = None) -> Plan:
+    """A forward of all positions of every row of a canvas, stored where a context is given."""
     position_L = torch.arange(length, device=window.query_BQ.device)
     if not window.padded:
         return Plan(position_L.expand(len(window.query_BQ), -1).contiguous(), window.query_BQ, context)
@@ -48,22 +48,22 @@ class Append(Cache):
 
     def check_windows(self, windows: Windows) -> None:
         if windows != Blocks(1):
-            raise ValueError(f"cache {self} with {windows}: needs blocks of 1, since it feeds decided positions only")
+            raise ValueError(f"cache {self} with {windows}: needs blocks of 1, since it feeds committed positions only")
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         if not isinstance(model.spec.pattern, Causal) or model.spec.shift != 1:
             raise ValueError(f"cache {self} with attention {model.spec.pattern} and shift {model.spec.shift}: needs a "
                              "causal next-token model, whose past never changes")
 
-    def plan(self, moment: Moment) -> Plan:
-        window = moment.window
+    def plan(self, state: StepState) -> Plan:
+        window = state.window
         assert window.before_BP is not None, "a next-token model has a prompt"
         follows = window.before_BP.shape[1] == 1 and not window.padded
         return Plan(window.before_BP, window.query_BQ, context=window.begin, no_mask=follows)
 
 
 class _ForBlockCausal(Cache, Protocol):
-    """What the two ways of storing clean blocks have in common."""
+    """What the two ways of storing finished blocks have in common."""
 
     is_exact: ClassVar[bool] = True
 
@@ -78,17 +78,18 @@ class _ForBlockCausal(Cache, Protocol):
                              "model of the same block size without shift")
 
 
-def _window_alone(window: Window) -> Plan:
+def block_forward(window: Window) -> Plan:
+    """A forward of the window alone, which reads what precedes it from the store."""
     is_one = window.query_BQ.shape[1] == window.reach - window.begin
-    return Plan(window.query_BQ, window.query_BQ, context=window.reach, no_mask=is_one and not window.padded)
+    return Plan(window.query_BQ, context=window.reach, no_mask=is_one and not window.padded)
 
 
 @dataclass(frozen=True)
 class BlockCausalCache(_ForBlockCausal):
-    def plan(self, moment: Moment) -> Plan:
-        window = moment.window
-        if moment.index or window.before_BP is None:
-            return _window_alone(window)
+    def plan(self, state: StepState) -> Plan:
+        window = state.window
+        if state.index or window.before_BP is None:
+            return block_forward(window)
         feed_BF = torch.cat((window.before_BP, window.query_BQ), dim=1)
         if window.padded:
             feed_BF = feed_BF.sort(dim=1).values
@@ -102,5 +103,5 @@ class BlockCausalCacheApart(_ForBlockCausal):
             return None
         return Plan(window.before_BP, window.before_BP[:, :0], context=window.begin)
 
-    def plan(self, moment: Moment) -> Plan:
-        return _window_alone(moment.window)
+    def plan(self, state: StepState) -> Plan:
+        return block_forward(state.window)

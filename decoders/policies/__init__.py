@@ -1,6 +1,6 @@
 """Commit policies, one a file."""
 
-from .base import Edit, Policy, Situation
+from .base import Edit, Policy
 from .entropy_bound import EntropyBound
 from .entropy_sum import EntropySum
 from .entropy_threshold import EntropyThreshold
@@ -43,7 +43,6 @@ __all__ = [
     "Remdm",
     "RemdmLoop",
     "Rescaled",
-    "Situation",
     "Threshold",
     "TokenEditing",
     "TopMargin",

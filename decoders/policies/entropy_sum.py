@@ -6,8 +6,10 @@ from typing import ClassVar
 from ...kernels.checks import real_field
 from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,5 @@ class EntropySum(Policy):
     def __post_init__(self) -> None:
         real_field(self, "gamma", above=0)
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.proposal.entropy_BQ is not None
-        return best(situation, -situation.proposal.entropy_BQ, Rule.ENTROPY_SUM, self.gamma)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        return select_top(state, -proposal.entropy_BQ, Rule.ENTROPY_SUM, self.gamma)

@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,8 @@ class ExpertAffinity(Policy):
     def __post_init__(self) -> None:
         real_field(self, "weight", at_least=0, at_most=LARGEST_FACTOR)
 
-    def select(self, situation: Situation) -> Edit:
-        proposal = situation.proposal
-        assert proposal.log_prob_BQ is not None
-        if proposal.expert_rarity_BQ is None:
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        if proposal.found.expert_rarity_BQ is None:
             raise ValueError(f"policy {self}: needs a model that tells how rare its positions' experts are; make it "
                              "ExpertAware")
-        return best(situation, proposal.log_prob_BQ.exp() + self.weight * proposal.expert_rarity_BQ)
+        return select_top(state, proposal.log_prob_BQ.exp() + self.weight * proposal.expert_rarity_BQ)

@@ -6,8 +6,10 @@ from typing import ClassVar
 from ...kernels.checks import real_field
 from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,5 @@ class Factor(Policy):
     def __post_init__(self) -> None:
         real_field(self, "factor", above=0)
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.proposal.log_prob_BQ is not None
-        return best(situation, situation.proposal.log_prob_BQ, Rule.FACTOR, self.factor)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        return select_top(state, proposal.log_prob_BQ, Rule.FACTOR, self.factor)

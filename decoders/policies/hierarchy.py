@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import preferred
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_passing_first
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,13 @@ class Hierarchy(Policy):
         real_field(self, "tau", above=0, at_most=1)
         real_field(self, "low", at_least=0, at_most=1)
 
-    def select(self, situation: Situation) -> Edit:
-        log_prob_BQ, eligible_BQ = situation.proposal.log_prob_BQ, situation.eligible_BQ
-        assert log_prob_BQ is not None
-        begins_BQ = eligible_BQ & ~F.pad(eligible_BQ, (1, 0))[:, :-1]
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        log_prob_BQ, masked_BQ = proposal.log_prob_BQ, state.masked_BQ
+        begins_BQ = masked_BQ & ~F.pad(masked_BQ, (1, 0))[:, :-1]
         run_BQ = begins_BQ.cumsum(1)
-        score_BQ = log_prob_BQ.masked_fill(~eligible_BQ, -torch.inf)
+        score_BQ = log_prob_BQ.masked_fill(~masked_BQ, -torch.inf)
         best_BR = torch.full_like(F.pad(score_BQ, (1, 0)), -torch.inf).scatter_reduce(1, run_BQ, score_BQ, "amax")
         leads_BQ = score_BQ == best_BR.gather(1, run_BQ)
         probability_BQ = log_prob_BQ.exp()
         passing_BQ = (leads_BQ & (probability_BQ > self.low)) | (probability_BQ > self.tau)
-        return preferred(situation, passing_BQ, log_prob_BQ)
+        return select_passing_first(state, passing_BQ, log_prob_BQ)

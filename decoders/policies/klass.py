@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ...kernels.checks import integer_field, real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import preferred
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_passing_first
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,9 @@ class Klass(Policy):
         """For how many steps each position has been stable."""
         return torch.zeros_like(query_BQ)
 
-    def select(self, situation: Situation) -> Edit:
-        log_prob_BQ, divergence_BQ = situation.proposal.log_prob_BQ, situation.proposal.divergence_BQ
-        assert log_prob_BQ is not None
-        assert divergence_BQ is not None
-        assert situation.state is not None
-        stable_BQ = torch.where(divergence_BQ < self.epsilon, situation.state + 1, 0)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        log_prob_BQ = proposal.log_prob_BQ
+        assert state.memory is not None
+        stable_BQ = torch.where(proposal.divergence_BQ < self.epsilon, state.memory + 1, 0)
         ready_BQ = (stable_BQ >= self.history) & (log_prob_BQ.exp() > self.tau)
-        return Edit(preferred(situation, ready_BQ, log_prob_BQ).commit_BQ, state=stable_BQ)
+        return Edit(select_passing_first(state, ready_BQ, log_prob_BQ).commit_BQ, memory=stable_BQ)

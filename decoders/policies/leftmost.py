@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from .base import Edit, Policy, Situation
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
 
 
 @dataclass(frozen=True)
 class Leftmost(Policy):
-    """Commit the first eligible positions."""
+    """Commit the first masked positions."""
 
-
-    def select(self, situation: Situation) -> Edit:
-        rank_BQ = situation.eligible_BQ.cumsum(1)
-        return Edit(situation.eligible_BQ & (rank_BQ <= situation.quota.at_most_B[:, None]))
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        rank_BQ = state.masked_BQ.cumsum(1)
+        return Edit(state.masked_BQ & (rank_BQ <= state.quota.at_most_B[:, None]))

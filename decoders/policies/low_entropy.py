@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,5 @@ class LowEntropy(Policy):
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.proposal.entropy_BQ is not None
-        return best(situation, -situation.proposal.entropy_BQ)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        return select_top(state, -proposal.entropy_BQ)

@@ -6,8 +6,10 @@ from typing import ClassVar
 from ...kernels.checks import real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic, bounded
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,6 @@ class NoisyProbability(Policy):
     def __post_init__(self) -> None:
         real_field(self, "temperature", above=0)
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.proposal.log_prob_BQ is not None
-        u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-        return best(situation, situation.proposal.log_prob_BQ.exp() / bounded(self.temperature) - (-u_BQ.log()).log())
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        u_BQ = uniform(state.seed_B, state.query_BQ, state.step_B)
+        return select_top(state, proposal.log_prob_BQ.exp() / bounded(self.temperature) - (-u_BQ.log()).log())

@@ -7,8 +7,10 @@ import torch
 
 from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import surest
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import keep_top_fraction
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,12 @@ class PathPlanning(Policy):
     def __post_init__(self) -> None:
         real_field(self, "eta", at_least=0, at_most=LARGEST_FACTOR)
 
-    def select(self, situation: Situation) -> Edit:
-        proposal, eligible_BQ, revisable_BQ = situation.proposal, situation.eligible_BQ, situation.revisable_BQ
-        assert proposal.log_prob_BQ is not None
-        assert proposal.canvas_log_prob_BQ is not None
-        assert revisable_BQ is not None
-        assert situation.times is not None
-        after = situation.times.after
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        masked_BQ, revisable_BQ, after_B = state.masked_BQ, state.revisable_BQ, state.times.after
         # Not times -inf: 0 times that is no number.
         canvas_BQ = proposal.canvas_log_prob_BQ.clamp(min=torch.finfo(torch.float32).min)
         # A probability may round to 1, but no masked position is surer than a decided one of weight 0.
         proposed_BQ = proposal.log_prob_BQ.clamp(max=-torch.finfo(torch.float32).tiny)
-        kept_BQ = surest(torch.where(eligible_BQ, proposed_BQ, self.eta * canvas_BQ), eligible_BQ | revisable_BQ, after)
-        return Edit(kept_BQ & eligible_BQ, revisable_BQ & ~kept_BQ, (after > 0).expand(len(kept_BQ)))
+        kept_BQ = keep_top_fraction(torch.where(masked_BQ, proposed_BQ, self.eta * canvas_BQ), masked_BQ | revisable_BQ,
+                                    after_B)
+        return Edit(kept_BQ & masked_BQ, revisable_BQ & ~kept_BQ, after_B > 0)

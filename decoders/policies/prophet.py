@@ -1,15 +1,17 @@
 """Prophet: commit everything at once when the answer is clear (early answer convergence, arXiv 2508.19982)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
+from ..proposal import Proposal
 from ..schedules import Quota
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,9 @@ class Prophet(Policy):
         for name in ("early", "middle", "late"):
             real_field(self, name, at_least=0)
 
-    def select(self, situation: Situation) -> Edit:
-        proposal, eligible_BQ, quota, times = (situation.proposal, situation.eligible_BQ, situation.quota,
-                                               situation.times)
-        assert proposal.log_prob_BQ is not None
-        assert proposal.logit_gap_BQ is not None
-        assert times is not None
-        progress = 1 - times.after
-        needed = torch.where(progress < 0.33, self.early, torch.where(progress < 0.67, self.middle, self.late))
-        gap_B = proposal.logit_gap_BQ.masked_fill(~eligible_BQ, 0).sum(1) / eligible_BQ.sum(1).clamp(min=1)
-        num_B = torch.where(gap_B >= needed, quota.at_most_B, quota.at_least_B)
-        return best(replace(situation, quota=Quota(num_B, num_B)), proposal.log_prob_BQ)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        progress_B = 1 - state.times.after
+        needed_B = torch.where(progress_B < 0.33, self.early, torch.where(progress_B < 0.67, self.middle, self.late))
+        gap_B = proposal.logit_gap_BQ.masked_fill(~state.masked_BQ, 0).sum(1) / state.num_masked_B.clamp(min=1)
+        num_B = torch.where(gap_B >= needed_B, state.quota.at_most_B, state.quota.at_least_B)
+        return select_top(state, proposal.log_prob_BQ, quota=Quota(num_B, num_B))

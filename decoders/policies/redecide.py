@@ -7,8 +7,10 @@ from typing import ClassVar
 from ...kernels.checks import LARGEST_FACTOR, real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import surest
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import keep_top_fraction
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,10 @@ class Redecide(Policy):
     def __post_init__(self) -> None:
         real_field(self, "noise", at_least=0, at_most=LARGEST_FACTOR)
 
-    def select(self, situation: Situation) -> Edit:
-        score_BQ, revisable_BQ, times = situation.proposal.log_prob_BQ, situation.revisable_BQ, situation.times
-        assert score_BQ is not None
-        assert revisable_BQ is not None
-        assert times is not None
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        score_BQ, revisable_BQ, after_B = proposal.log_prob_BQ, state.revisable_BQ, state.times.after
         if self.noise:
-            u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-            score_BQ = score_BQ - (self.noise * times.after).float()[..., None] * (-u_BQ.log()).log()
-        kept_BQ = surest(score_BQ, situation.eligible_BQ | revisable_BQ, times.after)
-        return Edit(kept_BQ, revisable_BQ & ~kept_BQ, (times.after > 0).expand(len(kept_BQ)))
+            u_BQ = uniform(state.seed_B, state.query_BQ, state.step_B)
+            score_BQ = score_BQ - (self.noise * after_B).float()[:, None] * (-u_BQ.log()).log()
+        kept_BQ = keep_top_fraction(score_BQ, state.masked_BQ | revisable_BQ, after_B)
+        return Edit(kept_BQ, revisable_BQ & ~kept_BQ, after_B > 0)

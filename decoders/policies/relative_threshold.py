@@ -5,8 +5,10 @@ from typing import ClassVar
 
 from ...kernels.checks import real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import preferred
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_passing_first
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,8 @@ class RelativeThreshold(Policy):
         real_field(self, "tau", above=0, at_most=1)
         real_field(self, "slack", at_least=0, at_most=1)
 
-    def select(self, situation: Situation) -> Edit:
-        log_prob_BQ = situation.proposal.log_prob_BQ
-        assert log_prob_BQ is not None
-        probability_BQ = log_prob_BQ.exp()
-        largest_B1 = probability_BQ.masked_fill(~situation.eligible_BQ, 0).amax(1, keepdim=True)
-        return preferred(situation, probability_BQ >= (largest_B1 - self.slack).clamp(max=self.tau), log_prob_BQ)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        probability_BQ = proposal.log_prob_BQ.exp()
+        largest_B1 = probability_BQ.masked_fill(~state.masked_BQ, 0).amax(1, keepdim=True)
+        passing_BQ = probability_BQ >= (largest_B1 - self.slack).clamp(max=self.tau)
+        return select_passing_first(state, passing_BQ, proposal.log_prob_BQ)

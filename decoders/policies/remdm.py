@@ -18,13 +18,14 @@ from torch import Tensor
 from ...kernels.checks import real_field
 from ...kernels.counter_rng import uniform
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
 
 
 class Rate(Protocol):
-    def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
-        """The probability of returning to mask, given the largest one allowed ([B, 1] or [1]): of shape [B, Q] or that
-        of `largest`."""
+    def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
+        """The probability of returning to mask, [B, 1] or [B, Q], given the largest one allowed."""
         ...
 
 
@@ -37,8 +38,8 @@ class Capped:
     def __post_init__(self) -> None:
         real_field(self, "eta", at_least=0, at_most=1)
 
-    def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
-        return largest.clamp(max=self.eta)
+    def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
+        return largest_B1.clamp(max=self.eta)
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Rescaled:
     def __post_init__(self) -> None:
         real_field(self, "eta", at_least=0, at_most=1)
 
-    def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
-        return self.eta * largest
+    def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
+        return self.eta * largest_B1
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,10 @@ class ByConfidence:
     """sigma = largest softmax(-probability at its commit), over the row's decided positions. Masked positions have no
     rate, as published, so fewer are decided than the marginals ask for."""
 
-    def sigma(self, largest: Tensor, situation: Situation) -> Tensor:
-        assert situation.revisable_BQ is not None
-        doubt_BQ = -situation.canvas.log_prob_BS.gather(1, situation.query_BQ).exp()
-        weight_BQ = doubt_BQ.masked_fill(~situation.revisable_BQ, -torch.inf).softmax(1)
-        return largest * weight_BQ.nan_to_num(0)
+    def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
+        doubt_BQ = -state.commit_log_prob_BQ.exp()
+        weight_BQ = doubt_BQ.masked_fill(~state.revisable_BQ, -torch.inf).softmax(1)
+        return largest_B1 * weight_BQ.nan_to_num(0)
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,17 @@ class Remdm(Policy):
     needs_times: ClassVar[bool] = True
     revises: ClassVar[bool] = True
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.times is not None
-        alpha, next_alpha = (1 - time[..., None] for time in situation.times)
-        largest = ((1 - next_alpha) / alpha).clamp(max=1)  # 1 where alpha is 0
-        return remasking(situation, alpha, next_alpha, self.rate.sigma(largest, situation))
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        alpha_B1, next_alpha_B1 = (1 - time_B[:, None] for time_B in state.times)
+        largest_B1 = ((1 - next_alpha_B1) / alpha_B1).clamp(max=1)  # 1 where alpha is 0
+        return remasking(state, alpha_B1, next_alpha_B1, self.rate.sigma(largest_B1, state))
 
 
-def remasking(situation: Situation, alpha: Tensor, next_alpha: Tensor, sigma: Tensor) -> Edit:
-    """One step of the process, with one uniform a position: sigma and both alphas broadcast with [B, Q]. Where the time
-    ends, everything is decided and nothing returns to mask."""
-    assert situation.times is not None
-    assert situation.revisable_BQ is not None
-    goes_on = situation.times.after > 0
-    u_BQ = uniform(situation.canvas.seed_B, situation.query_BQ, situation.step)
-    commit_BQ = (u_BQ < (next_alpha - (1 - sigma) * alpha) / (1 - alpha)) | ~goes_on[..., None]
-    remask_BQ = (u_BQ < sigma) & goes_on[..., None]
-    return Edit(situation.eligible_BQ & commit_BQ, situation.revisable_BQ & remask_BQ, goes_on.expand(len(u_BQ)))
+def remasking(state: StepState, alpha_B1: Tensor, next_alpha_B1: Tensor, sigma: Tensor) -> Edit:
+    """One step of the process, with one uniform a position; sigma is [B, 1] or [B, Q]. Where the time ends, everything
+    is committed and nothing returns to mask."""
+    unfinished_B = state.times.after > 0
+    u_BQ = uniform(state.seed_B, state.query_BQ, state.step_B)
+    commit_BQ = (u_BQ < (next_alpha_B1 - (1 - sigma) * alpha_B1) / (1 - alpha_B1)) | ~unfinished_B[:, None]
+    remask_BQ = (u_BQ < sigma) & unfinished_B[:, None]
+    return Edit(state.masked_BQ & commit_BQ, state.revisable_BQ & remask_BQ, unfinished_B)

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ...kernels.checks import real_field
-from .base import Edit, Policy, Situation
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
 from .remdm import remasking
 
 _ROUNDING = 1e-9  # times are quotients
@@ -35,17 +37,16 @@ class RemdmLoop(Policy):
         real_field(self, "alpha", above=0, at_most=0.999)
         real_field(self, "eta", at_least=0, at_most=(1 - self.alpha) / self.alpha + 1e-9)
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.times is not None
-        before, after = (time[..., None] for time in situation.times)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        before_B1, after_B1 = (time_B[:, None] for time_B in state.times)
         hold_from, hold_until = self.hold_from + _ROUNDING, self.hold_until + _ROUNDING
 
-        def alpha_at(time: Tensor) -> Tensor:
-            first = (1 - time) * (self.alpha / (1 - self.hold_from))
-            last = 1 - time * ((1 - self.alpha) / self.hold_until)
-            return torch.where(time > hold_from, first, torch.where(time > hold_until, self.alpha, last))
+        def alpha_at(time_B1: Tensor) -> Tensor:
+            first_B1 = (1 - time_B1) * (self.alpha / (1 - self.hold_from))
+            last_B1 = 1 - time_B1 * ((1 - self.alpha) / self.hold_until)
+            return torch.where(time_B1 > hold_from, first_B1, torch.where(time_B1 > hold_until, self.alpha, last_B1))
 
-        alpha, next_alpha = alpha_at(before), alpha_at(after)
-        holds = (before <= hold_from) & (before > hold_until)
-        sigma = torch.where(holds, ((1 - next_alpha) / alpha).clamp(max=self.eta), 0.0)
-        return remasking(situation, alpha, next_alpha, sigma)
+        alpha_B1, next_alpha_B1 = alpha_at(before_B1), alpha_at(after_B1)
+        holds_B1 = (before_B1 <= hold_from) & (before_B1 > hold_until)
+        sigma_B1 = torch.where(holds_B1, ((1 - next_alpha_B1) / alpha_B1).clamp(max=self.eta), 0.0)
+        return remasking(state, alpha_B1, next_alpha_B1, sigma_B1)

@@ -7,8 +7,10 @@ from typing import ClassVar
 from ...kernels.checks import real_field
 from ...kernels.commit_rules import Rule
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import best
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_top
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,5 @@ class Threshold(Policy):
     def __post_init__(self) -> None:
         real_field(self, "tau", above=0, at_most=1)
 
-    def select(self, situation: Situation) -> Edit:
-        assert situation.proposal.log_prob_BQ is not None
-        return best(situation, situation.proposal.log_prob_BQ, Rule.THRESHOLD, math.log(self.tau))
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        return select_top(state, proposal.log_prob_BQ, Rule.THRESHOLD, math.log(self.tau))

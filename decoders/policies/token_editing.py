@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ...kernels.checks import integer_field, real_field
 from ...kernels.token_statistics import Statistic
-from .base import Edit, Policy, Situation
-from .ranking import preferred
+from ..proposal import Proposal
+from ..step_state import StepState
+from .base import Edit, Policy
+from .ranking import select_passing_first
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,13 @@ class TokenEditing(Policy):
         """How many steps each row has taken without a mask."""
         return torch.zeros_like(query_BQ[:, 0])
 
-    def select(self, situation: Situation) -> Edit:
-        log_prob_BQ, revisable_BQ = situation.proposal.log_prob_BQ, situation.revisable_BQ
-        assert log_prob_BQ is not None
-        assert revisable_BQ is not None
-        assert situation.state is not None
-        probability_BQ = log_prob_BQ.exp()
-        drafted_BQ = preferred(situation, probability_BQ > self.draft_tau, log_prob_BQ).commit_BQ
-        differs_BQ = situation.proposal.token_BQ != situation.canvas.tokens_BS.gather(1, situation.query_BQ)
-        edited_BQ = revisable_BQ & differs_BQ & (probability_BQ > self.edit_tau)
-        had_masks_B = situation.eligible_BQ.any(1)
-        num_passes_B = torch.where(had_masks_B, 0, situation.state + 1)
-        goes_on_B = (had_masks_B | edited_BQ.any(1)) & (num_passes_B < self.num_passes)
-        return Edit(drafted_BQ | edited_BQ, unfinished_B=goes_on_B, state=num_passes_B)
+    def select(self, state: StepState, proposal: Proposal) -> Edit:
+        probability_BQ = proposal.log_prob_BQ.exp()
+        commit_BQ = select_passing_first(state, probability_BQ > self.draft_tau, proposal.log_prob_BQ).commit_BQ
+        differs_BQ = proposal.token_BQ != state.canvas_token_BQ
+        edit_BQ = state.revisable_BQ & differs_BQ & (probability_BQ > self.edit_tau)
+        had_masks_B = state.masked_BQ.any(1)
+        assert state.memory is not None
+        num_steps_B = torch.where(had_masks_B, 0, state.memory + 1)
+        unfinished_B = (had_masks_B | edit_BQ.any(1)) & (num_steps_B < self.num_passes)
+        return Edit(commit_BQ | edit_BQ, unfinished_B=unfinished_B, memory=num_steps_B)

@@ -1,6 +1,6 @@
 """How many positions a step may commit."""
 
-from .base import Freedom, Progress, Quota, Schedule, Times
+from .base import Quota, QuotaKind, Schedule, Times
 from .drawn import Binomial, FirstHitting
 from .fixed import Cosine, Dream, DreamUntruncated, Even, Linear, LinearRemainderLast
 from .open_ended import Floor, Free, Unbounded
@@ -14,11 +14,10 @@ __all__ = [
     "FirstHitting",
     "Floor",
     "Free",
-    "Freedom",
     "Linear",
     "LinearRemainderLast",
-    "Progress",
     "Quota",
+    "QuotaKind",
     "Schedule",
     "Times",
     "Unbounded",

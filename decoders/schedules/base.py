@@ -1,4 +1,4 @@
-"""How many: what a schedule is asked and what it answers."""
+"""How many: the interface of a schedule."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,19 +7,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the rows stand in a window of `size` positions: masks at its start and now, int64 [B]; the step (int64
-    scalar, from 0, within the window); the rows' seeds, int64 [B]; and how many of the positions each row has, int64
-    [B], None where all have them."""
-
-    masked_at_start_B: Tensor
-    masked_now_B: Tensor
-    step: Tensor
-    seed_B: Tensor
-    size: int
-    size_B: Tensor | None = None
+from ..step_state import StepState
 
 
 @dataclass(frozen=True)
@@ -31,61 +19,60 @@ class Quota:
 
 
 class Times(NamedTuple):
-    """Diffusion times before and after a step, floats from 1 to 0, each [B] or a scalar: the share of the window that
-    is expected to be masked."""
+    """Diffusion times before and after a step, floats [B] from 1 to 0: the share of the window that is expected to be
+    masked."""
 
     before: Tensor
     after: Tensor
 
 
-class Freedom(Enum):
-    """What a schedule leaves to the policy: nothing; how many more than the least; whether to commit at all."""
+class QuotaKind(Enum):
+    """What a schedule leaves to the policy: nothing (EXACT); any number from a least one on (MINIMUM); any number, none
+    included (ANY)."""
 
-    FIXED = "fixed"
-    OPEN = "open"
-    FREE = "free"
+    EXACT = "exact"
+    MINIMUM = "minimum"
+    ANY = "any"
 
 
 class Schedule(Protocol):
-    """A subclass states what differs from these defaults."""
+    """A subclass states what differs from these defaults. It is hashable, as a frozen dataclass is."""
 
-    freedom: ClassVar[Freedom] = Freedom.FIXED
+    quota_kind: ClassVar[QuotaKind] = QuotaKind.EXACT
 
     @property
     def is_timed(self) -> bool:
-        """Whether it knows diffusion times."""
+        """Whether it has diffusion times."""
         return True
 
     @property
-    def is_time_over_at_last(self) -> bool:
+    def ends_at_zero(self) -> bool:
         """Whether the time after the last step is 0."""
         return self.is_timed
 
-    def quota(self, progress: Progress) -> Quota:
-        """The quota of this step."""
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the quota is drawn, so that it is not known before the step."""
+        return False
+
+    def quota(self, state: StepState) -> Quota:
+        """The quota of this step, a function of the state's counts, sizes, steps and seeds. Of two rows that differ in
+        their masks alone, the one with more has no fewer left after the least commits."""
         ...
 
-    def times(self, progress: Progress) -> Times | None:
-        """The diffusion times of this step; None if the schedule knows none."""
-        ...
-
-    def least_steps(self, num_masked: int) -> int:
-        """Steps that a window of so many masks takes at the very least."""
-        return 1
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        """Masks that may at most be left of so many after so many steps, none of which returned one to mask."""
+    def times(self, state: StepState) -> Times | None:
+        """The diffusion times of this step; None if the schedule has none."""
         ...
 
 
-def exactly(share_B: Tensor, progress: Progress) -> Quota:
+def exactly(num_B: Tensor, state: StepState) -> Quota:
     """A quota of exactly so many commits, as far as masks are left."""
-    share_B = torch.minimum(share_B, progress.masked_now_B)
-    return Quota(share_B, share_B)
+    num_B = torch.minimum(num_B, state.num_masked_B)
+    return Quota(num_B, num_B)
 
 
-def linear_times(progress: Progress, steps: int, end: float = 0.0) -> Times:
-    """Times of `steps` equal steps from 1 to `end`, float64 scalars."""
+def linear_times(state: StepState, steps: int, end: float = 0.0) -> Times:
+    """Times of `steps` equal steps from 1 to `end`, float64 [B]."""
     # Divided last, so that the share at the end is exactly 1, and the time exactly 0.
-    before, after = (1 - (progress.step + later).clamp(max=steps).double() / steps * (1 - end) for later in (0, 1))
+    before, after = (1 - (state.step_B + later).clamp(max=steps).double() / steps * (1 - end) for later in (0, 1))
     return Times(before, after)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ...kernels.checks import integer_field, real_field
-from .base import Progress, Quota, Schedule, Times, exactly, linear_times
+from ..step_state import StepState
+from .base import Quota, Schedule, Times, exactly, linear_times
 
 
 @dataclass(frozen=True)
@@ -30,44 +31,30 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         integer_field(self, "steps")
 
-    def quota(self, progress: Progress) -> Quota:
-        at_start_B = progress.masked_at_start_B
-        return exactly(at_start_B // self.steps + (progress.step < at_start_B % self.steps).long(), progress)
+    def quota(self, state: StepState) -> Quota:
+        at_start_B = state.num_masked_at_start_B
+        return exactly(at_start_B // self.steps + (state.step_B < at_start_B % self.steps).long(), state)
 
-    def times(self, progress: Progress) -> Times:
-        return linear_times(progress, self.steps)
-
-    def least_steps(self, num_masked: int) -> int:
-        return min(self.steps, num_masked)
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        done = min(num_steps, self.steps)
-        return num_masked - done * (num_masked // self.steps) - min(done, num_masked % self.steps)
+    def times(self, state: StepState) -> Times:
+        return linear_times(state, self.steps)
 
 
 @dataclass(frozen=True)
 class LinearRemainderLast(Schedule):
-    """Finish a window in `steps` equal steps; the latest, which are surest, take the remainder."""
+    """Finish a window in `steps` equal steps; the latest, which are most certain, take the remainder."""
 
     steps: int
 
     def __post_init__(self) -> None:
         integer_field(self, "steps")
 
-    def quota(self, progress: Progress) -> Quota:
-        at_start_B = progress.masked_at_start_B
-        is_late_B = progress.step >= self.steps - at_start_B % self.steps
-        return exactly(at_start_B // self.steps + is_late_B.long(), progress)
+    def quota(self, state: StepState) -> Quota:
+        at_start_B = state.num_masked_at_start_B
+        is_late_B = state.step_B >= self.steps - at_start_B % self.steps
+        return exactly(at_start_B // self.steps + is_late_B.long(), state)
 
-    def times(self, progress: Progress) -> Times:
-        return linear_times(progress, self.steps)
-
-    def least_steps(self, num_masked: int) -> int:
-        return self.steps if num_masked else 0
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        todo = self.steps - min(num_steps, self.steps)
-        return todo * (num_masked // self.steps) + min(todo, num_masked % self.steps)
+    def times(self, state: StepState) -> Times:
+        return linear_times(state, self.steps)
 
 
 @dataclass(frozen=True)
@@ -80,16 +67,12 @@ class Even(Schedule):
     def __post_init__(self) -> None:
         integer_field(self, "steps")
 
-    def quota(self, progress: Progress) -> Quota:
-        size = progress.size if progress.size_B is None else progress.size_B
-        share = size // self.steps + (progress.step < size % self.steps).long()
-        return exactly(share.expand_as(progress.masked_now_B), progress)
+    def quota(self, state: StepState) -> Quota:
+        size = state.window.size if state.window.size_B is None else state.window.size_B
+        return exactly(size // self.steps + (state.step_B < size % self.steps).long(), state)
 
-    def times(self, progress: Progress) -> Times:
-        return linear_times(progress, self.steps)
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        return Linear(self.steps).most_left(num_masked, num_steps)
+    def times(self, state: StepState) -> Times:
+        return linear_times(state, self.steps)
 
 
 @dataclass(frozen=True)
@@ -101,23 +84,20 @@ class Cosine(Schedule):
     def __post_init__(self) -> None:
         integer_field(self, "steps")
 
-    def quota(self, progress: Progress) -> Quota:
+    def quota(self, state: StepState) -> Quota:
         # The sine of a sixth of a circle may fall short of a half.
-        left_B = (progress.masked_at_start_B * self.times(progress).after + 1e-9).long()
-        return exactly((progress.masked_now_B - left_B).clamp(min=1), progress)
+        left_B = (state.num_masked_at_start_B * self.times(state).after + 1e-9).long()
+        return exactly((state.num_masked_B - left_B).clamp(min=1), state)
 
-    def times(self, progress: Progress) -> Times:
-        before, after = linear_times(progress, self.steps)
-        return Times((before * (math.pi / 2)).sin(), (after * (math.pi / 2)).sin())
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        return max(num_masked - num_steps, 0)
+    def times(self, state: StepState) -> Times:
+        before_B, after_B = linear_times(state, self.steps)
+        return Times((before_B * (math.pi / 2)).sin(), (after_B * (math.pi / 2)).sin())
 
 
-def _dream_times(progress: Progress, steps: int, eps: float) -> Times:
+def _dream_times(state: StepState, steps: int, eps: float) -> Times:
     """Times from 1 to eps, and 0 after the last step."""
-    before, after = linear_times(progress, steps, eps)
-    return Times(before, torch.where(progress.step + 1 >= steps, 0.0, after))
+    before_B, after_B = linear_times(state, steps, eps)
+    return Times(before_B, torch.where(state.step_B + 1 >= steps, 0.0, after_B))
 
 
 @dataclass(frozen=True)
@@ -132,15 +112,12 @@ class Dream(Schedule):
         integer_field(self, "steps")
         real_field(self, "eps", above=0, at_most=0.5)
 
-    def quota(self, progress: Progress) -> Quota:
-        before, after = self.times(progress)
-        return exactly((progress.masked_now_B * (1 - after / before)).long(), progress)
+    def quota(self, state: StepState) -> Quota:
+        before_B, after_B = self.times(state)
+        return exactly((state.num_masked_B * (1 - after_B / before_B)).long(), state)
 
-    def times(self, progress: Progress) -> Times:
-        return _dream_times(progress, self.steps, self.eps)
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        return num_masked if num_steps < self.steps else 0
+    def times(self, state: StepState) -> Times:
+        return _dream_times(state, self.steps, self.eps)
 
 
 @dataclass(frozen=True)
@@ -154,12 +131,9 @@ class DreamUntruncated(Schedule):
         integer_field(self, "steps")
         real_field(self, "eps", above=0, at_most=0.5)
 
-    def quota(self, progress: Progress) -> Quota:
-        left_B: Tensor = (progress.masked_at_start_B * self.times(progress).after).long()
-        return exactly((progress.masked_now_B - left_B).clamp(min=0), progress)
+    def quota(self, state: StepState) -> Quota:
+        left_B: Tensor = (state.num_masked_at_start_B * self.times(state).after).long()
+        return exactly((state.num_masked_B - left_B).clamp(min=0), state)
 
-    def times(self, progress: Progress) -> Times:
-        return _dream_times(progress, self.steps, self.eps)
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        return num_masked if num_steps < self.steps else 0
+    def times(self, state: StepState) -> Times:
+        return _dream_times(state, self.steps, self.eps)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from ...decoders import Completion, Decoder, Edit, Moment, Policy, Recompute, Request, Situation, Step
+from ...decoders import Completion, Decoder, Edit, Policy, Proposal, Recompute, Request, Step, StepState
+from ...decoders.caches.exact import full_forward
 from ...kernels.distribution_state import PreviousDistribution
 from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
 from ...models import DecodableTransformer, KVStore, LanguageModel, ModelSpec, Plan, Transformer
@@ -29,7 +30,7 @@ class StepError:
     """One step, number `index` of its window. `rows` maps the batch to the requests.
 
     Float32 and bool [N, B, Q] by layer, first to last, one layer where a model does not show them: `kl` in nats,
-    `flipped`, `relative_error`; they count where a position is eligible, bool [B, Q]. Bool [B, Q] too: what was
+    `flipped`, `relative_error`; they count where a position is masked, bool [B, Q]. Bool [B, Q] too: what was
     committed; where the policy would have committed or returned to mask otherwise; and the committed positions at which
     the exact proposal has another token. Positions through the network, padding included, forwards that only store
     counted with the step that follows."""
@@ -37,7 +38,7 @@ class StepError:
     window: int
     index: int
     rows: tuple[int, ...]
-    eligible_BQ: Tensor
+    masked_BQ: Tensor
     kl_NBQ: Tensor
     flipped_NBQ: Tensor
     relative_error_NBQ: Tensor
@@ -67,33 +68,33 @@ def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[
         raise ValueError("a fused head: the oracle compares all logits of a position, which only a separate head holds")
     if not decoder.guidance.takes_store:
         raise ValueError(f"guidance={decoder.guidance}: no cache serves it, so there is nothing to compare")
-    asked: list[Situation] = []
-    watched, steps = replace(decoder, policy=_kept(decoder.policy, asked)), []
+    states: list[StepState] = []
+    watched, steps = replace(decoder, policy=_kept(decoder.policy, states)), []
     with _watching(model) as layers:
         seen = _Seen(model, layers)
-        decoding = watched.begin(seen, requests)
-        for step in watched.stream(decoding):
-            steps.append(_step_error(step, decoder.policy, asked.pop(), seen))
+        run = watched.begin(seen, requests)
+        for step in watched.stream(run):
+            steps.append(_step_error(step, decoder.policy, states.pop(), seen))
     exact = replace(decoder, cache=Recompute())
-    return Comparison(steps, watched.completions(decoding), exact.decode(model, requests))
+    return Comparison(steps, watched.completions(run), exact.decode(model, requests))
 
 
-def _step_error(step: Step, policy: Policy, situation: Situation, seen: "_Seen") -> StepError:
-    model, states_NBQE, eligible_BQ = seen.model, seen.states_NBQE, situation.eligible_BQ
+def _step_error(step: Step, policy: Policy, state: StepState, seen: "_Seen") -> StepError:
+    model, states_NBQE = seen.model, seen.states_NBQE
     assert seen.question is not None
     assert states_NBQE is not None
-    plan = Recompute().plan(Moment(step.index, situation.step, step.window, situation.canvas, model.spec.shift, 0))
-    exact_BQE = model.hidden(situation.canvas.tokens_BS, plan, None)
+    plan = full_forward(step.window, state.canvas.length)
+    exact_BQE = model.hidden(state.canvas.tokens_BS, plan, None)
     exact_NBQE = seen.layers.states(exact_BQE, plan.index(model.spec.shift))
     compared = [_divergence(model, cached_BQE, other_BQE)
                 for cached_BQE, other_BQE in zip(states_NBQE, exact_NBQE, strict=True)]
     kl_NBQ, flipped_NBQ = (torch.stack(values) for values in zip(*compared, strict=True))
     distance_NBQ = (states_NBQE - exact_NBQE).float().norm(dim=-1)
-    exact_proposal = model.statistics(exact_BQE, seen.question)
-    exact_edit = policy.select(replace(situation, proposal=exact_proposal))
+    exact_proposal = Proposal(model.statistics(exact_BQE, seen.question))
+    exact_edit = policy.select(state, exact_proposal)
     otherwise_BQ = (step.edit.commit_BQ != exact_edit.commit_BQ) | (_remask(step.edit) != _remask(exact_edit))
     num_computed, seen.num_computed = seen.num_computed, 0
-    return StepError(step.window.index, step.index, step.rows, eligible_BQ, kl_NBQ, flipped_NBQ,
+    return StepError(step.window.index, step.index, step.rows, state.masked_BQ, kl_NBQ, flipped_NBQ,
                      distance_NBQ / exact_NBQE.float().norm(dim=-1), step.edit.commit_BQ, otherwise_BQ,
                      step.edit.commit_BQ & (step.proposal.token_BQ != exact_proposal.token_BQ),
                      num_computed, plan.feed_BF.numel())
@@ -113,8 +114,8 @@ def _remask(edit: Edit) -> Tensor:
     return torch.zeros_like(edit.commit_BQ) if edit.remask_BQ is None else edit.remask_BQ
 
 
-def _kept(policy: Policy, asked: list[Situation]) -> Policy:
-    """The policy, which also puts a copy of every situation into `asked`, and looks at the whole window."""
+def _kept(policy: Policy, states: list[StepState]) -> Policy:
+    """The policy, which also puts a copy of every state into `states`, and has the whole window queried."""
 
     class Kept(Policy):
         statistics = policy.statistics
@@ -127,11 +128,12 @@ def _kept(policy: Policy, asked: list[Situation]) -> Policy:
         def begin(self, query_BQ: Tensor) -> Tensor | None:
             return policy.begin(query_BQ)
 
-        def select(self, situation: Situation) -> Edit:
-            every_row_B = torch.arange(len(situation.query_BQ), device=situation.query_BQ.device)
-            state = None if situation.state is None else situation.state.clone()
-            asked.append(replace(situation, canvas=situation.canvas.rows(every_row_B), state=state))
-            return policy.select(situation)
+        def select(self, state: StepState, proposal: Proposal) -> Edit:
+            every_row_B = torch.arange(len(state.query_BQ), device=state.query_BQ.device)
+            memory = None if state.memory is None else state.memory.clone()
+            states.append(replace(state, step_B=state.step_B.clone(), canvas=state.canvas.rows(every_row_B),
+                                  unfinished_B=state.unfinished_B.clone(), memory=memory))
+            return policy.select(state, proposal)
 
     return Kept()
 

@@ -160,7 +160,7 @@ def _marks(values: np.ndarray) -> str:
 
 
 def _pooled(compared: Sequence[Comparison]) -> list[Json]:
-    """Each step of each window, summed over batches: sums over eligible positions, one a layer, and counts."""
+    """Each step of each window, summed over batches: sums over masked positions, one a layer, and counts."""
     found: dict[tuple[int, int], Json] = {}
     for error in (error for batch in compared for error in batch.steps):
         sums, key = _sums(error), (error.window, error.index)
@@ -170,9 +170,9 @@ def _pooled(compared: Sequence[Comparison]) -> list[Json]:
 
 def _sums(error: StepError) -> Json:
     def by_layer(values_NBQ: Tensor) -> list[float]:
-        return (values_NBQ * error.eligible_BQ).flatten(1).double().sum(1).tolist()
+        return (values_NBQ * error.masked_BQ).flatten(1).double().sum(1).tolist()
 
-    return {"num_eligible": int(error.eligible_BQ.sum()), "kl": by_layer(error.kl_NBQ),
+    return {"num_eligible": int(error.masked_BQ.sum()), "kl": by_layer(error.kl_NBQ),
             "flips": by_layer(error.flipped_NBQ), "relative_error": by_layer(error.relative_error_NBQ),
             "num_committed": int(error.commit_BQ.sum()),
             "num_edited_otherwise": int(error.edited_otherwise_BQ.sum()),

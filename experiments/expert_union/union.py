@@ -15,7 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...decoders import Canvas, Decoder, Greedy, Linear, Recompute, Request, TopProbability, Whole, presets
+from ...decoders import (
+    Decoder,
+    Greedy,
+    Linear,
+    Recompute,
+    Request,
+    TopProbability,
+    TraceStep,
+    Whole,
+    presets,
+)
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
 from ...kernels.token_statistics import StatisticsRequest
@@ -68,23 +78,17 @@ def followed(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[Seen
     before each of its steps. ValueError if a row ends before the others."""
     model, decoder = evaluator.model, evaluator.decoder
     assert isinstance(model, DecodableTransformer)
-    decoding = decoder.begin(model, requests)
-    tokens_BL, masked_BL = _read(decoding.live)
-    if isinstance(model.spec.pattern, Causal):
-        for _ in decoder.stream(decoding):
-            pass
-        decoding.gather()
-        yield _seen(model, decoding.whole.tokens_BS[:, :-1], F.pad(masked_BL[:, 1:], (0, 1)))
-        return
-    for step in decoder.stream(decoding):
+    canvas, is_causal = [list(request.tokens) for request in requests], isinstance(model.spec.pattern, Causal)
+    tokens_BL = given_BL = torch.tensor(canvas, device=model.spec.device)
+    for step in decoder.stream(decoder.begin(model, requests)):
         if len(step.rows) < len(requests):
             raise ValueError(f"{len(requests) - len(step.rows)} rows ended early: give requests of one length")
-        yield _seen(model, tokens_BL, masked_BL)
-        tokens_BL, masked_BL = _read(step.canvas)
-
-
-def _read(canvas: Canvas) -> tuple[Tensor, Tensor]:
-    return canvas.tokens_BS[:, :-1].clone(), canvas.masked_BS[:, :-1].clone()
+        if not is_causal:
+            yield _seen(model, tokens_BL, tokens_BL == model.spec.mask_id)
+        TraceStep.of(step).apply(canvas, model.spec.mask_id)
+        tokens_BL = torch.tensor(canvas, device=model.spec.device)
+    if is_causal:
+        yield _seen(model, tokens_BL, F.pad(given_BL[:, 1:] == model.spec.mask_id, (0, 1)))
 
 
 @torch.inference_mode()
@@ -120,14 +124,14 @@ class TimedForward:
         whole_BL = torch.arange(length, device=tokens_BL.device).expand(num_rows, -1).contiguous()
         self.model, self.tokens_BS = model, F.pad(tokens_BL, (0, 1))
         self.store: KVStore = model.new_store(num_rows, length)
-        model.hidden(self.tokens_BS, Plan(whole_BL, whole_BL, context=length), self.store)
+        model.hidden(self.tokens_BS, Plan(whole_BL, context=length), self.store)
         is_causal = isinstance(model.spec.pattern, Causal)
         self.plans = []
         for begin in range(0, length - width + 1, width):
             if counted_BL[:, begin : begin + width].any():
                 block_BF = whole_BL[:, begin : begin + width].contiguous()
                 context = begin + width if is_causal else length
-                self.plans.append(Plan(block_BF, block_BF, context=context, no_mask=is_causal and width == 1))
+                self.plans.append(Plan(block_BF, context=context, no_mask=is_causal and width == 1))
 
     @torch.inference_mode()
     def seconds(self, number: int) -> float:

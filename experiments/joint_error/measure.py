@@ -25,7 +25,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...decoders import Canvas, Completion, Decoder, Moment, Recompute, Request
+from ...decoders import Canvas, Completion, Decoder, Request
+from ...decoders.caches.exact import full_forward
 from ...decoders.windows import Window
 from ...kernels.checks import check_integer
 from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
@@ -65,19 +66,18 @@ def joint_errors(decoder: Decoder, model: LanguageModel, requests: Sequence[Requ
     on canvases computed whole, whatever the decoder's sampler and cache are. A commit of k tokens takes k forwards of
     one row, which share forwards with others up to `rows_per_forward` rows."""
     check_integer("rows_per_forward", rows_per_forward)
-    decoding = decoder.begin(model, requests)
+    run = decoder.begin(model, requests)
     every_row_B = torch.arange(len(requests), device=model.spec.device)
-    before, commits = decoding.live.rows(every_row_B), []
-    for step in decoder.stream(decoding):
+    before, commits = run.active.rows(every_row_B), []
+    for step in decoder.stream(run):
         row_B = torch.tensor(step.rows, device=model.spec.device)
-        canvas = before.rows(row_B)
-        commit_BQ = step.edit.commit_BQ & canvas.masked_BS.gather(1, step.window.query_BQ)
-        measured = commit_error(model, canvas, step.window, commit_BQ, step.proposal.token_BQ, rows_per_forward)
-        commits += [ParallelCommit(request, step.window.index, step.index, num_tokens, *values)
-                    for request, num_tokens, values in zip(step.rows, commit_BQ.sum(1).tolist(),
-                                                           measured.T.tolist(), strict=True) if num_tokens]
+        measured = commit_error(model, before.rows(row_B), step.window, step.edit.commit_BQ & step.masked_BQ,
+                                step.proposal.token_BQ, rows_per_forward)
+        commits += [ParallelCommit(one.request, step.window.index, step.index, num_tokens, *values)
+                    for one, values in zip(step.by_request(), measured.T.tolist(), strict=True)
+                    if (num_tokens := int((one.commit_Q & one.masked_Q).sum()))]
         before.put_rows(row_B, step.canvas)
-    return MeasuredDecode(decoder.completions(decoding), commits)
+    return MeasuredDecode(decoder.completions(run), commits)
 
 
 def commit_error(model: LanguageModel, canvas: Canvas, window: Window, commit_BQ: Tensor, token_BQ: Tensor,
@@ -123,7 +123,6 @@ def _one_by_one(canvas: Canvas, position_BQ: Tensor, token_BQ: Tensor, num_B: Te
 
 def _asked(model: LanguageModel, canvas: Canvas, window: Window, token_BQ: Tensor) -> TokenStatistics:
     """The log-probability of tokens at the window's positions, and the entropies there, from the whole canvas."""
-    step = torch.zeros((), dtype=torch.int64, device=model.spec.device)
-    plan = Recompute().plan(Moment(0, step, window, canvas, model.spec.shift, 0))
+    plan = full_forward(window, canvas.length)
     question = StatisticsRequest(frozenset({"canvas_log_prob", "entropy"}), canvas_token_BQ=token_BQ)
     return model.statistics(model.hidden(canvas.tokens_BS, plan, None), question)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...decoders import Asking, Decoder, Policy, Request, Sampler, Threshold
-from ...kernels.token_statistics import Statistic, StatisticsRequest, TokenStatistics
+from ...decoders import Decoder, Policy, Proposal, Request, Sampler, StepState, Threshold
+from ...kernels.token_statistics import Statistic, StatisticsRequest
 from ...models import AttentionPattern, DecodableTransformer, Shape, Transformer, TransformerConfig
 from ..harness.locks import machine_alone
 from ..harness.records import Json
@@ -46,30 +46,28 @@ class _Gauged:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
         return self.base.begin(shape, device)
 
-    def question(self, wanted: frozenset[Statistic], asking: Asking, memory: Tensor | None) -> StatisticsRequest:
-        return self.base.question(wanted | _GAP, asking, memory)
+    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
+        return self.base.question(wanted | _GAP, state, memory)
 
 
 @torch.inference_mode()
 def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Request) -> int:
-    """How many decisions of a decode were between choices closer than CLOSE: the two best logits of an undecided
-    position of the window, the ranks on the two sides of the cut, or a probability and the policy's threshold."""
+    """How many decisions of a decode were between choices closer than CLOSE: the two best logits of a masked position
+    of the window, the ranks on the two sides of the cut, or a probability and the policy's threshold."""
     gauged = replace(decoder, sampler=_Gauged(decoder.sampler))
-    num_close, decoding = 0, gauged.begin(model, [request])
-    masked_BS = decoding.live.masked_BS.clone()
-    for step in gauged.stream(decoding):
-        open_Q, commit_Q = masked_BS[0, step.window.query_BQ[0]], step.edit.commit_BQ[0]
-        assert step.proposal.logit_gap_BQ is not None
-        num_close += int((step.proposal.logit_gap_BQ[0][open_Q] < CLOSE).sum())
-        num_close += _close_ranks(decoder.policy, step.proposal, open_Q & commit_Q, open_Q & ~commit_Q)
-        masked_BS = step.canvas.masked_BS.clone()
+    num_close = 0
+    for step in gauged.stream(gauged.begin(model, [request])):
+        (one,) = step.by_request()
+        num_close += int((step.proposal.logit_gap_BQ[0][one.masked_Q] < CLOSE).sum())
+        num_close += _close_ranks(decoder.policy, step.proposal, one.masked_Q & one.commit_Q,
+                                  one.masked_Q & ~one.commit_Q)
     return num_close
 
 
-def _close_ranks(policy: Policy, proposal: TokenStatistics, taken_Q: Tensor, left_Q: Tensor) -> int:
+def _close_ranks(policy: Policy, proposal: Proposal, taken_Q: Tensor, left_Q: Tensor) -> int:
     """Cuts through ranks closer than CLOSE, by each statistic that the policy asks for."""
     num_close = 0
-    for rank_BQ in (proposal.log_prob_BQ, proposal.margin_BQ, proposal.entropy_BQ):
+    for rank_BQ in (proposal.found.log_prob_BQ, proposal.found.margin_BQ, proposal.found.entropy_BQ):
         if rank_BQ is None:
             continue
         rank_Q = rank_BQ[0]

@@ -27,11 +27,11 @@ from ...decoders import (
     Linear,
     Policy,
     Prefix,
-    Progress,
     Quota,
     Recompute,
     Request,
     Schedule,
+    StepState,
     Threshold,
     Times,
     TopProbability,
@@ -68,18 +68,15 @@ class Rounded(Schedule):
     steps: int
     alpha: Callable[[Tensor], Tensor]
 
-    def quota(self, progress: Progress) -> Quota:
-        before, after = self.times(progress)
-        share_B = (progress.masked_now_B * (1 - after / before).double()).round().long()
-        share_B = torch.minimum(share_B, progress.masked_now_B)
+    def quota(self, state: StepState) -> Quota:
+        before_B, after_B = self.times(state)
+        share_B = (state.num_masked_B * (1 - after_B / before_B).double()).round().long()
+        share_B = torch.minimum(share_B, state.num_masked_B)
         return Quota(share_B, share_B)
 
-    def times(self, progress: Progress) -> Times:
-        return Times(*(1 - self.alpha(((self.steps - progress.step - later).clamp(min=0).double() / self.steps).float())
+    def times(self, state: StepState) -> Times:
+        return Times(*(1 - self.alpha(((self.steps - state.step_B - later).clamp(min=0).double() / self.steps).float())
                        for later in (0, 1)))
-
-    def most_left(self, num_masked: int, num_steps: int) -> int:
-        return num_masked if num_steps < self.steps else 0
 
 
 @dataclass(frozen=True)

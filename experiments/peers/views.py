@@ -40,7 +40,7 @@ class Whole:
         assert attention_mask is None or bool((attention_mask == 1).all())
         position_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL).contiguous()
         spare_BS = F.pad(tokens_BL, (0, 1))
-        logits_BLV = self.model.logits(self.model.hidden(spare_BS, Plan(position_BL, position_BL), None))
+        logits_BLV = self.model.logits(self.model.hidden(spare_BS, Plan(position_BL), None))
         logits_BLV[..., self.model.mask_id] = BANNED
         return SimpleNamespace(logits=logits_BLV)
 

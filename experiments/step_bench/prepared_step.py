@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ...decoders import Canvas, Decoder, Decoding, Visit
+from ...decoders import BlockState, Canvas, Decoder, DecodeRun
 from ...models import Causal, DecodableTransformer, RouterRecorder, Transformer, TransformerConfig
 from .point import ModelShape, StepPoint
 
@@ -21,12 +21,11 @@ _WEIGHT_SEED, _STORE_SEED = 0, 1
 
 @dataclass(frozen=True)
 class ReadyStep:
-    """A step that can be repeated: its decode, its visit of a window, and the canvas as it was before the step."""
+    """A step that can be repeated: its decode, its window, and the canvas as it was before the step."""
 
     decoder: Decoder
-    decoding: Decoding
-    visit: Visit
-    step: Tensor
+    run: DecodeRun
+    block: BlockState
     before: Canvas
 
     @classmethod
@@ -35,34 +34,34 @@ class ReadyStep:
         transformer = copy.copy(transformer)  # shares the weights; only what its positions see differs
         transformer.config = point.config
         model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head)
-        decoding = point.decoder.begin(model, [point.request()])
-        canvas, store = decoding.live, decoding.store
+        run = point.decoder.begin(model, [point.request()])
+        canvas, store = run.active, run.store
         assert store is not None
         torch.manual_seed(_STORE_SEED)
         for stored_NBLKD in (store.keys_NBLKD, store.values_NBLKD):
             stored_NBLKD.normal_()
         canvas.tokens_BS[0, : point.length] = torch.tensor(point.tokens(), device=model.spec.device)
-        visit = point.decoder.visit(decoding, point.window_index)
+        block = point.decoder.begin_block(run, point.window_index)
         before = Canvas(*(tensor.clone() for tensor in vars(canvas).values()))
-        return cls(point.decoder, decoding, visit, torch.zeros_like(visit.masked_at_start_B[0]), before)
+        return cls(point.decoder, run, block, before)
 
     def __call__(self) -> None:
-        self.decoder.step(self.decoding, self.visit, 0, self.step)
+        self.decoder.step(self.run, self.block, 0)
 
     def restore(self) -> None:
         """Take back what the step committed."""
-        for tensor, earlier in zip(vars(self.decoding.live).values(), vars(self.before).values(), strict=True):
+        for tensor, earlier in zip(vars(self.run.active).values(), vars(self.before).values(), strict=True):
             tensor.copy_(earlier)
 
     def committed(self) -> list[Tensor]:
         """Copies of what the step writes to the canvas; in its spare column anything may stand."""
-        canvas = self.decoding.live
+        canvas = self.run.active
         return [tensor[:, :-1].clone() for tensor in (canvas.tokens_BS, canvas.masked_BS, canvas.step_BS)]
 
     def distinct_experts(self) -> list[int]:
         """How many experts the step touches, in each layer that has them."""
-        assert isinstance(self.decoding.model, DecodableTransformer)
-        with RouterRecorder(self.decoding.model.transformer) as recorder:
+        assert isinstance(self.run.model, DecodableTransformer)
+        with RouterRecorder(self.run.model.transformer) as recorder:
             self()
         self.restore()
         return [len(routed.expert_BFA.unique()) for (routed,) in recorder.results]

@@ -30,10 +30,10 @@ from quicksilver.decoders import (
     GridBlocks,
     Leftmost,
     Linear,
-    Progress,
     Recompute,
     Request,
     Step,
+    StepState,
     TopProbability,
     Vicinity,
     Whole,
@@ -157,7 +157,7 @@ class Checked:
         self.before: dict[int, list[int]] = {row: list(request.tokens) for row, request in enumerate(requests)}
         self.at_start: torch.Tensor | None = None
         self.window_index, self.finished = -1, set[int]()
-        self.row_steps = self.idle_row_steps = self.barren_row_steps = self.num_commits = self.num_remasked = 0
+        self.row_steps = self.finished_row_steps = self.empty_row_steps = self.num_commits = self.num_remasked = 0
 
     def __call__(self, step: Step) -> None:
         query = step.window.query_BQ
@@ -168,10 +168,12 @@ class Checked:
             self.at_start, self.window_index = masked.sum(1), step.window.index
             self.finished = {row for row, count in zip(step.rows, self.at_start.tolist(), strict=True) if count == 0}
         assert self.at_start is not None
-        eligible, edit = masked, step.edit
-        quota = self.decoder.schedule.quota(Progress(self.at_start, eligible.sum(1), torch.tensor(step.index),
-                                                     step.canvas.seed_B, step.window.size, step.window.size_B))
-        count = (edit.commit_BQ & eligible).sum(1)
+        edit = step.edit
+        assert torch.equal(step.masked_BQ, masked)
+        start = StepState.of_counts(self.decoder.schedule, self.at_start, size=step.window.size,
+                                    size_B=step.window.size_B, seed_B=step.canvas.seed_B)
+        quota = start.at_step(step.index, masked.sum(1)).quota
+        count = (edit.commit_BQ & masked).sum(1)
         assert (quota.at_least_B <= count).all()
         assert (count <= quota.at_most_B).all()
         given = step.canvas.given_BS.gather(1, query)
@@ -179,10 +181,10 @@ class Checked:
         assert not (changed & given).any()
         assert not (changed & (query == length)).any()
         if self.decoder.policy.revises:
-            assert edit.remask_BQ is None or not (edit.remask_BQ & (eligible | edit.commit_BQ)).any()
+            assert edit.remask_BQ is None or not (edit.remask_BQ & (masked | edit.commit_BQ)).any()
         else:
             assert edit.remask_BQ is None
-            assert not (edit.commit_BQ & ~eligible).any()
+            assert not (edit.commit_BQ & ~masked).any()
 
         after = step.canvas.tokens_BS
         unchanged = torch.ones_like(after, dtype=torch.bool).scatter(1, torch.where(changed, query, length), False)
@@ -198,10 +200,10 @@ class Checked:
         goes_on = left if edit.unfinished_B is None else left | edit.unfinished_B
         for place, row in enumerate(step.rows):
             if row in self.finished:
-                self.idle_row_steps += 1
+                self.finished_row_steps += 1
                 assert not changed[place].any(), "a finished row waits for the others unchanged"
             else:
-                self.barren_row_steps += int(not changed[place].any())
+                self.empty_row_steps += int(not changed[place].any())
                 if not goes_on[place]:
                     self.finished.add(row)
             self.before[row] = after[place].tolist()[: len(self.requests[row].tokens)]

@@ -21,7 +21,7 @@ class NaiveTransformer:
     def __init__(self, model: DecodableTransformer) -> None:
         self.weights = {name: tensor.double() for name, tensor in model.transformer.state_dict().items()}
         self.shape, self.pattern = model.config.shape, model.spec.pattern
-        self.shift, self.mask_id = model.shift, model.mask_id
+        self.shift, self.mask_id = model.spec.shift, model.spec.mask_id
         self.num_answers = 0  # forwards in which something was asked
 
     def log_probs(self, tokens: list[int], asked: list[int], feed: list[int] | None = None,

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from quicksilver.decoders import Accounting, Completion, Decoder, Edit, Request
+from quicksilver.decoders import Accounting, Completion, Decoder, Edit, Proposal, Request
 from quicksilver.decoders.windows import Window
-from quicksilver.kernels.token_statistics import TokenStatistics
 from quicksilver.models import DecodableTransformer, KVStore, Plan
 from torch import Tensor
 
@@ -36,7 +35,7 @@ class Taken:
     index: int
     window: Window
     rows: tuple[int, ...]
-    proposal: TokenStatistics
+    proposal: Proposal
     edit: Edit
     tokens_BS: Tensor
 
@@ -52,12 +51,12 @@ class Run(NamedTuple):
 
 def run(decoder: Decoder, model: DecodableTransformer, requests: Sequence[Request]) -> Run:
     """Decode the requests, recording."""
-    recording = RecordingModel(model.transformer, model.mask_id, model.shift, model.head)
-    decoding = decoder.begin(recording, requests)
+    recording = RecordingModel(model.transformer, model.spec.mask_id, model.spec.shift, model.head)
+    decode = decoder.begin(recording, requests)
     steps = [Taken(step.index, step.window, step.rows, step.proposal, step.edit, step.canvas.tokens_BS.clone())
-             for step in decoder.stream(decoding)]
-    return Run(decoder.completions(decoding), steps, recording.plans, recording.answers, recording.asked,
-               decoding.accounting)
+             for step in decoder.stream(decode)]
+    return Run(decoder.completions(decode), steps, recording.plans, recording.answers, recording.asked,
+               decode.accounting)
 
 
 def exists(taken: Taken, requests: Sequence[Request], position_BQ: Tensor | None = None) -> Tensor:

@@ -63,11 +63,11 @@ def tokens_of(decoder: Decoder, model: LanguageModel, requests: list[Request]) -
 
 def alone(decoder: Decoder, model: LanguageModel, request: Request) -> tuple[list[int], int]:
     """A request's tokens and how many steps it takes until it is finished, in a batch of its own."""
-    decoding = decoder.begin(model, [request])
-    for _ in decoder.stream(decoding):
+    run = decoder.begin(model, [request])
+    for _ in decoder.stream(run):
         pass
-    (completion,) = decoder.completions(decoding)
-    return completion.tokens, decoding.accounting.row_steps - decoding.accounting.idle_row_steps
+    (completion,) = decoder.completions(run)
+    return completion.tokens, run.accounting.row_steps - run.accounting.finished_row_steps
 
 
 def test_every_option_works_with_some_and_a_refusal_gives_its_reason() -> None:
@@ -107,13 +107,13 @@ def test_contracts(combination: Combination) -> None:
     never written; every step commits within the quota; what is done is counted."""
     decoder, model = combination.decoder, TableModel(combination.pattern)
     requests = ragged_requests(3, seed=1, block=4)
-    decoding = decoder.begin(model, requests)
+    run = decoder.begin(model, requests)
     checked = Checked(decoder, requests)
     num_steps = 0
-    for step in decoder.stream(decoding):
+    for step in decoder.stream(run):
         checked(step)
         num_steps += 1
-    completions = decoder.completions(decoding)
+    completions = decoder.completions(run)
     together = [completion.tokens for completion in completions]
     apart = [alone(decoder, model, request) for request in requests]
     assert together == [tokens for tokens, _ in apart]
@@ -130,13 +130,13 @@ def test_contracts(combination: Combination) -> None:
         assert len(completion.tokens) == len(request.tokens)
         assert all(a == b for a, b in zip(request.tokens, completion.tokens, strict=True) if a != MASK_ID)
 
-    counted = decoding.accounting
+    counted = run.accounting
     wanted = sum(token == MASK_ID for request in requests for token in request.tokens)
     assert counted.forwards["denoise"] + counted.forwards["guided"] == num_steps
     assert counted.row_steps == checked.row_steps
-    assert counted.row_steps - counted.idle_row_steps == sum(num_steps for _, num_steps in apart)
-    assert counted.idle_row_steps == checked.idle_row_steps
-    assert counted.barren_row_steps == checked.barren_row_steps
+    assert counted.row_steps - counted.finished_row_steps == sum(num_steps for _, num_steps in apart)
+    assert counted.finished_row_steps == checked.finished_row_steps
+    assert counted.empty_row_steps == checked.empty_row_steps
     assert counted.tokens_committed == checked.num_commits
     assert counted.tokens_remasked == checked.num_remasked
     assert counted.tokens_useful <= wanted
@@ -172,7 +172,7 @@ def test_a_seed_reproduces_and_another_one_differs_only_if_something_is_drawn(
 def small_model(pattern: AttentionPattern) -> ExpertAware:
     """One that answers whatever a policy asks."""
     model = random_model(pattern)
-    return ExpertAware(model.transformer, model.mask_id, model.shift)
+    return ExpertAware(model.transformer, model.spec.mask_id, model.spec.shift)
 
 
 # The interpreter is slow: a few combinations of few steps, which reach every place, all samplers and both heads.
@@ -215,20 +215,25 @@ def test_a_step_has_fixed_shapes_and_reads_nothing_back(combination: Combination
     decoder, pattern = combination.decoder, combination.pattern
     requests = [Request.completing([1] * start, 8, mask_id=MASK_ID, seed=start) for start in (4, 8, 4)]
     mode, model = fake_model(pattern)
-    decoding = decoder.begin(TableModel(pattern), requests)
-    decoding.model = model
-    fake = type(decoding.live)(*(mode.from_tensor(tensor) for tensor in vars(decoding.live).values()))
-    decoding.whole = decoding.live = fake
-    decoding.grid = replace(decoding.grid, first_BQ=mode.from_tensor(decoding.grid.first_BQ),
-                            stop_B=mode.from_tensor(decoding.grid.stop_B))
+    run = decoder.begin(TableModel(pattern), requests)
+    numbers = range(2 if decoder.windows != Whole() else 1)
+    for number in numbers:  # the schedule's bounds are worked out on the host, once
+        decoder.begin_block(run, number)
+    run.model = model
+    run.full = run.active = type(run.active)(*(mode.from_tensor(tensor) for tensor in vars(run.active).values()))
+    run.grid = replace(run.grid, first_BQ=mode.from_tensor(run.grid.first_BQ), stop_B=mode.from_tensor(run.grid.stop_B))
     with mode:
-        decoding.store = None if decoding.store is None else model.new_store(len(requests), decoding.live.length)
-        for number in range(2 if decoder.windows != Whole() else 1):
-            visit = decoder.enter(decoding, number)
+        run.store = None if run.store is None else model.new_store(len(requests), run.active.length)
+        for number in numbers:
+            block = decoder.begin_block(run, number)
+            decoder.prefill(run, block)
             # Number 0 of the first window, 1 of the second: caches treat first steps differently.
-            proposal, edit, state = decoder.step(decoding, visit, number, torch.full((), number))
-            assert proposal.token_BQ.shape == edit.commit_BQ.shape == visit.window.query_BQ.shape
-            assert state.shape == ()
+            block.step_B.add_(number)
+            step = decoder.step(run, block, number)
+            assert step.proposal.token_BQ.shape == step.edit.commit_BQ.shape == block.window.query_BQ.shape
+            assert step.status_3.shape == (3,)
+    assert not run.log
+    assert not run.accounting.forwards["denoise"], "a step has no effect on the host: one that is replayed has none"
 
 
 @pytest.mark.parametrize(("windows", "cache", "reason"), [

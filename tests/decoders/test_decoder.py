@@ -375,7 +375,7 @@ def test_a_window_without_masks_is_counted_as_idle() -> None:
         pass
     decoder.completions(decoding)
     assert decoding.accounting.row_steps == 4
-    assert decoding.accounting.idle_row_steps == 1
+    assert decoding.accounting.finished_row_steps == 1
 
 
 def test_no_request_and_no_prompt_are_refused() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from quicksilver.decoders import Asking, Categorical, Credited, Greedy, RelativeThreshold
+from quicksilver.decoders import Categorical, Credited, Greedy, RelativeThreshold
 from quicksilver.kernels.token_statistics import Statistic, token_statistics
 
-from tests.decoders.policies.conftest import committed, situation
+from tests.decoders.policies.conftest import committed, inputs_of, under_seeds
 
 LOGITS = torch.tensor([[[2.0, 1.0, 0.0, -torch.inf]]])
-ASKING = Asking(torch.tensor([0]), torch.tensor([[0]]), torch.tensor(0), torch.tensor([[True]]))
+ONE_MASK = inputs_of(masked=[True])
 
 
 @pytest.mark.parametrize("field", [{"temperature": 0}, {"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.2},
@@ -24,8 +24,8 @@ def test_bad_ranges_are_refused(field: dict) -> None:
 
 def test_confidence_can_be_tempered_or_not() -> None:
     wanted: frozenset[Statistic] = frozenset({"log_prob"})
-    plain = token_statistics(LOGITS, Greedy().question(wanted, ASKING, None)).log_prob_BQ
-    sharp = token_statistics(LOGITS, Greedy(statistics_temperature=0.5).question(wanted, ASKING, None)).log_prob_BQ
+    plain, sharp = (token_statistics(LOGITS, sampler.question(wanted, ONE_MASK.state, None)).log_prob_BQ
+                    for sampler in (Greedy(), Greedy(statistics_temperature=0.5)))
     assert plain is not None
     assert sharp is not None
     assert plain.item() == pytest.approx(LOGITS.log_softmax(-1)[0, 0, 0].item())
@@ -33,9 +33,7 @@ def test_confidence_can_be_tempered_or_not() -> None:
 
 
 def test_a_banned_token_is_never_drawn() -> None:
-    seeds = torch.arange(500)
-    asking = Asking(seeds, torch.zeros(500, 1, dtype=torch.int64), torch.tensor(0), torch.ones(500, 1).bool())
-    question = Categorical(temperature=5.0).question(frozenset(), asking, None)
+    question = Categorical(temperature=5.0).question(frozenset(), under_seeds(ONE_MASK, 500).state, None)
     found = token_statistics(LOGITS.expand(500, 1, 4), question)
     assert set(found.token_BQ.flatten().tolist()) == {0, 1, 2}
 
@@ -68,12 +66,12 @@ def test_credit_decoding_is_dinfers_over_many_steps() -> None:
             token, probability = naive_credit_step(logits, credit, masks)
             enough = min(tau, max(probability[i] for i in masks) - 1e-5)
             wanted = [i for i in sorted(masks) if probability[i] >= enough]
-            eligible = [i in masks for i in range(length)]
-            asking = Asking(torch.tensor([0]), torch.arange(length)[None], torch.tensor(step), torch.tensor([eligible]))
+            masked = [i in masks for i in range(length)]
+            state = inputs_of(masked=masked, step=step).state
             found = token_statistics(torch.tensor(logits)[None].float(),
-                                     sampler.question(frozenset({"log_prob"}), asking, memory))
+                                     sampler.question(frozenset({"log_prob"}), state, memory))
             assert found.log_prob_BQ is not None
-            edit = RelativeThreshold(tau).select(situation(eligible=eligible, at_most=len(masks),
+            edit = RelativeThreshold(tau).select(*inputs_of(masked=masked, at_most=len(masks),
                                                            log_prob=found.log_prob_BQ[0].tolist()))
             assert found.token_BQ[0].tolist() == token
             np.testing.assert_allclose(found.log_prob_BQ[0].exp(), probability, rtol=1e-5)
@@ -88,9 +86,9 @@ def test_credit_decoding_is_dinfers_over_many_steps() -> None:
 def test_credit_is_given_before_the_base_draws() -> None:
     """One mask, whose best token has no credit yet: it draws from softmax(logits + alpha log(1 + p ** gamma))."""
     num, sampler = 20_000, Credited(Categorical(temperature=2.0), alpha=2.0, beta=0.5, gamma=1.0)
-    asking = Asking(torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), torch.ones(num, 1) > 0)
+    state = under_seeds(ONE_MASK, num).state
     memory = sampler.begin(torch.Size((num, 1, 4)), torch.device("cpu"))
-    token_BQ = token_statistics(LOGITS.expand(num, 1, 4), sampler.question(frozenset(), asking, memory)).token_BQ
+    token_BQ = token_statistics(LOGITS.expand(num, 1, 4), sampler.question(frozenset(), state, memory)).token_BQ
     fused = LOGITS[0, 0].double().numpy().copy()
     fused[0] += 2 * math.log(1 + math.exp(2) / (math.exp(2) + math.e + 1))
     wanted = np.exp(fused / 2) / np.exp(fused / 2).sum()

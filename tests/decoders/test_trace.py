@@ -89,7 +89,7 @@ def test_a_trace_holds_the_log_probabilities_of_its_commits_where_the_policy_ask
         decoding = decoder.begin(model, requests)
         for step in decoder.stream(decoding):
             for change in TraceStep.of(step).changes:
-                stored = decoding.live.log_prob_BS[step.rows.index(change.row)]
+                stored = decoding.active.log_prob_BS[step.rows.index(change.row)]
                 expected = tuple(stored[list(change.positions)].tolist())
                 assert change.log_probs == (expected if is_known else None)
 

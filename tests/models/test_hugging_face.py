@@ -176,7 +176,7 @@ def test_a_llama_with_our_weights_decodes_as_our_transformer_under_every_cache(
         for _ in decoder.stream(decoding):
             pass
         decoder.completions(decoding)
-        found.append((decoding.whole, decoding.accounting.to_json(model)))
+        found.append((decoding.full, decoding.accounting.to_json(model)))
     (ours, our_costs), (theirs, their_costs) = found
     assert theirs.tokens_BS.tolist() == ours.tokens_BS.tolist()
     torch.testing.assert_close(theirs.log_prob_BS, ours.log_prob_BS, rtol=1e-3, atol=1e-4)

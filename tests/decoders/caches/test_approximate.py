@@ -66,7 +66,6 @@ def seen(found: Run, requests: Sequence[Request]) -> list[list[list[Seen]]]:
     held = {row: list(request.tokens) for row, request in enumerate(requests)}
     for taken, plan in zip(found.steps, found.plans, strict=True):
         real_BQ, log_prob_BQ = exists(taken, requests), taken.proposal.log_prob_BQ
-        assert log_prob_BQ is not None
         for place, row in enumerate(taken.rows):
             if taken.index == 0:
                 rows[row].append([])

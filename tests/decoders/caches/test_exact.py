@@ -161,8 +161,8 @@ def test_what_is_stored_of_a_block_is_that_of_its_last_tokens() -> None:
     again = model.new_store(1, 24)
     passed = torch.arange(16)[None]
     with torch.inference_mode():
-        model.hidden(decoding.whole.tokens_BS, replace(run(decoder, model, requests).plans[0], feed_BF=passed,
-                                                       query_BQ=passed, context=16, no_mask=False), again)
+        model.hidden(decoding.full.tokens_BS, replace(run(decoder, model, requests).plans[0], feed_BF=passed,
+                                                       reads_BQ=passed, context=16, no_mask=False), again)
     for mine, theirs in ((decoding.store.keys_NBLKD, again.keys_NBLKD),
                          (decoding.store.values_NBLKD, again.values_NBLKD)):
         torch.testing.assert_close(mine[:, :, :16], theirs[:, :, :16], rtol=0, atol=ROUNDING)

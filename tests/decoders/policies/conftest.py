@@ -1,76 +1,99 @@
-"""Situations built by hand, and what is read off an edit."""
+"""States and proposals built by hand, and what is read off an edit."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from quicksilver.decoders import Canvas, Edit, Policy, Quota, Request, Situation, Times
+from quicksilver.decoders import Canvas, Edit, Policy, Proposal, Quota, Request, StepState, Times, Unbounded, Window
 from quicksilver.kernels.token_statistics import TokenStatistics
 from quicksilver.models import Bidirectional
 from torch import Tensor
 
 from tests.conftest import MASK_ID, MAX_LENGTH, TableModel
 
-Situate = Callable[..., Situation]
+
+class Inputs(NamedTuple):
+    """What a policy selects by."""
+
+    state: StepState
+    proposal: Proposal
 
 
-def situation(*, eligible: Sequence[bool], at_least: int = 1, at_most: int = 1, seed: int = 0, step: int = 0,
+MakeInputs = Callable[..., Inputs]
+
+
+def state_of(canvas: Canvas, num: int, *, step: int = 0, memory: Tensor | None = None) -> StepState:
+    """The state of a canvas's first `num` positions, none of which was committed before the window."""
+    query_BQ = torch.arange(num).expand(len(canvas.tokens_BS), -1)
+    window = Window(0, query_BQ, num, None, None, canvas.stop_B, earliest=0, begin=0, reach=num, padded=False)
+    num_masked_B = canvas.masked_BS.gather(1, query_BQ).sum(1)
+    return StepState(step, torch.full_like(canvas.seed_B, step), window, canvas, Unbounded(), num_masked_B,
+                     torch.ones_like(canvas.seed_B, dtype=torch.bool), memory)
+
+
+def inputs_of(*, masked: Sequence[bool], at_least: int = 1, at_most: int = 1, seed: int = 0, step: int = 0,
               times: tuple[float, float] | None = None, tokens: Sequence[int] | None = None,
               given: Sequence[bool] | None = None, proposed: Sequence[int] | None = None, policy: Policy | None = None,
-              **statistics: Sequence[float]) -> Situation:
+              memory: Tensor | None = None, **statistics: Sequence[float]) -> Inputs:
     """One row, from lists of what the proposal holds: log_prob=..., margin=..., entropy=... Positions that are not
-    eligible were decided, unless they are given, and hold `tokens`; `policy` begins its state."""
-    num = len(eligible)
-    held = [MASK_ID if masked else token for masked, token in zip(eligible, tokens or [0] * num, strict=True)]
+    masked were committed, unless they are given, and hold `tokens`; `policy` begins its memory, where none is given."""
+    num = len(masked)
+    held = [MASK_ID if is_masked else token for is_masked, token in zip(masked, tokens or [0] * num, strict=True)]
     canvas = Canvas.of([Request(held, seed=seed)], TableModel(Bidirectional(), max_length=max(num, MAX_LENGTH)))
     canvas.given_BS[0, :num] = torch.tensor(given or [False] * num)
-    query_BQ, eligible_BQ = torch.arange(num)[None], torch.tensor([list(eligible)])
-    proposal = TokenStatistics(torch.tensor([list(proposed or [0] * num)]),
-                               **{f"{name}_BQ": torch.tensor([list(values)]) for name, values in statistics.items()})
-    quota = Quota(torch.tensor([at_least]), torch.tensor([at_most]))
-    return Situation(proposal, eligible_BQ, query_BQ, quota, canvas, torch.tensor(step),
-                     None if times is None else Times(*(torch.tensor(time, dtype=torch.float64) for time in times)),
-                     canvas.revisable(query_BQ), None if policy is None else policy.begin(query_BQ))
+    state = state_of(canvas, num, step=step, memory=memory)
+    if policy is not None and memory is None:
+        state.memory = policy.begin(state.query_BQ)
+    state.quota = Quota(torch.tensor([at_least]), torch.tensor([at_most]))
+    if times is not None:
+        state.times = Times(*(torch.tensor([time], dtype=torch.float64) for time in times))
+    return Inputs(state, Proposal(TokenStatistics(
+        torch.tensor([list(proposed or [0] * num)]),
+        **{f"{name}_BQ": torch.tensor([list(values)]) for name, values in statistics.items()})))
 
 
 @pytest.fixture
-def situate() -> Situate:
-    return situation
+def make() -> MakeInputs:
+    return inputs_of
 
 
-def under_seeds(row: Situation, num: int) -> Situation:
-    """A situation of one row as the rows of a batch whose seeds are 0 to num - 1."""
-    repeated = {name: getattr(row, name).expand(num, -1) for name in ("eligible_BQ", "query_BQ", "revisable_BQ")}
-    proposal, quota = ({name: value.expand(num, *value.shape[1:]) for name, value in vars(part).items()
-                        if value is not None} for part in (row.proposal, row.quota))
-    canvas = replace(row.canvas.rows(torch.zeros(num, dtype=torch.int64)), seed_B=torch.arange(num))
-    return replace(row, proposal=TokenStatistics(**proposal), quota=Quota(**quota), canvas=canvas, **repeated)
+def _joined(parts: Sequence[Any]) -> Any:
+    """Dataclasses or tuples of tensors, row after row."""
+    if isinstance(parts[0], tuple):
+        return type(parts[0])(*map(torch.cat, zip(*parts, strict=True)))
+    names = [name for name, value in vars(parts[0]).items() if value is not None]
+    return type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def together(*rows: Situation) -> Situation:
-    """Situations of one row and one step as the rows of a batch, each with times of its own."""
-    def of(name: str) -> list:
-        return [getattr(row, name) for row in rows]
-
-    def joined(parts: list) -> Any:
-        """What the parts hold, tensor by tensor."""
-        names = [name for name, value in vars(parts[0]).items() if value is not None]
-        return type(parts[0])(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
-
-    times = Times(*(torch.stack(parts) for parts in zip(*of("times"), strict=True)))
-    wide = {name: torch.cat(of(name)) for name in ("eligible_BQ", "query_BQ", "revisable_BQ")}
-    return replace(rows[0], times=times, **{name: joined(of(name)) for name in ("proposal", "quota", "canvas")}, **wide)
+def together(*rows: Inputs) -> Inputs:
+    """Rows at one step as a batch, each with a quota, times and a memory of its own."""
+    states = [row.state for row in rows]
+    memory = None if states[0].memory is None else torch.cat([state.memory for state in states
+                                                              if state.memory is not None])
+    state = state_of(_joined([state.canvas for state in states]), states[0].query_BQ.shape[1], step=states[0].index,
+                     memory=memory)
+    state.quota = _joined([one.quota for one in states])
+    if "times" in vars(states[0]):
+        state.times = _joined([one.times for one in states])
+    return Inputs(state, Proposal(_joined([row.proposal.found for row in rows])))
 
 
-def check_rows_have_times_of_their_own(policy: Policy, *rows: Situation) -> None:
+def under_seeds(row: Inputs, num: int) -> Inputs:
+    """A row as the rows of a batch whose seeds are 0 to num - 1."""
+    batch = together(*[row] * num)
+    batch.state.canvas = replace(batch.state.canvas, seed_B=torch.arange(num))
+    return batch
+
+
+def check_rows_have_times_of_their_own(policy: Policy, *rows: Inputs) -> None:
     """A batch whose rows are at different times gives each what it gives it alone."""
-    batch = policy.select(together(*rows))
+    batch = policy.select(*together(*rows))
     for number, row in enumerate(rows):
-        alone = policy.select(row)
+        alone = policy.select(*row)
         for name in ("commit_BQ", "remask_BQ", "unfinished_B"):
             mine, theirs = getattr(alone, name), getattr(batch, name)
             assert theirs is mine is None or torch.equal(mine[0], theirs[number])
@@ -88,10 +111,10 @@ def committed(edit: Edit) -> list[int]:
 
 @dataclass(frozen=True)
 class Row:
-    """A row to choose from: the probabilities of the proposals, which of them are eligible, and a quota."""
+    """A row to choose from: the probabilities of the proposals, which of them are masked, and a quota."""
 
     probability: list[float]
-    eligible: list[bool]
+    masked: list[bool]
     at_least: int
     at_most: int
 
@@ -101,10 +124,10 @@ class Row:
 
     @property
     def masks(self) -> list[int]:
-        return [i for i, masked in enumerate(self.eligible) if masked]
+        return [i for i, is_masked in enumerate(self.masked) if is_masked]
 
-    def situation(self, **more: Any) -> Situation:
-        return situation(eligible=self.eligible, at_least=self.at_least, at_most=self.at_most, log_prob=self.log_prob,
+    def inputs(self, **more: Any) -> Inputs:
+        return inputs_of(masked=self.masked, at_least=self.at_least, at_most=self.at_most, log_prob=self.log_prob,
                          **more)
 
     def first(self, best_first: Sequence[int], num: int) -> list[int]:
@@ -122,7 +145,7 @@ def rows(num: int) -> Iterator[Row]:
     rng = np.random.default_rng(0)
     for _ in range(num):
         length = int(rng.integers(1, 13))
-        eligible = rng.random(length) < 0.7
-        at_most = int(rng.integers(0, eligible.sum() + 1))
-        yield Row((rng.integers(1, 33, length) / 32).tolist(), eligible.tolist(), int(rng.integers(0, at_most + 1)),
+        masked = rng.random(length) < 0.7
+        at_most = int(rng.integers(0, masked.sum() + 1))
+        yield Row((rng.integers(1, 33, length) / 32).tolist(), masked.tolist(), int(rng.integers(0, at_most + 1)),
                   at_most)

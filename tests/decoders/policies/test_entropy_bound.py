@@ -3,7 +3,7 @@
 import pytest
 from quicksilver.decoders import EntropyBound
 
-from tests.decoders.policies.conftest import Situate, committed, rows
+from tests.decoders.policies.conftest import MakeInputs, committed, rows
 
 ENTROPY = [0.5, 0.125, 2.0, 0.25, 0.0]
 
@@ -17,14 +17,14 @@ ENTROPY = [0.5, 0.125, 2.0, 0.25, 0.0]
     (9.0, 1, 2, [1, 4]),
     (0.0, 4, 5, [0, 1, 3, 4]),
 ])
-def test_a_case_worked_by_hand(situate: Situate, gamma: float, at_least: int, at_most: int, expected: list[int]
+def test_a_case_worked_by_hand(make: MakeInputs, gamma: float, at_least: int, at_most: int, expected: list[int]
                                ) -> None:
-    edit = EntropyBound(gamma).select(situate(entropy=ENTROPY, eligible=[True] * 5, at_least=at_least, at_most=at_most))
+    edit = EntropyBound(gamma).select(*make(entropy=ENTROPY, masked=[True] * 5, at_least=at_least, at_most=at_most))
     assert committed(edit) == expected
 
 
-def test_what_is_not_eligible_costs_nothing(situate: Situate) -> None:
-    edit = EntropyBound(0.25).select(situate(entropy=ENTROPY, eligible=[True, False, True, True, False], at_least=0,
+def test_what_is_not_masked_costs_nothing(make: MakeInputs) -> None:
+    edit = EntropyBound(0.25).select(*make(entropy=ENTROPY, masked=[True, False, True, True, False], at_least=0,
                                              at_most=3))
     assert committed(edit) == [0, 3]
 
@@ -36,7 +36,7 @@ def test_it_is_the_papers_rule(gamma: float) -> None:
         best_first = sorted(row.masks, key=lambda i: (entropy[i], i))
         sets = [[entropy[i] for i in best_first[:n]] for n in range(1, len(best_first) + 1)]
         largest = max((len(values) for values in sets if sum(values) - max(values) <= gamma), default=0)
-        assert committed(EntropyBound(gamma).select(row.situation(entropy=entropy))) == row.first(best_first, largest)
+        assert committed(EntropyBound(gamma).select(*row.inputs(entropy=entropy))) == row.first(best_first, largest)
 
 
 @pytest.mark.parametrize("gamma", [-0.1, None, "abc"])

@@ -3,7 +3,7 @@
 import pytest
 from quicksilver.decoders import EntropyBound, EntropySum
 
-from tests.decoders.policies.conftest import Situate, committed, rows
+from tests.decoders.policies.conftest import MakeInputs, committed, rows
 
 ENTROPY = [0.5, 0.125, 2.0, 0.25, 0.0]
 
@@ -16,15 +16,15 @@ ENTROPY = [0.5, 0.125, 2.0, 0.25, 0.0]
     (9.0, 1, 2, [1, 4]),
     (0.1, 3, 5, [1, 3, 4]),
 ])
-def test_a_case_worked_by_hand(situate: Situate, gamma: float, at_least: int, at_most: int, expected: list[int]
+def test_a_case_worked_by_hand(make: MakeInputs, gamma: float, at_least: int, at_most: int, expected: list[int]
                                ) -> None:
-    edit = EntropySum(gamma).select(situate(entropy=ENTROPY, eligible=[True] * 5, at_least=at_least, at_most=at_most))
+    edit = EntropySum(gamma).select(*make(entropy=ENTROPY, masked=[True] * 5, at_least=at_least, at_most=at_most))
     assert committed(edit) == expected
 
 
-def test_the_rule_may_let_nothing_pass(situate: Situate) -> None:
+def test_the_rule_may_let_nothing_pass(make: MakeInputs) -> None:
     for at_least, expected in ((0, []), (1, [0])):
-        edit = EntropySum(0.1).select(situate(entropy=[0.5, 0.7], eligible=[True] * 2, at_least=at_least, at_most=2))
+        edit = EntropySum(0.1).select(*make(entropy=[0.5, 0.7], masked=[True] * 2, at_least=at_least, at_most=2))
         assert committed(edit) == expected
 
 
@@ -34,9 +34,9 @@ def test_it_is_the_rule_as_engines_write_it_and_stricter_than_the_bound(gamma: f
         entropy = [4 * (1 - p) for p in row.probability]
         best_first = sorted(row.masks, key=lambda i: (entropy[i], i))
         fitting = [n for n in range(1, len(best_first) + 1) if sum(entropy[i] for i in best_first[:n]) < gamma]
-        found = committed(EntropySum(gamma).select(row.situation(entropy=entropy)))
+        found = committed(EntropySum(gamma).select(*row.inputs(entropy=entropy)))
         assert found == row.first(best_first, max(fitting, default=0))
-        assert set(found) <= set(committed(EntropyBound(gamma).select(row.situation(entropy=entropy))))
+        assert set(found) <= set(committed(EntropyBound(gamma).select(*row.inputs(entropy=entropy))))
 
 
 @pytest.mark.parametrize("gamma", [0, -0.1, None])

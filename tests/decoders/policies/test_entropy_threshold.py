@@ -3,7 +3,7 @@
 import pytest
 from quicksilver.decoders import EntropyThreshold
 
-from tests.decoders.policies.conftest import Situate, committed, rows
+from tests.decoders.policies.conftest import MakeInputs, committed, rows
 
 ENTROPY = [0.5, 0.125, 2.0, 0.25]
 
@@ -17,14 +17,14 @@ ENTROPY = [0.5, 0.125, 2.0, 0.25]
     (3.0, 1, 4, [0, 1, 2, 3]),
     (3.0, 1, 2, [1, 3]),
 ])
-def test_a_case_worked_by_hand(situate: Situate, nats: float, at_least: int, at_most: int, expected: list[int]) -> None:
-    edit = EntropyThreshold(nats).select(situate(entropy=ENTROPY, eligible=[True] * 4, at_least=at_least,
+def test_a_case_worked_by_hand(make: MakeInputs, nats: float, at_least: int, at_most: int, expected: list[int]) -> None:
+    edit = EntropyThreshold(nats).select(*make(entropy=ENTROPY, masked=[True] * 4, at_least=at_least,
                                                  at_most=at_most))
     assert committed(edit) == expected
 
 
-def test_what_is_not_eligible_is_left(situate: Situate) -> None:
-    edit = EntropyThreshold(0.3).select(situate(entropy=ENTROPY, eligible=[True, False, True, True], at_most=3))
+def test_what_is_not_masked_is_left(make: MakeInputs) -> None:
+    edit = EntropyThreshold(0.3).select(*make(entropy=ENTROPY, masked=[True, False, True, True], at_most=3))
     assert committed(edit) == [3]
 
 
@@ -34,7 +34,7 @@ def test_it_is_the_published_rule(nats: float) -> None:
         entropy = [4 * (1 - p) for p in row.probability]
         best_first = sorted(row.masks, key=lambda i: (entropy[i], i))
         num = sum(entropy[i] <= nats for i in row.masks)
-        assert committed(EntropyThreshold(nats).select(row.situation(entropy=entropy))) == row.first(best_first, num)
+        assert committed(EntropyThreshold(nats).select(*row.inputs(entropy=entropy))) == row.first(best_first, num)
 
 
 @pytest.mark.parametrize("nats", [-0.1, None, True])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from quicksilver.decoders import Hierarchy
 
-from tests.decoders.policies.conftest import Situate, committed, rows
+from tests.decoders.policies.conftest import MakeInputs, committed, rows
 
 
 def logs(*probabilities: float) -> list[float]:
@@ -25,26 +25,26 @@ def logs(*probabilities: float) -> list[float]:
     (logs(0.3, 0.2, 0.3, 0.9, 0.3), "mmm.m", [0]),
     (logs(0.5, 0.6, 0.7, 0.5, 0.45), ".m.m.", [1, 3]),
 ])
-def test_a_case_worked_by_hand(situate: Situate, log_prob: Sequence[float], masks: str, expected: list[int]) -> None:
-    eligible = [letter == "m" for letter in masks]
-    edit = Hierarchy(0.9).select(situate(log_prob=log_prob, eligible=eligible, at_most=sum(eligible)))
+def test_a_case_worked_by_hand(make: MakeInputs, log_prob: Sequence[float], masks: str, expected: list[int]) -> None:
+    masked = [letter == "m" for letter in masks]
+    edit = Hierarchy(0.9).select(*make(log_prob=log_prob, masked=masked, at_most=sum(masked)))
     assert committed(edit) == expected
 
 
 @pytest.mark.parametrize(("at_least", "at_most", "expected"), [(0, 1, [4]), (3, 5, [1, 2, 4]), (1, 2, [2, 4])])
-def test_the_quota_holds(situate: Situate, at_least: int, at_most: int, expected: list[int]) -> None:
+def test_the_quota_holds(make: MakeInputs, at_least: int, at_most: int, expected: list[int]) -> None:
     log_prob = logs(0.1, 0.3, 0.5, 0.9, 0.6)  # leaders 2 and 4
-    edit = Hierarchy(0.9).select(situate(log_prob=log_prob, eligible=[True, True, True, False, True],
+    edit = Hierarchy(0.9).select(*make(log_prob=log_prob, masked=[True, True, True, False, True],
                                          at_least=at_least, at_most=at_most))
     assert committed(edit) == expected
 
 
-def test_equality_passes_neither_bound(situate: Situate) -> None:
-    halves = situate(log_prob=logs(0.5, 0.5), eligible=[True] * 2, at_least=0, at_most=2)
-    assert committed(Hierarchy(0.9, low=0.5).select(halves)) == []
-    assert committed(Hierarchy(0.9, low=0.4999).select(halves)) == [0, 1]
-    led = situate(log_prob=logs(0.5, 0.75), eligible=[True] * 2, at_least=0, at_most=2)
-    assert committed(Hierarchy(0.5, low=0.2).select(led)) == [1]
+def test_equality_passes_neither_bound(make: MakeInputs) -> None:
+    halves = make(log_prob=logs(0.5, 0.5), masked=[True] * 2, at_least=0, at_most=2)
+    assert committed(Hierarchy(0.9, low=0.5).select(*halves)) == []
+    assert committed(Hierarchy(0.9, low=0.4999).select(*halves)) == [0, 1]
+    led = make(log_prob=logs(0.5, 0.75), masked=[True] * 2, at_least=0, at_most=2)
+    assert committed(Hierarchy(0.5, low=0.2).select(*led)) == [1]
 
 
 @pytest.mark.parametrize(("tau", "low"), [(0.91, 0.41), (0.41, 0.91), (0.61, 0.0)])
@@ -55,10 +55,10 @@ def test_it_is_the_published_rule(tau: float, low: float) -> None:
             positions = [position for _, position in run]
             best = max(row.probability[i] for i in positions)
             passing += [i for i in positions if row.probability[i] == best > low]
-        assert committed(Hierarchy(tau, low).select(row.situation())) == row.preferring(passing)
+        assert committed(Hierarchy(tau, low).select(*row.inputs())) == row.preferring(passing)
         surest = sorted(row.masks, key=lambda i: (-row.probability[i], i))[:1]
         unbounded = replace(row, at_least=len(surest), at_most=len(row.masks))
-        assert committed(Hierarchy(tau, low).select(unbounded.situation())) == sorted({*passing, *surest})
+        assert committed(Hierarchy(tau, low).select(*unbounded.inputs())) == sorted({*passing, *surest})
 
 
 @pytest.mark.parametrize(("field", "allowed"), [

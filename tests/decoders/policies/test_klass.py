@@ -1,7 +1,6 @@
 """What is sure and no longer changes is committed."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from quicksilver.models import Bidirectional, DecodableTransformer
 from torch import Tensor
 
 from tests.conftest import MASK_ID, random_model
-from tests.decoders.policies.conftest import Situate, committed, situation
+from tests.decoders.policies.conftest import MakeInputs, committed, inputs_of, together
 
 SURE = math.log(0.95)
 
@@ -20,13 +19,13 @@ SURE = math.log(0.95)
 def run(policy: Klass, log_prob: list[float], divergences: list[list[float]], *, at_least: int = 0) -> list[list[int]]:
     """What is committed at each of several steps; nothing leaves the canvas."""
     found = []
-    state: Tensor | None = policy.begin(torch.arange(len(log_prob))[None])
+    memory: Tensor | None = policy.begin(torch.arange(len(log_prob))[None])
     for step, divergence in enumerate(divergences):
-        at = situation(eligible=[True] * len(log_prob), at_least=at_least, at_most=len(log_prob), step=step,
-                       log_prob=log_prob, divergence=divergence)
-        edit = policy.select(replace(at, state=state))
+        at = inputs_of(masked=[True] * len(log_prob), at_least=at_least, at_most=len(log_prob), step=step,
+                       log_prob=log_prob, divergence=divergence, memory=memory)
+        edit = policy.select(*at)
         found.append(committed(edit))
-        state = edit.state
+        memory = edit.memory
     return found
 
 
@@ -36,6 +35,21 @@ def test_a_position_is_ready_after_so_many_stable_steps_in_a_row() -> None:
     assert run(Klass(0.9, 0.01), [SURE] * 3, divergences) == [[], [], [0], [0, 2], [1, 2]]
     assert run(Klass(0.9, 0.01, history=1), [SURE] * 3, divergences) == [[], [0, 1], [0, 2], [0, 1, 2], [1, 2]]
     assert run(Klass(0.9, 0.01, history=3), [SURE] * 3, divergences) == [[], [], [], [0], [2]]
+
+
+def test_each_row_goes_by_its_own_memory() -> None:
+    """The first row diverged a step later than the second, and is ready a step later."""
+    policy, found = Klass(0.9, 0.01, history=2), []
+    memory: Tensor | None = policy.begin(torch.zeros(2, 1, dtype=torch.int64))
+    for step, divergences in enumerate([(0.5, 0.0), (0.0, 0.0), (0.0, 0.0)]):
+        rows = [inputs_of(masked=[True], at_least=0, at_most=1, step=step, log_prob=[SURE], divergence=[divergence])
+                for divergence in divergences]
+        batch = together(*rows)
+        batch.state.memory = memory
+        edit = policy.select(*batch)
+        found.append(edit.commit_BQ[:, 0].tolist())
+        memory = edit.memory
+    assert found == [[False, False], [False, True], [True, True]]
 
 
 def test_it_must_be_sure_too() -> None:
@@ -53,11 +67,11 @@ def test_where_nothing_is_ready_the_most_probable_are_committed() -> None:
     assert run(Klass(0.9, 0.01), log_prob, [[math.inf] * 3], at_least=2) == [[1, 2]]
 
 
-def test_what_is_ready_comes_first_within_the_quota(situate: Situate) -> None:
+def test_what_is_ready_comes_first_within_the_quota(make: MakeInputs) -> None:
     policy = Klass(0.5, 0.01, history=1)
     log_prob, divergence = [math.log(p) for p in (0.6, 0.9, 0.7, 0.8)], [0.0, 1.0, 0.0, 0.0]
     for at_least, at_most, expected in ((1, 4, [0, 2, 3]), (1, 2, [2, 3]), (4, 4, [0, 1, 2, 3])):
-        edit = policy.select(situate(eligible=[True] * 4, at_least=at_least, at_most=at_most, log_prob=log_prob,
+        edit = policy.select(*make(masked=[True] * 4, at_least=at_least, at_most=at_most, log_prob=log_prob,
                                      divergence=divergence, policy=policy))
         assert committed(edit) == expected
 
@@ -67,18 +81,17 @@ def test_it_is_the_published_rule_over_many_steps() -> None:
     for _ in range(40):
         history, length = int(rng.integers(1, 4)), int(rng.integers(1, 8))
         policy, masks, past = Klass(0.6, 0.1, history), set(range(length)), []
-        state = policy.begin(torch.arange(length)[None])
+        memory: Tensor | None = policy.begin(torch.arange(length)[None])
         for step in range(length):
             p = rng.integers(1, 33, length) / 32
             past.append(rng.choice([0.01, 0.3], length) if step else np.full(length, math.inf))
             stable = [i for i in range(length) if step >= history and all(kl[i] < 0.1 for kl in past[-history:])]
             ready = [i for i in sorted(masks) if i in stable and p[i] > 0.6]
             surest = sorted(masks, key=lambda i: (-p[i], i))[:1]
-            at = situation(eligible=[i in masks for i in range(length)], at_least=len(surest), at_most=len(masks),
-                           log_prob=np.log(p).tolist(), divergence=past[-1].tolist())
-            edit = policy.select(replace(at, state=state))
-            assert edit.state is not None
-            state = edit.state
+            at = inputs_of(masked=[i in masks for i in range(length)], at_least=len(surest), at_most=len(masks),
+                           log_prob=np.log(p).tolist(), divergence=past[-1].tolist(), memory=memory)
+            edit = policy.select(*at)
+            memory = edit.memory
             assert committed(edit) == (ready or surest)
             masks -= set(committed(edit))
 

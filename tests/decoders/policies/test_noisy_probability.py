@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from quicksilver.decoders.policies.noisy_probability import NoisyProbability
 
-from tests.decoders.policies.conftest import Situate
+from tests.decoders.policies.conftest import MakeInputs
 
 P, TEMPERATURE, NUM = [0.9, 0.7, 0.3, 0.8], 0.4, 1500
-ELIGIBLE = [True, True, False, True]
+MASKED = [True, True, False, True]
 
 
 def law(num_drawn: int) -> dict[tuple[int, ...], float]:
     """Probability of each set of positions, drawn one after the other."""
-    weight = {q: math.exp(p / TEMPERATURE) for q, p in enumerate(P) if ELIGIBLE[q]}
+    weight = {q: math.exp(p / TEMPERATURE) for q, p in enumerate(P) if MASKED[q]}
     found: dict[tuple[int, ...], float] = {}
     for order in itertools.permutations(weight, num_drawn):
         left, probability = sum(weight.values()), 1.0
@@ -28,23 +28,23 @@ def law(num_drawn: int) -> dict[tuple[int, ...], float]:
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-39, 1e-38, 1e-30])
-def test_at_the_coldest_the_surest_positions_are_drawn(situate: Situate, temperature: float) -> None:
-    at = situate(eligible=[True] * 4, at_most=2, log_prob=[math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])
-    assert NoisyProbability(temperature).select(at).commit_BQ[0].tolist() == [False, True, False, True]
+def test_at_the_coldest_the_surest_positions_are_drawn(make: MakeInputs, temperature: float) -> None:
+    at = make(masked=[True] * 4, at_most=2, log_prob=[math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])
+    assert NoisyProbability(temperature).select(*at).commit_BQ[0].tolist() == [False, True, False, True]
 
 
-def test_at_the_hottest_positions_are_drawn_evenly(situate: Situate) -> None:
-    drawn = [int(NoisyProbability(1.7e308).select(situate(eligible=[True] * 4, at_most=1, seed=seed, log_prob=[
+def test_at_the_hottest_positions_are_drawn_evenly(make: MakeInputs) -> None:
+    drawn = [int(NoisyProbability(1.7e308).select(*make(masked=[True] * 4, at_most=1, seed=seed, log_prob=[
         math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])).commit_BQ[0].int().argmax()) for seed in range(400)]
     assert all(70 < drawn.count(place) < 130 for place in range(4))
 
 
 @pytest.mark.parametrize("num_drawn", [1, 2])
-def test_positions_are_drawn_without_replacement(situate: Situate, num_drawn: int) -> None:
+def test_positions_are_drawn_without_replacement(make: MakeInputs, num_drawn: int) -> None:
     counts: dict[tuple[int, ...], int] = {}
     for seed in range(NUM):
-        at = situate(eligible=ELIGIBLE, at_most=num_drawn, seed=seed, log_prob=[math.log(p) for p in P])
-        chosen = tuple(np.flatnonzero(NoisyProbability(TEMPERATURE).select(at).commit_BQ[0].numpy()).tolist())
+        at = make(masked=MASKED, at_most=num_drawn, seed=seed, log_prob=[math.log(p) for p in P])
+        chosen = tuple(np.flatnonzero(NoisyProbability(TEMPERATURE).select(*at).commit_BQ[0].numpy()).tolist())
         counts[chosen] = counts.get(chosen, 0) + 1
     expected = law(num_drawn)
     assert set(counts) <= set(expected)
@@ -52,10 +52,10 @@ def test_positions_are_drawn_without_replacement(situate: Situate, num_drawn: in
     assert statistic < 13.8  # 2 degrees of freedom, p = 0.001
 
 
-def test_a_low_temperature_takes_the_most_probable(situate: Situate) -> None:
+def test_a_low_temperature_takes_the_most_probable(make: MakeInputs) -> None:
     for seed in range(20):
-        at = situate(eligible=[True] * 4, at_most=2, seed=seed, log_prob=[math.log(p) for p in P])
-        assert NoisyProbability(1e-3).select(at).commit_BQ[0].tolist() == [True, False, False, True]
+        at = make(masked=[True] * 4, at_most=2, seed=seed, log_prob=[math.log(p) for p in P])
+        assert NoisyProbability(1e-3).select(*at).commit_BQ[0].tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("temperature", [0, -1, "warm"])

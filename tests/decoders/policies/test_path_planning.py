@@ -5,11 +5,11 @@ import pytest
 from quicksilver.decoders import PathPlanning
 
 from tests.decoders.policies.conftest import (
-    Situate,
+    MakeInputs,
     check_rows_have_times_of_their_own,
     committed,
+    inputs_of,
     places,
-    situation,
 )
 
 MASKS = [True, True, False, False, True]
@@ -30,9 +30,9 @@ PROPOSED, HELD = [-0.5, -1.0, -0.1, -0.1, -3.0], [-9.0, -9.0, -0.75, -2.0, -9.0]
     (1.0, 0.0, [0, 1, 4], []),
     (1.0, 1.0, [], [2, 3]),
 ])
-def test_a_case_worked_by_hand(situate: Situate, eta: float, after: float, decided: list[int], returned: list[int]
+def test_a_case_worked_by_hand(make: MakeInputs, eta: float, after: float, decided: list[int], returned: list[int]
                                ) -> None:
-    edit = PathPlanning(eta).select(situate(eligible=MASKS, log_prob=PROPOSED, canvas_log_prob=HELD, at_least=0,
+    edit = PathPlanning(eta).select(*make(masked=MASKS, log_prob=PROPOSED, canvas_log_prob=HELD, at_least=0,
                                             times=(1.0, after)))
     assert committed(edit) == decided
     assert places(edit.remask_BQ) == returned
@@ -40,23 +40,23 @@ def test_a_case_worked_by_hand(situate: Situate, eta: float, after: float, decid
     assert bool(edit.unfinished_B) == (after > 0)
 
 
-def test_given_tokens_neither_rank_nor_return(situate: Situate) -> None:
-    edit = PathPlanning().select(situate(eligible=MASKS, given=[False, False, False, True, False], log_prob=PROPOSED,
+def test_given_tokens_neither_rank_nor_return(make: MakeInputs) -> None:
+    edit = PathPlanning().select(*make(masked=MASKS, given=[False, False, False, True, False], log_prob=PROPOSED,
                                          canvas_log_prob=HELD, times=(1.0, 0.75)))
     assert committed(edit) == [0]  # one of four stays
     assert places(edit.remask_BQ) == [2]
 
 
-def test_no_mask_is_as_sure_as_a_decided_token_of_weight_zero(situate: Situate) -> None:
-    edit = PathPlanning(0.0).select(situate(eligible=[True, True, False], log_prob=[0.0, -0.0, -1.0],
+def test_no_mask_is_as_sure_as_a_decided_token_of_weight_zero(make: MakeInputs) -> None:
+    edit = PathPlanning(0.0).select(*make(masked=[True, True, False], log_prob=[0.0, -0.0, -1.0],
                                             canvas_log_prob=[0.0, 0.0, -9.0], times=(1.0, 0.7)))
     assert committed(edit) == []
     assert places(edit.remask_BQ) == []
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0, 3.0])
-def test_a_token_that_has_become_impossible_ranks_last_of_the_decided(situate: Situate, eta: float) -> None:
-    edit = PathPlanning(eta).select(situate(eligible=[False, False, True], log_prob=[-1.0] * 3, times=(1.0, 0.4),
+def test_a_token_that_has_become_impossible_ranks_last_of_the_decided(make: MakeInputs, eta: float) -> None:
+    edit = PathPlanning(eta).select(*make(masked=[False, False, True], log_prob=[-1.0] * 3, times=(1.0, 0.4),
                                             canvas_log_prob=[-np.inf, -5.0, -1.0]))
     assert committed(edit) == ([] if eta == 0 else [2])
     assert places(edit.remask_BQ) == ([] if eta == 0 else [0])
@@ -80,8 +80,8 @@ def test_it_is_the_published_rule_with_decided_tokens_judged_by_themselves() -> 
         held = np.where(keeps, drawn, held)
         num_masked = int((~fixed).sum()) * (steps - step - 1) // steps
         judged, published = (np.where(fixed, np.inf, np.where(masked, drawn, eta * own)) for own in (held, drawn))
-        edit = PathPlanning(eta).select(situation(
-            eligible=masked.tolist(), given=fixed.tolist(), log_prob=drawn.tolist(), canvas_log_prob=held.tolist(),
+        edit = PathPlanning(eta).select(*inputs_of(
+            masked=masked.tolist(), given=fixed.tolist(), log_prob=drawn.tolist(), canvas_log_prob=held.tolist(),
             times=(1 - step / steps, 1 - (step + 1) / steps)))
         if eta:
             lowest = lowest_masked(judged, num_masked)
@@ -100,7 +100,7 @@ def test_it_is_the_published_rule_with_decided_tokens_judged_by_themselves() -> 
 
 def test_each_row_has_a_time_of_its_own() -> None:
     check_rows_have_times_of_their_own(PathPlanning(), *(
-        situation(eligible=MASKS, log_prob=PROPOSED, canvas_log_prob=HELD, times=(1.0, after))
+        inputs_of(masked=MASKS, log_prob=PROPOSED, canvas_log_prob=HELD, times=(1.0, after))
         for after in (0.8, 0.4, 0.0)))
 
 

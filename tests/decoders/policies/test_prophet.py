@@ -8,13 +8,13 @@ import torch
 from quicksilver.decoders import Linear, Prophet
 
 from tests.decoders.policies.conftest import (
-    Situate,
+    MakeInputs,
     check_rows_have_times_of_their_own,
     committed,
+    inputs_of,
     rows,
-    situation,
 )
-from tests.decoders.schedules.conftest import progress
+from tests.decoders.schedules.conftest import state
 
 LOG_PROB = [math.log(p) for p in (0.5, 0.9, 0.7, 0.8)]
 
@@ -29,28 +29,28 @@ LOG_PROB = [math.log(p) for p in (0.5, 0.9, 0.7, 0.8)]
     ([2.4] * 4, 0.2, [1]),
     ([0.0, 0.0, 0.0, math.inf], 0.8, [0, 1, 2, 3]),  # a position that allows one token
 ])
-def test_a_case_worked_by_hand(situate: Situate, gaps: Sequence[float], after: float, expected: list[int]) -> None:
-    edit = Prophet().select(situate(log_prob=LOG_PROB, logit_gap=gaps, eligible=[True] * 4, at_least=1, at_most=4,
+def test_a_case_worked_by_hand(make: MakeInputs, gaps: Sequence[float], after: float, expected: list[int]) -> None:
+    edit = Prophet().select(*make(log_prob=LOG_PROB, logit_gap=gaps, masked=[True] * 4, at_least=1, at_most=4,
                                     times=(1.0, after)))
     assert committed(edit) == expected
 
 
-def test_decided_positions_do_not_count(situate: Situate) -> None:
+def test_decided_positions_do_not_count(make: MakeInputs) -> None:
     for gap, expected in ((8.0, [0, 2]), (7.0, [2])):
-        edit = Prophet().select(situate(log_prob=LOG_PROB, logit_gap=[gap, 0.0, gap, 99.0], at_most=2,
-                                        eligible=[True, False, True, False], times=(1.0, 0.9)))
+        edit = Prophet().select(*make(log_prob=LOG_PROB, logit_gap=[gap, 0.0, gap, 99.0], at_most=2,
+                                        masked=[True, False, True, False], times=(1.0, 0.9)))
         assert committed(edit) == expected
 
 
 @pytest.mark.parametrize(("at_least", "expected"), [(0, []), (2, [1, 3]), (4, [0, 1, 2, 3])])
-def test_until_then_the_least_of_the_quota_is_committed(situate: Situate, at_least: int, expected: list[int]) -> None:
-    edit = Prophet().select(situate(log_prob=LOG_PROB, logit_gap=[1.0] * 4, eligible=[True] * 4, at_least=at_least,
+def test_until_then_the_least_of_the_quota_is_committed(make: MakeInputs, at_least: int, expected: list[int]) -> None:
+    edit = Prophet().select(*make(log_prob=LOG_PROB, logit_gap=[1.0] * 4, masked=[True] * 4, at_least=at_least,
                                     at_most=4, times=(1.0, 0.9)))
     assert committed(edit) == expected
 
 
-def test_a_row_without_masks_commits_nothing(situate: Situate) -> None:
-    edit = Prophet(late=0).select(situate(log_prob=LOG_PROB, logit_gap=[9.0] * 4, eligible=[False] * 4, at_least=0,
+def test_a_row_without_masks_commits_nothing(make: MakeInputs) -> None:
+    edit = Prophet(late=0).select(*make(log_prob=LOG_PROB, logit_gap=[9.0] * 4, masked=[False] * 4, at_least=0,
                                           at_most=0, times=(0.5, 0.0)))
     assert committed(edit) == []
 
@@ -62,28 +62,28 @@ def test_the_phase_is_that_of_the_published_code() -> None:
         for step in near & set(range(steps)):
             done = (step + 1) / steps
             phase = 0 if done < 0.33 else 1 if done < 0.67 else 2
-            times = Linear(steps).times(progress(steps, steps - step, step))
+            times = Linear(steps).times(state(steps, steps - step, step))
             for gap, enough_from in ((7.0, 1), (3.0, 2), (2.0, 3), (8.0, 0)):
-                at = situation(log_prob=[-1.0] * 2, logit_gap=[gap] * 2, eligible=[True] * 2, at_most=2,
+                at = inputs_of(log_prob=[-1.0] * 2, logit_gap=[gap] * 2, masked=[True] * 2, at_most=2,
                                times=(times.before.item(), times.after.item()))
-                assert len(committed(Prophet().select(at))) == (2 if phase >= enough_from else 1)
+                assert len(committed(Prophet().select(*at))) == (2 if phase >= enough_from else 1)
 
 
 def test_it_is_the_published_rule_over_the_windows_masks() -> None:
     generator = torch.Generator().manual_seed(0)
     for row in rows(150):
-        gaps = (torch.randint(0, 40, (len(row.eligible),), generator=generator) / 4).tolist()
+        gaps = (torch.randint(0, 40, (len(row.masked),), generator=generator) / 4).tolist()
         after = torch.randint(0, 9, (), generator=generator).item() / 8
         mean = sum(gaps[i] for i in row.masks) / max(len(row.masks), 1)
         enough = mean >= (7.5 if 1 - after < 0.33 else 5.0 if 1 - after < 0.67 else 2.5)
         best_first = sorted(row.masks, key=lambda i: (-row.probability[i], i))
-        edit = Prophet().select(row.situation(logit_gap=gaps, times=(1.0, after)))
+        edit = Prophet().select(*row.inputs(logit_gap=gaps, times=(1.0, after)))
         assert committed(edit) == sorted(best_first[: row.at_most if enough else row.at_least])
 
 
 def test_each_row_has_a_phase_of_its_own() -> None:
     check_rows_have_times_of_their_own(Prophet(), *(
-        situation(log_prob=LOG_PROB, logit_gap=[5.5] * 4, eligible=[True] * 4, at_most=4, times=(1.0, after))
+        inputs_of(log_prob=LOG_PROB, logit_gap=[5.5] * 4, masked=[True] * 4, at_most=4, times=(1.0, after))
         for after in (0.9, 0.5, 0.1)))
 
 

@@ -3,18 +3,18 @@
 import numpy as np
 from quicksilver.decoders import RandomOrder
 
-from tests.decoders.policies.conftest import Situate
+from tests.decoders.policies.conftest import MakeInputs
 
 
-def test_every_eligible_position_is_chosen_equally_often(situate: Situate) -> None:
-    chosen = np.array([RandomOrder().select(situate(eligible=[True, False, True, True], seed=seed)).commit_BQ[0].numpy()
+def test_every_masked_position_is_chosen_equally_often(make: MakeInputs) -> None:
+    chosen = np.array([RandomOrder().select(*make(masked=[True, False, True, True], seed=seed)).commit_BQ[0].numpy()
                        for seed in range(3000)])
     counts = chosen.sum(0)
     assert counts[1] == 0
     assert ((counts[[0, 2, 3]] - 1000) ** 2 / 1000).sum() < 13.8  # 2 degrees of freedom, p = 0.001
 
 
-def test_the_choice_changes_with_the_step(situate: Situate) -> None:
-    choices = {tuple(RandomOrder().select(situate(eligible=[True] * 8, step=step)).commit_BQ[0].tolist())
+def test_the_choice_changes_with_the_step(make: MakeInputs) -> None:
+    choices = {tuple(RandomOrder().select(*make(masked=[True] * 8, step=step)).commit_BQ[0].tolist())
                for step in range(20)}
     assert len(choices) > 4

@@ -8,11 +8,11 @@ import pytest
 from quicksilver.decoders import RemdmLoop
 
 from tests.decoders.policies.conftest import (
-    Situate,
+    MakeInputs,
     check_rows_have_times_of_their_own,
     committed,
+    inputs_of,
     places,
-    situation,
 )
 
 NUM = 20_000
@@ -35,7 +35,7 @@ def published(t: float, dt: float) -> tuple[float, float]:
     (1.0, 0.1), (0.8, 0.1), (0.61, 0.01), (0.6, 0.1), (0.4, 0.1), (0.2, 0.1), (0.1, 0.05)])
 def test_a_step_within_a_phase_is_the_published_one(t: float, dt: float) -> None:
     masked = np.arange(NUM) % 2 == 0
-    edit = LOOP.select(situation(eligible=masked.tolist(), times=(t, t - dt), at_least=0))
+    edit = LOOP.select(*inputs_of(masked=masked.tolist(), times=(t, t - dt), at_least=0))
     decided, returned = published(t, dt)
     for found, probability in ((committed(edit), decided), (places(edit.remask_BQ), returned)):
         deviation = math.sqrt(NUM / 2 * probability * (1 - probability))
@@ -48,7 +48,7 @@ def test_the_share_of_masks_falls_stays_and_falls_again(steps: int) -> None:
     """Also where steps lead from one phase into the next, as all but those of twenty do."""
     masked, shares = np.ones(NUM, dtype=bool), []
     for step in range(steps):
-        edit = LOOP.select(situation(eligible=masked.tolist(), step=step, at_least=0,
+        edit = LOOP.select(*inputs_of(masked=masked.tolist(), step=step, at_least=0,
                                      times=(1 - step / steps, 1 - (step + 1) / steps)))
         masked[committed(edit)], masked[places(edit.remask_BQ)] = False, True
         shares.append(masked.mean())
@@ -58,9 +58,9 @@ def test_the_share_of_masks_falls_stays_and_falls_again(steps: int) -> None:
     assert not masked.any()
 
 
-def test_the_end_decides_everything_even_within_the_hold(situate: Situate) -> None:
+def test_the_end_decides_everything_even_within_the_hold(make: MakeInputs) -> None:
     for before in (1.0, 0.5, 0.1, 0.0):
-        edit = RemdmLoop(0.1).select(situate(eligible=[True, False] * 200, times=(before, 0.0), at_least=0))
+        edit = RemdmLoop(0.1).select(*make(masked=[True, False] * 200, times=(before, 0.0), at_least=0))
         assert committed(edit) == list(range(0, 400, 2))
         assert places(edit.remask_BQ) == []
         assert not bool(edit.unfinished_B)
@@ -68,7 +68,7 @@ def test_the_end_decides_everything_even_within_the_hold(situate: Situate) -> No
 
 def test_each_row_has_a_time_of_its_own() -> None:
     check_rows_have_times_of_their_own(LOOP, *(
-        situation(eligible=[True, False] * 50, seed=seed, times=times, at_least=0)
+        inputs_of(masked=[True, False] * 50, seed=seed, times=times, at_least=0)
         for seed, times in enumerate([(1.0, 0.8), (0.5, 0.4), (0.2, 0.1), (0.1, 0.0)])))
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 from quicksilver.decoders import Threshold
 
-from tests.decoders.policies.conftest import Situate
+from tests.decoders.policies.conftest import MakeInputs
 
 P = [math.log(p) for p in (0.95, 0.5, 0.92, 0.9)]
 
 
-@pytest.mark.parametrize(("tau", "eligible", "at_least", "at_most", "committed"), [
+@pytest.mark.parametrize(("tau", "masked", "at_least", "at_most", "committed"), [
     (0.91, [True] * 4, 1, 4, [0, 2]),
     (0.99, [True] * 4, 1, 4, [0]),
     (0.99, [True] * 4, 2, 4, [0, 2]),
@@ -20,8 +20,8 @@ P = [math.log(p) for p in (0.95, 0.5, 0.92, 0.9)]
     (0.91, [False] * 4, 0, 0, []),
 ])
 def test_the_sure_ones_are_committed_within_the_quota(
-        situate: Situate, tau: float, eligible: list[bool], at_least: int, at_most: int, committed: list[int]) -> None:
-    edit = Threshold(tau).select(situate(log_prob=P, eligible=eligible, at_least=at_least, at_most=at_most))
+        make: MakeInputs, tau: float, masked: list[bool], at_least: int, at_most: int, committed: list[int]) -> None:
+    edit = Threshold(tau).select(*make(log_prob=P, masked=masked, at_least=at_least, at_most=at_most))
     assert edit.commit_BQ[0].nonzero().flatten().tolist() == committed
 
 

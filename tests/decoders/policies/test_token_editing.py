@@ -1,7 +1,6 @@
 """Drafts are corrected while the window is open, and for some passes after its last mask."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from quicksilver.decoders import (
 from quicksilver.models import Bidirectional, Plan
 
 from tests.conftest import MASK_ID, TableModel
-from tests.decoders.policies.conftest import Situate, committed
+from tests.decoders.policies.conftest import MakeInputs, committed
 
 POLICY = TokenEditing(draft_tau=0.5, edit_tau=0.75, num_passes=2)
 
@@ -31,45 +30,44 @@ def logs(*probabilities: float) -> list[float]:
 
 
 @pytest.mark.parametrize(("at_least", "at_most", "expected"), [(0, 4, [1, 2]), (3, 4, [0, 1, 2]), (0, 1, [2])])
-def test_sure_masks_are_drafted_within_the_quota(situate: Situate, at_least: int, at_most: int, expected: list[int]
+def test_sure_masks_are_drafted_within_the_quota(make: MakeInputs, at_least: int, at_most: int, expected: list[int]
                                                  ) -> None:
-    edit = POLICY.select(situate(eligible=[True] * 4, at_least=at_least, at_most=at_most, policy=POLICY,
+    edit = POLICY.select(*make(masked=[True] * 4, at_least=at_least, at_most=at_most, policy=POLICY,
                                  log_prob=logs(0.45, 0.6, 0.9, 0.4)))
     assert committed(edit) == expected
 
 
-def test_decided_tokens_give_way_to_surer_others(situate: Situate) -> None:
+def test_decided_tokens_give_way_to_surer_others(make: MakeInputs) -> None:
     """Position 1 proposes the token it holds, 2 is not sure, 3 is given; edits do not use the quota up."""
-    edit = POLICY.select(situate(eligible=[False] * 4 + [True], tokens=[1, 2, 3, 4, 0], proposed=[5, 2, 5, 5, 5],
+    edit = POLICY.select(*make(masked=[False] * 4 + [True], tokens=[1, 2, 3, 4, 0], proposed=[5, 2, 5, 5, 5],
                                  given=[False, False, False, True, False], policy=POLICY, at_least=0, at_most=1,
                                  log_prob=logs(0.9, 0.9, 0.7, 0.9, 0.9)))
     assert committed(edit) == [0, 4]
     assert edit.remask_BQ is None
 
 
-def test_equality_passes_neither_bound(situate: Situate) -> None:
-    at = situate(eligible=[True, False], tokens=[0, 1], proposed=[2, 2], policy=POLICY, at_least=0,
+def test_equality_passes_neither_bound(make: MakeInputs) -> None:
+    at = make(masked=[True, False], tokens=[0, 1], proposed=[2, 2], policy=POLICY, at_least=0,
                  log_prob=logs(0.5, 0.5))
-    assert committed(TokenEditing(0.5, 0.5).select(at)) == []
-    assert committed(TokenEditing(0.4999, 0.4999).select(at)) == [0, 1]
+    assert committed(TokenEditing(0.5, 0.5).select(*at)) == []
+    assert committed(TokenEditing(0.4999, 0.4999).select(*at)) == [0, 1]
 
 
-def test_a_threshold_of_zero_accepts_every_proposal(situate: Situate) -> None:
+def test_a_threshold_of_zero_accepts_every_proposal(make: MakeInputs) -> None:
     policy = TokenEditing(draft_tau=0, edit_tau=0)
-    edit = policy.select(situate(eligible=[True, False, False], tokens=[0, 1, 2], proposed=[2, 2, 2], policy=policy,
+    edit = policy.select(*make(masked=[True, False, False], tokens=[0, 1, 2], proposed=[2, 2, 2], policy=policy,
                                  log_prob=logs(0.01, 0.01, 0.9)))
     assert committed(edit) == [0, 1]
 
 
-def passes(situate: Situate, policy: TokenEditing, *steps: tuple[bool, bool]) -> list[bool]:
+def passes(make: MakeInputs, policy: TokenEditing, *steps: tuple[bool, bool]) -> list[bool]:
     """Whether the row wants another step, after steps that had a mask or not and edited something or not."""
-    found, state = [], None
+    found, memory = [], None
     for had_mask, edits in steps:
-        at = situate(eligible=[had_mask, False], tokens=[0, 1], proposed=[0, 2 if edits else 1],
-                     log_prob=logs(0.9, 0.9), policy=policy)
-        edit = policy.select(at if state is None else replace(at, state=state))
+        edit = policy.select(*make(masked=[had_mask, False], tokens=[0, 1], proposed=[0, 2 if edits else 1],
+                                   log_prob=logs(0.9, 0.9), policy=policy, memory=memory))
         assert edit.unfinished_B is not None
-        state = edit.state
+        memory = edit.memory
         found.append(bool(edit.unfinished_B))
     return found
 
@@ -81,9 +79,9 @@ def passes(situate: Situate, policy: TokenEditing, *steps: tuple[bool, bool]) ->
     (1, [(True, True), (False, True)], [True, False]),
     (0, [(True, True)], [False]),
 ])
-def test_passes_follow_the_last_mask(situate: Situate, num_passes: int, steps: list[tuple[bool, bool]],
+def test_passes_follow_the_last_mask(make: MakeInputs, num_passes: int, steps: list[tuple[bool, bool]],
                                      expected: list[bool]) -> None:
-    assert passes(situate, TokenEditing(0.5, 0.75, num_passes), *steps) == expected
+    assert passes(make, TokenEditing(0.5, 0.75, num_passes), *steps) == expected
 
 
 def naive(model: TableModel, request: Request, block: int, policy: TokenEditing, quota: int) -> tuple[list[int], int]:

@@ -3,10 +3,10 @@
 import pytest
 from quicksilver.decoders import TopProbability
 
-from tests.decoders.policies.conftest import Situate
+from tests.decoders.policies.conftest import MakeInputs
 
 
-@pytest.mark.parametrize(("log_prob", "eligible", "at_most", "committed"), [
+@pytest.mark.parametrize(("log_prob", "masked", "at_most", "committed"), [
     ([-3.0, -1.0, -2.0, -0.5], [True] * 4, 2, [1, 3]),
     ([-3.0, -1.0, -2.0, -0.5], [True, True, True, False], 2, [1, 2]),
     ([-1.0, -1.0, -1.0, -1.0], [True] * 4, 2, [0, 1]),
@@ -15,6 +15,6 @@ from tests.decoders.policies.conftest import Situate
     ([-1.0, -2.0, -3.0, -4.0], [True] * 4, 0, []),
 ])
 def test_the_most_probable_are_committed(
-        situate: Situate, log_prob: list[float], eligible: list[bool], at_most: int, committed: list[int]) -> None:
-    edit = TopProbability().select(situate(log_prob=log_prob, eligible=eligible, at_most=at_most))
+        make: MakeInputs, log_prob: list[float], masked: list[bool], at_most: int, committed: list[int]) -> None:
+    edit = TopProbability().select(*make(log_prob=log_prob, masked=masked, at_most=at_most))
     assert edit.commit_BQ[0].nonzero().flatten().tolist() == committed

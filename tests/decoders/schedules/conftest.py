@@ -4,20 +4,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from quicksilver.decoders import Progress, Quota, Schedule
+from quicksilver.decoders import Quota, Schedule, StepState, Unbounded
 
 Run = Callable[..., list[int]]
 
 
-def progress(masks: int, left: int, step: int, *, size: int | None = None, seed: int = 0) -> Progress:
-    """One row's progress through a window of `size` positions (None: as many as masks)."""
-    return Progress(torch.tensor([masks]), torch.tensor([left]), torch.tensor(step), torch.tensor([seed]),
-                    size or masks)
+def state(masks: int, left: int, step: int, *, size: int | None = None, seed: int = 0) -> StepState:
+    """One row with `left` of its masks at a step of a window of `size` positions (None: as many as masks)."""
+    start = StepState.of_counts(Unbounded(), torch.tensor([masks]), size=size or masks, seed_B=torch.tensor([seed]))
+    return start.at_step(step, torch.tensor([left]))
 
 
-def quota_of(schedule: Schedule, at: Progress) -> Quota:
+def quota_of(schedule: Schedule, at: StepState) -> Quota:
     quota = schedule.quota(at)
-    assert 0 <= quota.at_least_B <= quota.at_most_B <= at.masked_now_B
+    assert 0 <= quota.at_least_B <= quota.at_most_B <= at.num_masked_B
     return quota
 
 
@@ -25,7 +25,7 @@ def commits(schedule: Schedule, masks: int, *, size: int | None = None, seed: in
     """Commits a step when a policy always takes the most it may."""
     left, taken = masks, []
     while left:
-        taken.append(int(quota_of(schedule, progress(masks, left, len(taken), size=size, seed=seed)).at_most_B))
+        taken.append(int(quota_of(schedule, state(masks, left, len(taken), size=size, seed=seed)).at_most_B))
         left -= taken[-1]
         assert len(taken) < 1000
     return taken

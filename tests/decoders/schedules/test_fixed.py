@@ -5,7 +5,7 @@ import math
 import pytest
 from quicksilver.decoders import Cosine, Dream, DreamUntruncated, Even, Linear, LinearRemainderLast, Schedule
 
-from .conftest import Run, progress
+from .conftest import Run, state
 
 
 @pytest.mark.parametrize(("masks", "steps", "commits"), [
@@ -53,19 +53,9 @@ FIXED = [Linear(1), Linear(8), LinearRemainderLast(3), Even(2), Cosine(8), Dream
 
 
 @pytest.mark.parametrize("schedule", FIXED, ids=str)
-@pytest.mark.parametrize("masks", [1, 5, 22])
-def test_bounds_on_steps_and_masks_hold(run: Run, schedule: Schedule, masks: int) -> None:
-    commits = run(schedule, masks)
-    assert 1 <= schedule.least_steps(masks) <= len(commits)
-    assert schedule.most_left(masks, 0) == masks
-    for step in range(len(commits) + 2):
-        assert sum(commits[step:]) <= schedule.most_left(masks, step) <= masks
-
-
-@pytest.mark.parametrize("schedule", FIXED, ids=str)
 def test_time_falls_from_one_to_zero(schedule: Schedule) -> None:
     steps = schedule.steps  # pyright: ignore[reportAttributeAccessIssue]
-    times = [schedule.times(progress(8, 8, step)) for step in range(steps)]
+    times = [schedule.times(state(8, 8, step)) for step in range(steps)]
     assert all(time is not None for time in times)
     before, after = ([float(time[place]) for time in times if time is not None] for place in (0, 1))
     assert before[0] == 1
@@ -78,7 +68,7 @@ def test_time_falls_from_one_to_zero(schedule: Schedule) -> None:
 def test_the_last_time_is_exactly_zero(steps: int) -> None:
     """What goes by the time ends when it is 0: 49 times a 49th falls short of 1."""
     for schedule in (Linear(steps), Cosine(steps), Dream(steps)):
-        assert float(schedule.times(progress(8, 8, steps - 1)).after) == 0
+        assert float(schedule.times(state(8, 8, steps - 1)).after) == 0
 
 
 @pytest.mark.parametrize("kind", [Linear, LinearRemainderLast, Even, Cosine, Dream, DreamUntruncated])

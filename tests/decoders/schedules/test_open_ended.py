@@ -1,36 +1,26 @@
 """What is left to the policy."""
 
 import pytest
-from quicksilver.decoders import Binomial, FirstHitting, Floor, Free, Linear, Schedule, Unbounded
+from quicksilver.decoders import FirstHitting, Floor, Free, Linear, Schedule, Unbounded
 
-from .conftest import Run, progress, quota_of
+from .conftest import Run, quota_of, state
 
 
 @pytest.mark.parametrize(("schedule", "least", "last_least"), [
     (Unbounded(), 1, 1), (Floor(Linear(4)), 2, 2), (Free(Linear(4)), 0, 5)], ids=str)
 def test_all_that_are_left_may_go(schedule: Schedule, least: int, last_least: int) -> None:
-    first, last = (quota_of(schedule, progress(8, left, step)) for left, step in ((8, 0), (5, 3)))
+    first, last = (quota_of(schedule, state(8, left, step)) for left, step in ((8, 0), (5, 3)))
     assert (int(first.at_least_B), int(first.at_most_B)) == (least, 8)
     assert (int(last.at_least_B), int(last.at_most_B)) == (last_least, 5)
-    none = quota_of(schedule, progress(8, 0, 2))
+    none = quota_of(schedule, state(8, 0, 2))
     assert (int(none.at_least_B), int(none.at_most_B)) == (0, 0)
 
 
-@pytest.mark.parametrize("schedule", [Unbounded(), Floor(Linear(4)), Free(Linear(4)), Free(Binomial(4))], ids=str)
-def test_bounds_hold_for_the_slowest_policy(schedule: Schedule) -> None:
-    left, step = 9, 0
-    while left:
-        assert left <= schedule.most_left(9, step)
-        left -= int(quota_of(schedule, progress(9, left, step)).at_least_B)
-        step += 1
-    assert step >= schedule.least_steps(9)
-
-
 def test_time_is_that_of_the_base() -> None:
-    assert Unbounded().times(progress(8, 8, 0)) is None
+    assert Unbounded().times(state(8, 8, 0)) is None
     assert not Floor(Unbounded()).is_timed
     for schedule in (Floor(Linear(4)), Free(Linear(4))):
-        times = schedule.times(progress(8, 8, 1))
+        times = schedule.times(state(8, 8, 1))
         assert times is not None
         assert (float(times.before), float(times.after)) == (0.75, 0.5)
 

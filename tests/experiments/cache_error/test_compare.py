@@ -46,9 +46,9 @@ ROUNDING = 1e-6
 EQUAL_LENGTHS = [Request([1, 2, 3, *[MASK_ID] * 8], 3, seed=seed) for seed in (1, 2)]
 
 
-def of_eligible(compared: Comparison, name: str) -> Tensor:
-    """The values of all steps at eligible positions, [N, eligible]."""
-    return torch.cat([getattr(step, name)[:, step.eligible_BQ] for step in compared.steps], dim=1)
+def of_masked(compared: Comparison, name: str) -> Tensor:
+    """The values of all steps at masked positions, [N, masked]."""
+    return torch.cat([getattr(step, name)[:, step.masked_BQ] for step in compared.steps], dim=1)
 
 
 @pytest.mark.parametrize("policy", [TopProbability(), Threshold(0.4)], ids=str)
@@ -60,10 +60,10 @@ def test_exact_caches_are_exact_to_rounding_at_every_step_and_layer(
     schedule = Linear(3) if isinstance(policy, TopProbability) else Unbounded()
     compared = beside_recompute(Decoder(windows, schedule, Greedy(), policy, cache), random_model(pattern),
                                 ragged_requests(3, block=4))
-    assert of_eligible(compared, "kl_NBQ").shape[0] == 2
-    assert of_eligible(compared, "kl_NBQ").abs().max() < ROUNDING
-    assert of_eligible(compared, "relative_error_NBQ").max() < 1e-5
-    assert not of_eligible(compared, "flipped_NBQ").any()
+    assert of_masked(compared, "kl_NBQ").shape[0] == 2
+    assert of_masked(compared, "kl_NBQ").abs().max() < ROUNDING
+    assert of_masked(compared, "relative_error_NBQ").max() < 1e-5
+    assert not of_masked(compared, "flipped_NBQ").any()
     assert not any(step.edited_otherwise_BQ.any() or step.token_differs_BQ.any() for step in compared.steps)
     assert compared.completions == compared.exact_completions
 
@@ -72,9 +72,9 @@ def test_exact_caches_are_exact_to_rounding_at_every_step_and_layer(
 def test_approximate_caches_are_exact_where_they_compute_everything_and_nowhere_else(cache: Cache) -> None:
     decoder = Decoder(Blocks(4), Linear(4), Greedy(), TopProbability(), cache)
     compared = beside_recompute(decoder, random_model(Bidirectional()), EQUAL_LENGTHS)
-    everything = [step.kl_NBQ[:, step.eligible_BQ].abs().max().item() for step in compared.steps
+    everything = [step.kl_NBQ[:, step.masked_BQ].abs().max().item() for step in compared.steps
                   if step.positions_computed == step.positions_whole]
-    rest = [step.kl_NBQ[-1][step.eligible_BQ].max().item() for step in compared.steps
+    rest = [step.kl_NBQ[-1][step.masked_BQ].max().item() for step in compared.steps
             if step.positions_computed < step.positions_whole]
     assert max(everything) < ROUNDING
     assert rest
@@ -91,7 +91,7 @@ def test_every_layer_has_the_divergence_that_a_hand_made_lens_gives() -> None:
     compared = beside_recompute(decoder, model, EQUAL_LENGTHS)
     for layer, lens in ((0, replace(model, transformer=first)), (1, model)):
         decoding = decoder.begin(model, EQUAL_LENGTHS)
-        length, tokens_BS = decoding.live.length, decoding.live.tokens_BS.clone()
+        length, tokens_BS = decoding.active.length, decoding.active.tokens_BS.clone()
         position_BL, store = torch.arange(length).repeat(2, 1), lens.new_store(2, length)
         for step, error in zip(decoder.stream(decoding), compared.steps, strict=True):
             query_BQ = step.window.query_BQ
@@ -129,7 +129,7 @@ def test_a_planted_error_is_reported_as_it_was_planted() -> None:
     request = Request([1, 2, 3, 4, *[MASK_ID] * 4], 4)
     decoder = Decoder(Blocks(4), Linear(4), Greedy(), Leftmost(), Dual())
     compared = beside_recompute(decoder, Stale(Bidirectional(), wrong=30.0), [request])
-    assert of_eligible(compared, "kl_NBQ").shape == (1, 4 + 3 + 2 + 1)
+    assert of_masked(compared, "kl_NBQ").shape == (1, 4 + 3 + 2 + 1)
     first, second, third, fourth = compared.steps
     assert not first.kl_NBQ.any()
     exact_V = TableModel(Bidirectional())._logits((1, 2, 3, 4, int(compared.completions[0].completion[0]),
@@ -142,7 +142,7 @@ def test_a_planted_error_is_reported_as_it_was_planted() -> None:
     assert second.token_differs_BQ.tolist() == [[False, exact_V.argmax() != 3, False, False]]
     assert compared.completions[0].tokens[5] == 3
     assert not any(step.edited_otherwise_BQ.any() for step in compared.steps)  # the leftmost is the leftmost
-    assert not fourth.kl_NBQ[0][fourth.eligible_BQ].any()
+    assert not fourth.kl_NBQ[0][fourth.masked_BQ].any()
 
 
 def test_the_policy_is_asked_what_it_would_have_committed() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.decoders import Progress
+from quicksilver.decoders import StepState
 from quicksilver.experiments.peers.base import RandomModels
 from quicksilver.experiments.peers.dllm import (
     BD3LM,
@@ -111,8 +111,8 @@ def test_infilling_is_counted(tmp_path: Path, offset: int) -> None:
 def _quotas(schedule: Rounded, num_masked: int) -> list[int]:
     quotas, left = [], num_masked
     for step in range(schedule.steps):
-        progress = Progress(torch.tensor([num_masked]), torch.tensor([left]), torch.tensor(step), torch.tensor([0]), 99)
-        quotas.append(int(schedule.quota(progress).at_most_B))
+        state = StepState.of_counts(schedule, torch.tensor([num_masked]), size=99).at_step(step, torch.tensor([left]))
+        quotas.append(int(state.quota.at_most_B))
         left -= quotas[-1]
     assert left == 0
     return quotas

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from quicksilver.decoders import DecodeRun
 from quicksilver.decoders.canvas import Canvas
-from quicksilver.decoders.decoder import Decoding
 from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
 from quicksilver.experiments.step_bench.prepared_step import ReadyStep, weights
 from quicksilver.kernels.dispatch import Implementation, recording, using
@@ -39,26 +39,26 @@ def test_a_step_writes_the_same_buffers_each_time_and_is_taken_back(of: StepPoin
     """What a CUDA graph holds on to: addresses. A step that put a new tensor in the place of an old one would write to
     memory that nobody reads."""
     step = ready(of)
-    store = step.decoding.store
+    store = step.run.store
     assert store is not None
-    held = [*vars(step.decoding.live).values(), *vars(store).values(), step.visit.masked_at_start_B, step.step,
-            *(value for value in vars(step.visit.window).values() if isinstance(value, Tensor))]
+    held = [*vars(step.run.active).values(), *vars(store).values(), step.block.num_masked_at_start_B, step.block.step_B,
+            *(value for value in vars(step.block.window).values() if isinstance(value, Tensor))]
     addresses = [tensor.data_ptr() for tensor in held]
-    first = [tensor.clone() for tensor in vars(step.decoding.live).values()]
+    first = [tensor.clone() for tensor in vars(step.run.active).values()]
     step()
     written, stored = step.committed(), [tensor.clone() for tensor in vars(store).values()]
     assert not torch.equal(written[0], first[0])
     assert int(first[1].sum()) > int(written[1].sum())
     step.restore()
-    for one, other in zip(vars(step.decoding.live).values(), first, strict=True):
+    for one, other in zip(vars(step.run.active).values(), first, strict=True):
         assert torch.equal(one, other)
     step()
     for one, other in zip([*step.committed(), *vars(store).values()], [*written, *stored], strict=True):
         assert torch.equal(one, other)
-    live, store = step.decoding.live, step.decoding.store
+    canvas, store = step.run.active, step.run.store
     assert store is not None
-    now = [*vars(live).values(), *vars(store).values(), step.visit.masked_at_start_B, step.step,
-           *(value for value in vars(step.visit.window).values() if isinstance(value, Tensor))]
+    now = [*vars(canvas).values(), *vars(store).values(), step.block.num_masked_at_start_B, step.block.step_B,
+           *(value for value in vars(step.block.window).values() if isinstance(value, Tensor))]
     assert [tensor.data_ptr() for tensor in now] == addresses
 
 
@@ -68,28 +68,28 @@ def test_it_is_the_step_that_the_decoder_would_make(of: StepPoint) -> None:
     """On the canvas and the store that a decode of the request leaves before its last window."""
     transformer = weights(of.model, of.max_length, of.dtype, "cpu")
     step = ready(of)
-    assert isinstance(step.decoding.model, DecodableTransformer)
-    model = step.decoding.model
-    decoding = of.decoder.begin(model, [of.request()])
-    steps = of.decoder.stream(decoding)
+    assert isinstance(step.run.model, DecodableTransformer)
+    model = step.run.model
+    run = of.decoder.begin(model, [of.request()])
+    steps = of.decoder.stream(run)
     index = 0
     while index < of.window_index:
         index = next(steps).window.index + 1
-    earlier = None if of.window_index == 0 else [tensor.clone() for tensor in vars(decoding.live).values()]
+    earlier = None if of.window_index == 0 else [tensor.clone() for tensor in vars(run.active).values()]
     expected = next(step for step in steps if step.window.index == of.window_index)
     # The same canvas and store before the step, and the same outcome after it.
-    canvas, store = step.decoding.live, step.decoding.store
-    fresh = vars(of.decoder.begin(model, [of.request()]).live).values() if earlier is None else earlier
+    canvas, store = step.run.active, step.run.store
+    fresh = vars(of.decoder.begin(model, [of.request()]).active).values() if earlier is None else earlier
     for tensor, before in zip(vars(canvas).values(), fresh, strict=True):
         tensor.copy_(before)
     assert store is not None
-    assert decoding.store is not None
-    for tensor, before in zip(vars(store).values(), vars(decoding.store).values(), strict=True):
+    assert run.store is not None
+    for tensor, before in zip(vars(store).values(), vars(run.store).values(), strict=True):
         tensor.copy_(before)
     step()
     assert torch.equal(canvas.tokens_BS[:, :-1], expected.canvas.tokens_BS[:, :-1])
     assert torch.equal(canvas.masked_BS, expected.canvas.masked_BS)
-    assert torch.equal(step.visit.window.query_BQ, expected.window.query_BQ)
+    assert torch.equal(step.block.window.query_BQ, expected.window.query_BQ)
     assert transformer.config.max_length == of.max_length
 
 
@@ -120,7 +120,7 @@ def nothing_from_the_host() -> Iterator[None]:
 
 def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     """The step on other tensors: its weights, canvas, store and windows."""
-    model, decoding, store = step.decoding.model, step.decoding, step.decoding.store
+    model, run, store = step.run.model, step.run, step.run.store
     assert isinstance(model, DecodableTransformer)
     assert store is not None
     transformer = Transformer(model.transformer.config).to(next(model.transformer.parameters()).dtype)
@@ -128,15 +128,14 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
         held: dict[str, Any]
         for held in (module._parameters, module._buffers):
             held.update({key: move(value.detach()) for key, value in held.items() if value is not None})
-    grid = replace(decoding.grid, first_BQ=move(decoding.grid.first_BQ), stop_B=move(decoding.grid.stop_B))
-    canvas = Canvas(*map(move, vars(decoding.live).values()))
-    there = Decoding(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), decoding.requests,
-                     canvas, canvas, decoding.spans, grid, KVStore(*map(move, vars(store).values())), decoding.rows,
-                     decoding.masked_from)
+    grid = replace(run.grid, first_BQ=move(run.grid.first_BQ), stop_B=move(run.grid.stop_B))
+    canvas = Canvas(*map(move, vars(run.active).values()))
+    there = DecodeRun(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), run.requests, canvas,
+                      canvas, run.spans, grid, KVStore(*map(move, vars(store).values())), run.rows, run.masked_from)
     tensors = [{name: move(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}
-               for holder in (step.visit.window, step.visit)]
-    visit = replace(step.visit, window=replace(step.visit.window, **tensors[0]), **tensors[1])
-    return ReadyStep(step.decoder, there, visit, move(step.step), canvas)
+               for holder in (step.block.window, step.block)]
+    block = replace(step.block, window=replace(step.block.window, **tensors[0]), **tensors[1])
+    return ReadyStep(step.decoder, there, block, canvas)
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))

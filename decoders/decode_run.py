@@ -1,0 +1,148 @@
+"""The state of a decode while it runs: of the whole run, and of the window that is decoded now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels.distribution_state import PreviousDistribution
+from ..models.adapter import LanguageModel
+from ..models.kv_store import KVStore
+from .accounting import Accounting
+from .canvas import Canvas, Request
+from .policies.base import Edit
+from .schedules import Schedule
+from .schedules.bounds import Bounds
+from .step_state import StepState
+from .windows import Span, Window, WindowGrid
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A decoded request: its whole canvas, and the completion from `start` up to and with the first end token."""
+
+    tokens: list[int]
+    completion: list[int]
+
+
+class StepCounts(NamedTuple):
+    """What is counted of a step when the decode is over: which rows were not finished before it, bool [B], and which
+    positions it committed and remasked, bool [B, Q] (None: none)."""
+
+    unfinished_B: Tensor
+    commit_BQ: Tensor
+    remask_BQ: Tensor | None
+
+
+@dataclass(frozen=True)
+class BlockState:
+    """The state of a decode in one window; its tensors are written in place, so that a captured step finds them.
+
+    num_masked_at_start_B   masks of the window at its start, int64 [B]
+    unfinished_B            rows that need another step, bool [B]
+    nonfinite_BQ            where logits were not finite at a position that could be committed, bool [B, Q]
+    step_B                  number of the next step, int64 [B]
+    policy_memory           the policy's, sampler_memory the sampler's
+    previous                distributions of the step before
+    bounds                  of the masks and steps of a row, on the host
+    max_masked_after        masks of a row in later windows, at most, on the host
+    """
+
+    window: Window
+    num_masked_at_start_B: Tensor
+    unfinished_B: Tensor
+    nonfinite_BQ: Tensor
+    step_B: Tensor
+    policy_memory: Tensor | None
+    sampler_memory: Tensor | None
+    previous: PreviousDistribution | None
+    bounds: Bounds
+    max_masked_after: int
+
+    def update(self, edit: Edit, num_masked_B: Tensor) -> None:
+        """Keep what the next step needs of an edit after which so many positions are masked."""
+        unfinished_B = num_masked_B > 0
+        if edit.unfinished_B is not None:
+            unfinished_B |= edit.unfinished_B & self.unfinished_B
+        self.unfinished_B.copy_(unfinished_B)
+        if self.policy_memory is not None and edit.memory is not None:
+            self.policy_memory.copy_(edit.memory)
+
+
+@dataclass
+class DecodeRun:
+    """The state of one decode: `full` is the canvas of all requests, `active` that of the batch that is still decoded,
+    whose row r is request rows[r]. `masked_from` holds, for each request and window, the masks that it began with from
+    that window on; `block` is the current window's."""
+
+    model: LanguageModel
+    requests: Sequence[Request]
+    full: Canvas
+    active: Canvas
+    spans: Sequence[Span]
+    grid: WindowGrid
+    store: KVStore | None
+    rows: list[int]
+    masked_from: list[list[int]]
+    block: BlockState | None = None
+    log: list[StepCounts] = field(default_factory=list)
+    accounting: Accounting = field(default_factory=Accounting)
+
+    def max_masked_in(self, window: int) -> int:
+        """Masks that an active row starts the window with, at most."""
+        return max(self.masked_from[row][window] - self.masked_from[row][window + 1] for row in self.rows)
+
+    def max_masked_after(self, window: int) -> int:
+        """Masks of an active row in later windows, at most."""
+        return max(self.masked_from[row][window + 1] for row in self.rows)
+
+    def state(self, schedule: Schedule, block: BlockState, index: int) -> StepState:
+        """The state before step number `index` of the window."""
+        before = block.max_masked_after + block.bounds.max_remaining(max(index - 1, 0))
+        return StepState(index, block.step_B, block.window, self.active, schedule, block.num_masked_at_start_B,
+                         block.unfinished_B, block.policy_memory, self.model.spec.shift,
+                         block.bounds.max_remaining(index), before)
+
+    def count_steps(self) -> None:
+        """Fill in what the accounting counts in row steps and commits."""
+        counts = torch.zeros(4, dtype=torch.int64, device=self.active.tokens_BS.device)
+        for unfinished_B, commit_BQ, remask_BQ in self.log:
+            changed_B = commit_BQ.any(1)
+            num_remasked = torch.zeros_like(counts[0])
+            if remask_BQ is not None:
+                changed_B |= remask_BQ.any(1)
+                num_remasked = remask_BQ.sum()
+            counts += torch.stack(((~unfinished_B).sum(), (unfinished_B & ~changed_B).sum(), commit_BQ.sum(),
+                                   num_remasked))
+        self.accounting.row_steps = sum(len(step.unfinished_B) for step in self.log)
+        (self.accounting.finished_row_steps, self.accounting.empty_row_steps, self.accounting.tokens_committed,
+         self.accounting.tokens_remasked) = counts.tolist()
+
+    def check_finite(self) -> None:
+        """FloatingPointError where logits that the current window was decoded by were not finite."""
+        if self.block is None or not self.block.nonfinite_BQ.any():
+            return
+        row, place = self.block.nonfinite_BQ.nonzero()[0].tolist()
+        position = int(self.block.window.query_BQ[row, place])
+        raise FloatingPointError(f"non-finite logits at position {position} of request {self.rows[row]}: one is NaN "
+                                 "or infinite, or every token is banned")
+
+    def scatter_back(self) -> None:
+        """Copy the active rows back to the canvas of all requests."""
+        if self.active is not self.full and self.rows:
+            self.full.put_rows(torch.tensor(self.rows), self.active)
+
+    def compact(self, has_end: Sequence[bool], next_window: int) -> None:
+        """Take the rows out of the batch that hold an end token or have no window left."""
+        kept = [row for row, count in enumerate(self.grid.counts) if count > next_window and not has_end[row]]
+        self.scatter_back()
+        if not kept:
+            self.rows = []
+            return
+        index_B = torch.tensor(kept, device=self.active.tokens_BS.device)
+        self.active = self.active.rows(index_B)
+        self.grid = self.grid.rows(index_B, kept)
+        self.store = None if self.store is None else self.store.rows(index_B)
+        self.rows = [self.rows[row] for row in kept]

@@ -1,0 +1,125 @@
+"""What every part of a decoder is given: the state of a step about to be taken.
+
+Host integers choose shapes; tensors lie on the device, so that a CUDA graph of the step can be replayed. B rows of the
+batch, Q positions of the window, S columns of the canvas (its length and a spare one).
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .canvas import Canvas
+from .windows import Window
+
+if TYPE_CHECKING:
+    from .schedules.base import Quota, Schedule, Times
+
+
+@dataclass
+class StepState:
+    """Fields are given. Properties are computed when a part first reads them, as they are before the step; one may be
+    assigned instead, where a state is built by hand.
+
+    index                   number of the step in its window, from 0, on the host
+    step_B                  the same on the device, int64 [B]: it keys the draws
+    window                  the slice of each row that is decoded now
+    canvas                  all tokens, and which of them are masked
+    schedule                whose quota and times the step goes by
+    num_masked_at_start_B   masks of the window at its start, int64 [B]
+    unfinished_B            rows that need this step, bool [B]
+    memory                  what the policy returned as `Edit.memory` at the step before, or began the window with
+    shift                   the model's: 1 if it predicts the next token
+    max_masked              masks of a row in the window now, at most, on the host
+    max_masked_before       masks of a row in this window and all later ones before the last step, at most, on the host
+    """
+
+    index: int
+    step_B: Tensor
+    window: Window
+    canvas: Canvas
+    schedule: "Schedule"
+    num_masked_at_start_B: Tensor
+    unfinished_B: Tensor
+    memory: Tensor | None = None
+    shift: int = 0
+    max_masked: int = 0
+    max_masked_before: int = 0
+
+    @classmethod
+    def of_counts(cls, schedule: "Schedule", num_masked_at_start_B: Tensor, *, size: int, size_B: Tensor | None = None,
+                  seed_B: Tensor | None = None) -> "StepState":
+        """The first step of a window of `size` positions of which the counts alone are known: all that a schedule
+        reads. size_B (int64 [B]) is for rows with fewer positions, seed_B (int64 [B]) for schedules that draw."""
+        none_B0 = num_masked_at_start_B.new_zeros(len(num_masked_at_start_B), 0)
+        zero_B = torch.zeros_like(num_masked_at_start_B)
+        window = Window(0, none_B0, size, size_B, None, zero_B, earliest=0, begin=0, reach=size, padded=False)
+        canvas = Canvas(none_B0, none_B0.bool(), none_B0.bool(), none_B0.float(), none_B0, zero_B,
+                        zero_B if seed_B is None else seed_B)
+        state = cls(0, zero_B, window, canvas, schedule, num_masked_at_start_B, num_masked_at_start_B > 0)
+        state.num_masked_B = num_masked_at_start_B
+        return state
+
+    def at_step(self, index: int, num_masked_B: Tensor) -> "StepState":
+        """Another step of the same window, at which so many masks are left (int64 [B])."""
+        state = replace(self, index=index, step_B=torch.full_like(self.step_B, index))
+        state.num_masked_B = num_masked_B
+        return state
+
+    def at(self, place_BA: Tensor) -> "StepState":
+        """The state of A of the window's positions: those at the places place_BA (int64 [B, A])."""
+        return replace(self, window=replace(self.window, query_BQ=self.window.query_BQ.gather(1, place_BA)))
+
+    @property
+    def query_BQ(self) -> Tensor:
+        """Absolute positions of the window, int64 [B, Q]; the canvas's length where a row has none."""
+        return self.window.query_BQ
+
+    @property
+    def seed_B(self) -> Tensor:
+        """Seeds of the requests, int64 [B]: they key the draws."""
+        return self.canvas.seed_B
+
+    @cached_property
+    def masked_BQ(self) -> Tensor:
+        """Which positions are masked, bool [B, Q]."""
+        return self.canvas.masked_BS.gather(1, self.window.query_BQ)
+
+    @cached_property
+    def num_masked_B(self) -> Tensor:
+        """How many of them, int64 [B]."""
+        return self.masked_BQ.sum(1)
+
+    @cached_property
+    def revisable_BQ(self) -> Tensor:
+        """Which positions a policy that revises may overwrite or remask, bool [B, Q]: the committed ones of rows that
+        are not finished."""
+        return self.canvas.revisable(self.window.query_BQ) & self.unfinished_B[:, None]
+
+    @cached_property
+    def canvas_token_BQ(self) -> Tensor:
+        """Tokens on the canvas, int64 [B, Q]; the mask id where masked."""
+        return self.canvas.tokens_BS.gather(1, self.window.query_BQ)
+
+    @cached_property
+    def commit_log_prob_BQ(self) -> Tensor:
+        """Log-probability in nats of each committed token at its commit, float32 [B, Q]; 0 where none was committed,
+        or the policy does not declare "log_prob"."""
+        return self.canvas.log_prob_BS.gather(1, self.window.query_BQ)
+
+    @cached_property
+    def quota(self) -> "Quota":
+        """How many positions the step must and may commit, two int64 [B]."""
+        return self.schedule.quota(self)
+
+    @cached_property
+    def times(self) -> "Times":
+        """Diffusion times before and after the step, two floats [B] from 1 to 0. ValueError if the schedule has none:
+        a policy that reads them declares `needs_times`."""
+        times = self.schedule.times(self)
+        if times is None:
+            raise ValueError(f"schedule {self.schedule}: has no diffusion times; a policy that reads them must declare "
+                             "needs_times")
+        return times

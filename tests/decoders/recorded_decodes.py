@@ -1,0 +1,128 @@
+"""Decodes recorded once, so that a change of the engine that is to change no decode can be held to them.
+
+    python -m tests.decoders.recorded_decodes      writes tests/decoders/recorded_decodes.json anew
+
+Only a change that is meant to change decodes calls for that. Each decoder stands in the file as Python text, so that an
+option may leave `conf` without taking its decodes along. Weights are float64: rounding decides nothing anywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from quicksilver import decoders, models
+from quicksilver.decoders import Decoder, Request, generate, presets
+from quicksilver.decoders.policies.expert_affinity import ExpertAffinity
+from quicksilver.decoders.policies.noisy_probability import NoisyProbability
+from quicksilver.experiments.study.setup import family_for
+from quicksilver.models import AttentionPattern, DecodableTransformer, ExpertAware
+
+from tests.conftest import MASK_ID, ragged_requests, random_model
+
+_PATTERNS = {"diffusion": models.Bidirectional(), "block_diffusion": models.BlockCausal(4),
+             "autoregressive": models.Causal()}
+PATH = Path(__file__).with_suffix(".json")
+SEED, END_ID = 3, 5
+COUNTS = ("denoise", "guided", "store", "row_steps", "finished_row_steps", "empty_row_steps", "tokens_committed",
+          "tokens_remasked", "tokens_useful", "kv_store_bytes", "positions_computed", "keys_seen", "positions_queried",
+          "flops", "bytes_read")
+MAY_FALL = frozenset({"positions_queried", "flops", "bytes_read"})
+"""Counts of the head, which runs at no more positions than may hold a mask."""
+MAY_FALL_TOO = frozenset({"positions_computed", "keys_seen"})
+"""Those of the cache that feeds what is masked, and padding up to what may be."""
+_NAMES = {**vars(decoders), **vars(models), "ExpertAffinity": ExpertAffinity, "NoisyProbability": NoisyProbability}
+
+REQUESTS = {
+    "ragged": ragged_requests(3, seed=SEED, block=4),
+    "even": [Request.completing([row, *range(7)], 12, mask_id=MASK_ID, seed=row) for row in range(2)]}
+"""Rows of different lengths, some of whose tokens are given; and rows of one length."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A decoder and the attention of its model, as text, and what came out of it: hashes of the completions and of the
+    trace, and the counts in the order of COUNTS."""
+
+    requests: str
+    decoder: str
+    pattern: str
+    tokens: str
+    trace: str
+    counts: list[int]
+
+    @classmethod
+    def of(cls, requests: str, decoder: Decoder, pattern: AttentionPattern) -> "Recorded":
+        model = _model(pattern, "expert_rarity" in decoder.policy.statistics)
+        generation = generate(model, decoder, REQUESTS[requests])
+        changes = [[step.window, step.index, [[change.row, change.positions, change.tokens, change.remasked]
+                                              for change in step.changes]] for step in generation.trace.steps]
+        counts = generation.accounting.to_json(model)
+        counts |= {kind: generation.accounting.forwards[kind] for kind in ("denoise", "guided", "store")}
+        return cls(requests, repr(decoder), repr(pattern), _hash([one.tokens for one in generation.completions]),
+                   _hash(changes), [counts[name] for name in COUNTS])
+
+    @property
+    def num_steps(self) -> int:
+        counts = self.named()
+        return counts["denoise"] + counts["guided"]
+
+    def again(self) -> "Recorded":
+        """The same decode now."""
+        return Recorded.of(self.requests, _built(self.decoder), _built(self.pattern))
+
+    def named(self) -> dict[str, int]:
+        """The counts by name."""
+        return dict(zip(COUNTS, self.counts, strict=True))
+
+    @property
+    def may_fall(self) -> frozenset[str]:
+        """The counts that may be smaller now."""
+        return MAY_FALL | MAY_FALL_TOO if "cache=Delayed" in self.decoder else MAY_FALL
+
+
+def _built(text: str) -> Any:
+    return eval(text, {"__builtins__": {}}, _NAMES)
+
+
+def _hash(values: object) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]
+
+
+@lru_cache
+def _model(pattern: AttentionPattern, is_expert_aware: bool) -> DecodableTransformer:
+    model = random_model(pattern, SEED)
+    kind = ExpertAware if is_expert_aware else DecodableTransformer
+    return kind(model.transformer.double(), model.spec.mask_id, model.spec.shift)
+
+
+def read() -> Mapping[str, Recorded]:
+    """What was recorded, by name."""
+    return {name: Recorded(*values) for name, values in json.loads(PATH.read_text()).items()}
+
+
+def _presets() -> Iterator[tuple[str, Decoder, AttentionPattern]]:
+    """Every preset, and the attention of the model that it drives."""
+    for name, make in sorted(presets.PRESETS.items()):
+        decoder = make()
+        yield name, decoder, _PATTERNS[family_for(decoder)]
+
+
+def _all() -> Iterator[tuple[str, str, Decoder, AttentionPattern]]:
+    """Name, requests, decoder and attention of all that is recorded."""
+    from tests.decoders.combinations import ENDING, GUIDED, PAIRS
+
+    for name, decoder, pattern in _presets():
+        yield f"preset {name}, ragged", "ragged", decoder, pattern
+        yield f"preset {name}, even, end token", "even", replace(decoder, end_id=END_ID), pattern
+    for number, combination in enumerate((*PAIRS, *ENDING, GUIDED)):
+        yield str(combination), ("ragged", "even")[number % 2], combination.decoder, combination.pattern
+
+
+if __name__ == "__main__":
+    lines = [f"{json.dumps(name)}: {json.dumps([*vars(Recorded.of(requests, decoder, pattern)).values()])}" 
+             for name, requests, decoder, pattern in _all()]
+    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
