@@ -29,6 +29,20 @@ REPORTS = {BENCH: "kernels/report.html", STEPS: "steps/report.md", SWEEP: "*/rep
 SAID = {BENCH: "cut: ", STEPS: " rows are missing; the same command goes on", SWEEP: "interrupted: "}
 PATIENT = ["-k", "300", "-s", "INT", "500"]
 """What `timeout` is told here: a busy machine may take more than five seconds to say what it has to say."""
+WITHOUT_METADATA = """
+from importlib import metadata
+
+found = metadata.distribution
+
+
+def refuse(name):
+    if name in ("quicksilver", "torch", "triton", "numpy"):
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+
+
+metadata.distribution = refuse
+"""
 on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
 
 
@@ -89,16 +103,24 @@ def command(tmp_path: Path) -> Callable[[str], list[str]]:
 @pytest.mark.parametrize("kind", SMALL)
 def test_a_measurement_ends_well_without_package_metadata(
         kind: str, tmp_path: Path, command: Callable[[str], list[str]]) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "from importlib import metadata\n\nfound = metadata.distribution\n\n\ndef refuse(name):\n"
-        "    if name in ('quicksilver', 'torch', 'triton', 'numpy'):\n"
-        "        raise metadata.PackageNotFoundError(name)\n    return found(name)\n\n\n"
-        "metadata.distribution = refuse\n")
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_METADATA)
     finished = subprocess.run(command(kind), text=True, capture_output=True,
                               env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert finished.returncode == 0, finished.stderr
     assert "Traceback" not in finished.stderr
     assert list((tmp_path / "runs").glob(REPORTS[kind]))
+
+
+@pytest.mark.slow
+def test_the_tests_need_no_package_metadata(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_METADATA)
+    options = commands(tmp_path)[0][6:-1]
+    options[options.index("-n") + 1] = "1"
+    tests = [sys.executable, *options, "tests/kernels/test_swiglu.py"]
+    finished = subprocess.run(tests, cwd=ROOT, text=True, capture_output=True,
+                              env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert finished.returncode == 0, finished.stdout
+    assert " passed in" in finished.stdout
 
 
 @on_a_cpu
