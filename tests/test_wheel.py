@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Nothing warns, but what a newer library calls deprecated.
 STRICTLY = ("-W", "error", "-W", "default::DeprecationWarning", "-W", "default::PendingDeprecationWarning",
             "-W", "default::FutureWarning")
-BEGINNING = "[3, 1, 4, 1, 5, "
+BEGINNING = "[3, 1, 4, "
 """What the example prints first: its prompt."""
 
 
