@@ -151,6 +151,6 @@ def test_a_model_of_transformers_is_refused_by_name() -> None:
     config = LlamaConfig(vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                          num_attention_heads=2, max_position_embeddings=24)
     model = HuggingFaceModel.of(LlamaForCausalLM(config).eval(), mask_id=MASK_ID)
-    message = "batch_invariant=true with LlamaForCausalLM: a foreign module computes all rows in its own way"
+    message = "batch_invariant=true with LlamaForCausalLM: a module of another library computes all rows together"
     with batch_invariant(True), pytest.raises(ValueError, match=message):
         decoder_for(Causal(), Append()).decode(model, requests(2))

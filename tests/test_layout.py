@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("kernels", "models", "decoders", "experiments")
 SOURCES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
@@ -31,11 +29,18 @@ def imported_modules(path: Path) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_layer_imports_only_layers_below_it(path: Path) -> None:
-    layer = LAYERS.index(path.relative_to(ROOT).parts[0])
-    above = {f"quicksilver.{name}" for name in (*LAYERS[layer + 1 :], "conf")}
-    assert not [name for name in imported_modules(path) if any(name.startswith(other) for other in above)]
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_a_layer_imports_only_layers_below_it() -> None:
+    upward = [f"{named(path)} imports {name}" for path in SOURCES for name in imported_modules(path)
+              if name.startswith(tuple(f"quicksilver.{layer}" for layer in layers_above(path)))]
+    assert not upward
+
+
+def layers_above(path: Path) -> tuple[str, ...]:
+    return (*LAYERS[LAYERS.index(path.relative_to(ROOT).parts[0]) + 1 :], "conf")
 
 
 def room(path: Path) -> str:
@@ -59,10 +64,9 @@ def allowed(name: str) -> tuple[str, ...]:
 EXPERIMENTS = [path for path in SOURCES if path.is_relative_to(ROOT / "experiments")]
 
 
-@pytest.mark.parametrize("name", sorted({room(path) for path in EXPERIMENTS}))
-def test_a_room_of_experiments_rests_on_those_below_it_and_no_study_on_another(name: str) -> None:
-    members = [path for path in EXPERIMENTS if room(path) == name]
-    assert not {(path.name, other) for path in members for other in rooms_imported(path) - set(allowed(name))}
+def test_a_room_of_experiments_rests_on_those_below_it_and_no_study_on_another() -> None:
+    assert not [f"{named(path)} imports {other}" for path in EXPERIMENTS
+                for other in rooms_imported(path) - set(allowed(room(path)))]
 
 
 def test_no_module_of_a_room_carries_another_ones_name_as_a_prefix() -> None:
@@ -96,9 +100,42 @@ def test_kernels_is_no_top_level_package() -> None:
     assert not (ROOT / "kernels" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_is_at_most_300_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
+def test_a_file_is_at_most_300_lines() -> None:
+    lengths = {named(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert not {name: length for name, length in lengths.items() if length > 300}
+
+
+TESTED_ELSEWHERE = {
+    "kernels/atomic_file.py": "models/test_checkpoint.py",
+    "kernels/case.py": "experiments/harness/test_roofline.py",
+    "kernels/commit_rules.py": "kernels/test_choose.py",
+    "kernels/vocabulary_tiles.py": "kernels/test_token_statistics.py",
+    "models/adapter.py": "decoders/caches/test_exact.py",
+    "models/foreign_config.py": "models/test_hugging_face.py",
+    "models/foreign_module.py": "models/test_foreign_storing.py",
+    "models/foreign_positions.py": "models/test_foreign_probe.py",
+    "models/kv_store.py": "kernels/test_rotate_and_store.py",
+    "models/routers.py": "models/test_balancing.py",
+    "decoders/accounting.py": "decoders/test_decoder.py",
+    "decoders/canvas.py": "decoders/test_decoder.py",
+    "decoders/decoding.py": "decoders/test_decoder.py",
+    "decoders/caches/base.py": "decoders/caches/test_exact.py",
+    "decoders/policies/base.py": "decoders/test_contracts.py",
+    "decoders/schedules/base.py": "decoders/schedules/test_fixed.py",
+    "experiments/__main__.py": "experiments/test_main.py",
+    "experiments/peers/__main__.py": "experiments/peers/test_main.py",
+}
+"""Sources without a test file of their name, each with the one that holds it."""
+
+
+def test_every_source_file_has_its_test() -> None:
+    tests = ROOT / "tests"
+    sources = {named(path) for path in SOURCES if path.name != "__init__.py"}
+    without = {name for name in sources if not (tests / name).with_name(f"test_{Path(name).name}").exists()}
+    assert {"no test file of its name": sorted(without - TESTED_ELSEWHERE.keys()),
+            "needs no exception": sorted(TESTED_ELSEWHERE.keys() - without)} == {
+        "no test file of its name": [], "needs no exception": []}
+    assert not [other for other in TESTED_ELSEWHERE.values() if not (tests / other).exists()]
 
 
 def test_every_test_file_mirrors_a_source_file() -> None:

@@ -84,7 +84,7 @@ def test_it_measures_every_cache_at_every_number_of_steps_and_reports(tmp_path: 
         if point["cache"] == "dual":
             assert fed == [6 * (TASK.num_cells if step["index"] == 0 else 8) for step in result["steps"]]
         assert "triton" not in result["kernels"].values()
-        assert result["kernels"]["attention"] == "torch's scaled_dot_product_attention"
+        assert result["kernels"]["attention"] == "cpu (torch's scaled_dot_product_attention)"
     (page,) = tmp_path.glob("cache_error-sudoku4-*/report.html")
     html = page.read_text()
     assert "<h1>What caches get wrong</h1>" in html

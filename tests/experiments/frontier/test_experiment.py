@@ -132,12 +132,6 @@ def test_a_bad_experiment_is_refused(frontier: Build, changes: dict, message: st
         frontier(**changes)
 
 
-@pytest.mark.parametrize("steps", [[], [0]])
-def test_bad_steps_are_refused(steps: list[int]) -> None:
-    with pytest.raises(ValueError, match="steps="):
-        TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=steps, ablation_steps=[])
-
-
 @pytest.mark.parametrize("changes", [{"windows": Blocks(5)}, {"windows": Blocks(1), "cache": Append()}], ids=str)
 def test_what_could_not_be_decoded_is_refused_before_training(frontier: Build, changes: dict) -> None:
     setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], **changes)

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from quicksilver.experiments.frontier.findings import best_texts, findings
-from quicksilver.experiments.report.section import listed
 from quicksilver.experiments.study.rows import rows
 
 from tests.experiments.study.test_rows import TEXT, record, reference
@@ -75,7 +74,3 @@ def test_collapsed_text_is_told_and_not_ranked() -> None:
     assert free.startswith("sums: free text, whose quality is several numbers, so no single speed-up is quoted")
     assert "1 of 3 settings on sums (diffusion, confident, 4 steps, batch 1, prints 100.0 % valid" in collapsed
     assert [row.order for row in best_texts(rows(records))] == ["left to right", "random"]
-
-
-def test_words_are_listed_as_in_a_sentence() -> None:
-    assert [listed(words) for words in ([1], [1, 2], [1, 2, 3])] == ["1", "1 and 2", "1, 2 and 3"]

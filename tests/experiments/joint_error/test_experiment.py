@@ -42,7 +42,7 @@ def test_every_number_of_steps_is_measured_item_by_item_and_reported(tmp_path: P
         assert min(result["bound"]) >= 0
         assert max(result["product"]) <= 0
         assert "triton" not in result["kernels"].values()
-        assert result["kernels"]["attention"] == "torch's scaled_dot_product_attention"
+        assert result["kernels"]["attention"] == "cpu (torch's scaled_dot_product_attention)"
     one_by_one = found[10]["result"]
     assert set(one_by_one["bound"]) == {0.0}
     assert one_by_one["product"] == one_by_one["joint"]

@@ -1,6 +1,5 @@
 """What is said of parallel commits, from records written by hand."""
 
-import numpy as np
 from quicksilver.experiments.joint_error.section import section
 
 from tests.experiments.handmade import joint_record
@@ -27,11 +26,6 @@ def test_a_task_that_fails_one_token_at_a_time_is_not_blamed_on_the_joint() -> N
     assert sentence == "What committing together loses is not what fails on sums (0.0 % at 4 steps)."
 
 
-def test_the_figure_is_an_image_of_the_promised_size() -> None:
-    records = [joint_record(steps, GOOD, task=task) for task in "abcd" for steps in (1, 2)]
-    image = section(records, ["here"]).images["joint_error.png"]
-    width, height = np.frombuffer(image[16:24], ">u4")
-    assert 300 < width <= 1500
-    assert 300 < height < 1500
-    failed = section([records[0] | {"result": {"failed": "why"}}], ["here"])
-    assert (failed.images, failed.findings) == ({}, [])
+def test_a_failed_point_alone_makes_a_section_without_a_figure() -> None:
+    found = section([joint_record(1, GOOD) | {"result": {"failed": "why"}}], ["here"])
+    assert (found.images, found.findings) == ({}, [])

@@ -1,86 +1,8 @@
-"""What compilers print is read rightly: on programs compiled here for sm_90, and on snippets with known loops."""
+"""What compilers print is read rightly, on snippets with known loops."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from quicksilver.experiments.harness.worker import Worker
-from quicksilver.experiments.kernel_bench.compile import compiled, compiler_environment, programs
-from quicksilver.experiments.kernel_bench.limits import missing_tensor_core, violations
 from quicksilver.experiments.kernel_bench.resources import PTX, SASS, Instruction, amd_resources, data_lines, wide_loads
-from quicksilver.kernels.rms_norm import AddRMSNormCase
-from quicksilver.kernels.token_statistics import TokenStatisticsCase
-
-from .planted_kernels import ProductCase
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    with Worker(compiler_environment(str(ROOT), tmp_path_factory.mktemp("triton"))) as worker:
-        yield worker
-
-
-def record(compiler: Worker, case: Any, target: str = "sm_90") -> dict[str, Any]:
-    """The only program of a case, compiled."""
-    (program,) = compiler.ask(programs, case, "bfloat16", target)
-    needs_hgmma = ["shape"] if getattr(case, "needs_hgmma", False) else []
-    return program | compiler.ask(compiled, case, "bfloat16", target, program["key"]) | {
-        "target": target, "needs_hgmma": needs_hgmma}
-
-
-def test_a_product_of_64_rows_uses_hgmma_and_128_bit_copies_in_its_loop(compiler: Worker) -> None:
-    found = record(compiler, ProductCase(64, 256))
-    assert found["tensor_core"].keys() == {"HGMMA"}
-    assert found["loop_loads"].keys() == {"LDGSTS 128"}
-    assert found["wide_loads"] is True
-    assert found["needs_wide_loads"] is True
-    assert (found["stack_bytes"], found["spill_bytes"], found["num_warps"]) == (0, 0, 4)
-    assert 32 * 1024 <= found["shared_bytes"] <= 227 * 1024
-    assert 32 < found["registers"] <= 255
-    assert found["compile_seconds"] > 0
-    assert violations(found) == []
-    assert missing_tensor_core([found]) == []
-
-
-def test_a_product_of_16_rows_has_lost_hgmma_and_one_without_alignment_its_wide_loads(compiler: Worker) -> None:
-    found = record(compiler, ProductCase(16, 257))
-    assert found["tensor_core"].keys() == {"HMMA"}
-    assert missing_tensor_core([found]) == ["shape: no program of it uses HGMMA"]
-    assert found["wide_loads"] is False
-    assert any("planted_kernels.py" in name for name in found["narrow_loads"])
-    (broken,) = violations(found)
-    assert broken.startswith("loads its data in less than 128 bits: planted_kernels.py:")
-
-
-def test_spills_and_a_stack_frame_are_seen_and_forbidden(compiler: Worker) -> None:
-    found = record(compiler, AddRMSNormCase(1, 65536))
-    assert found["spill_store_bytes"] > 0
-    assert found["spill_load_bytes"] > 0
-    assert found["stack_bytes"] > 0
-    spill, stack = violations(found)
-    assert spill.startswith("spills ")
-    assert stack.startswith("has a stack frame")
-
-
-def test_amd_registers_and_loads_are_read_from_its_assembly(compiler: Worker) -> None:
-    found = record(compiler, AddRMSNormCase(32, 4096), "gfx942")
-    assert found["loads"].keys() == {"buffer_load_dwordx4"}
-    assert found["wide_loads"] is True
-    assert 8 <= found["registers"] <= 128
-    assert found["occupancy"] == 1.0
-    assert found["num_stores"] > 0
-    assert found["code_bytes"] > 100
-
-
-def test_a_load_whose_default_is_no_zero_is_found_too(compiler: Worker) -> None:
-    # Its inline assembly sets every register first, and LLVM counts a line on for each.
-    (tiles, _) = compiler.ask(programs, TokenStatisticsCase(32, 126464), "float32", "sm_90")
-    found = compiler.ask(compiled, TokenStatisticsCase(32, 126464), "float32", "sm_90", tiles["key"])
-    assert found["loads"] == {"LDG 128": 8}
-    assert found["wide_loads"] is True
 
 
 def test_only_what_lies_between_a_label_and_the_branch_back_to_it_is_in_a_loop() -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from quicksilver.experiments.report import balance_figure
 from quicksilver.experiments.report.balance_figure import balance, is_mixture
 
+from tests.experiments.drawing import keep_figures
 from tests.experiments.handmade import PROVENANCE
+from tests.experiments.study.test_rows import training
 
 
 def record(task: str, violations: list[float], balancing: str = "AuxiliaryLoss") -> dict[str, Any]:
@@ -24,15 +25,9 @@ def test_it_is_drawn_of_mixtures_alone() -> None:
 
 
 def test_each_task_has_a_panel_of_running_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-
-    def keep(figure: Figure, sources: list[str], legend_columns: int) -> bytes:
-        drawn.append(figure)
-        return b"png"
-
-    monkeypatch.setattr(balance_figure, "png", keep)
+    drawn = keep_figures(monkeypatch, balance_figure)
     records = [record("sums", [1.0] * 10 + [0.0] * 30), record("sums", [0.5] * 3, "Unbalanced"), record("other", [2.0])]
-    assert balance(records, ["here"]) == b"png"
+    balance(records, ["here"])
     sums, other = drawn[0].axes
     assert (sums.get_title(), other.get_title()) == ("sums", "other")
     long, short = sums.get_lines()
@@ -40,3 +35,8 @@ def test_each_task_has_a_panel_of_running_means(monkeypatch: pytest.MonkeyPatch)
     assert xy[[0, -1]].tolist() == [[20, 50.0], [40, 0.0]]
     assert list(np.ravel(short.get_ydata())) == [50.0]
     assert short.get_label() == "masked diffusion, unbalanced"
+
+
+def test_one_figure_never_mixes_precisions() -> None:
+    with pytest.raises(ValueError, match="models trained in bfloat16; cpu, 1 thread and of models trained in float32"):
+        balance([training(), training(precision="float32")], ["here"])

@@ -1,13 +1,8 @@
-"""Rows, the speed-up at equal quality and figures, from records written by hand."""
+"""Rows and the speed-up at equal quality, from records written by hand."""
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-from quicksilver.experiments.frontier.figure import frontier
-from quicksilver.experiments.report.balance_figure import balance
-from quicksilver.experiments.report.learning_curves import learning_curves
 from quicksilver.experiments.study.rows import equal_quality, is_collapsed, rows, sources
 
 ITEMS = 2000
@@ -108,12 +103,6 @@ def test_neither_precisions_nor_devices_are_pooled(other: dict[str, Any]) -> Non
         rows(mixed)
 
 
-@pytest.mark.parametrize("draw", [learning_curves, balance])
-def test_one_figure_never_mixes_precisions(draw: Callable[..., bytes]) -> None:
-    with pytest.raises(ValueError, match="models trained in bfloat16; cpu, 1 thread and of models trained in float32"):
-        draw([training(), training(precision="float32")], ["here"])
-
-
 def test_a_line_of_sources_names_precision_device_threads_and_commit() -> None:
     on_gpu = reference(0.9)
     on_gpu["point"] |= {"device": "cuda", "threads": 2}
@@ -128,17 +117,3 @@ def test_text_that_repeats_itself_has_collapsed() -> None:
                   record("diffusion", 1.0, 2.0, text=TEXT)])
     assert [is_collapsed(row.text) for row in table] == [True, False]
     assert equal_quality(table) == []
-
-
-def test_an_order_without_a_style_of_its_own_is_drawn() -> None:
-    table = rows([reference(0.9), record("diffusion", 0.9, 2.0, order="my new policy")])
-    assert frontier(table, ["here"], 1).startswith(b"\x89PNG")
-
-
-def test_figures_are_images_of_the_promised_size() -> None:
-    table = rows([reference(0.9), record("diffusion", 1.0, 7.0), record("diffusion", 0.2, 9.0, steps=1)])
-    for image in (frontier(table, ["here"], 1), learning_curves([training()], ["here", "there"])):
-        assert image.startswith(b"\x89PNG")
-        width, height = np.frombuffer(image[16:24], ">u4")
-        assert 300 < width < 1500
-        assert 300 < height < 1500

@@ -1,0 +1,81 @@
+"""A decoder setting is measured beside its reference, in turns; totals and quantiles are those of all batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quicksilver.decoders import Request
+from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.study import decode_point as module
+from quicksilver.experiments.study.decode_point import DecodePoint, measure
+from quicksilver.experiments.study.runner import Runner
+from quicksilver.experiments.training.evaluator import Evaluator, TimedBatch, accuracy
+from quicksilver.models import Causal, DecodableTransformer, SeparateHead
+
+from tests.experiments.conftest import TASK
+
+Build = Callable[..., Frontier]
+
+
+@pytest.fixture
+def diffusion(frontier: Build) -> DecodePoint:
+    """In batches of 4."""
+    return next(point for point in frontier().points() if point.family == "diffusion" and point.batch_size == 4)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, diffusion: DecodePoint) -> Runner:
+    made = Runner(tmp_path)
+    made.train(diffusion.model)
+    made.train(diffusion.reference)
+    return made
+
+
+def test_what_is_measured_are_the_answers_of_the_model_and_the_work_of_all_batches(
+        runner: Runner, diffusion: DecodePoint) -> None:
+    result = measure(replace(diffusion, num_items=10), runner)  # batches of 4, 4 and 2
+    plain = diffusion.model.evaluator(runner.model(diffusion.model), diffusion.decoder, SeparateHead())
+    assert result["num_right"] == result["right"].count("1") == 10 * accuracy(plain, TASK, 10, 10)
+    assert result["answer_tokens"] == 10 * TASK.num_blanks
+    assert result["tokens_per_second"] == pytest.approx(result["answer_tokens"] / result["seconds"])
+    assert result["accounting"]["forwards"] == {"denoise": 3}  # one step a batch
+    assert result["accounting"]["positions_computed"] == 10 * TASK.num_cells
+
+
+def test_who_goes_first_changes_from_round_to_round(
+        runner: Runner, diffusion: DecodePoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, order = Evaluator.decode, []
+
+    def watched(self: Evaluator, requests: Sequence[Request]) -> TimedBatch:
+        assert isinstance(self.model, DecodableTransformer)
+        order.append("reference" if self.model.pattern == Causal() else "ours")
+        return decode(self, requests)
+
+    monkeypatch.setattr(Evaluator, "decode", watched)
+    measure(replace(diffusion, num_items=12), runner)
+    warm_up, rounds = order[:2], order[2:]
+    assert warm_up == ["ours", "reference"]
+    assert rounds == ["ours", "reference", "reference", "ours", "ours", "reference"]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_items"])
+def test_a_point_of_nothing_is_refused(diffusion: DecodePoint, name: str) -> None:
+    changes: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name}=0: must be an integer of at least 1"):
+        replace(diffusion, **changes)
+
+
+def test_work_is_added_up_and_the_store_is_the_largest() -> None:
+    accounts = [{"forwards": {"denoise": 2, "store": 1}, "flops": 10, "kv_store_bytes": 64},
+                {"forwards": {"denoise": 3}, "flops": 5, "kv_store_bytes": 96},
+                {"forwards": {"draft": 1}, "flops": 1, "kv_store_bytes": 32}]
+    assert module._total(accounts) == {"forwards": {"denoise": 5, "store": 1, "draft": 1}, "flops": 16,
+                                       "kv_store_bytes": 96}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.2, 1), (0.21, 2), (0.5, 3), (0.8, 4), (0.95, 5), (1.0, 5)])
+def test_a_quantile_is_the_smallest_value_that_the_share_does_not_exceed(share: float, expected: float) -> None:
+    assert module._quantile([4, 1, 5, 3, 2], share) == expected
+    assert module._quantile([7], share) == 7
