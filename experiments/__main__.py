@@ -139,9 +139,11 @@ def _refuse_unread(config: DictConfig, hydra_config: HydraConf) -> None:
 
 def _refuse_other_tasks(config: DictConfig, hydra_config: HydraConf) -> None:
     """ValueError for a task that is given options, of its training say, and is not chosen."""
-    training, chosen = hydra_config.runtime.choices.get("training"), hydra_config.runtime.choices.get("task")
-    for name, setup in config.task.items():
-        if isinstance(setup, DictConfig) and "_target_" not in setup:
+    setups = {name: setup for name, setup in config.task.items() if isinstance(setup, DictConfig)}
+    chosen = ",".join(str(name) for name, setup in setups.items() if "_target_" in setup)
+    training = hydra_config.runtime.choices.get("training")
+    for name, setup in setups.items():
+        if "_target_" not in setup:
             by = f"training={training}" if training else f"task.{name}"
             raise ValueError(f"{by}: is for task={name}, and chosen is task={chosen}")
 
@@ -199,7 +201,7 @@ def _said_of_itself(arguments: Sequence[str]) -> str | None:
         return usage()
     for argument in arguments:
         group, _, choice = argument.partition("=")
-        if choice == "help" and options(group):
+        if choice == "help" and group.isidentifier() and options(group):
             return "\n".join(listed(group))
     return None
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ...decoders.presets import PRESETS, knobs
+from .usage import PARTS
 
 _OWNED = ("seconds", "full", "update_baseline", "other_tritons")
 _CHOICES = {
@@ -14,7 +15,6 @@ _CHOICES = {
     "schedule=single": "schedule=linear schedule.steps=1",
     "windows=single": "windows=blocks windows.size=1",
     "windows=revised_blocks": "windows=grid_blocks windows.num_revised=1"}
-_PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 
 def check_names(arguments: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def check_names(arguments: Sequence[str]) -> None:
         group, _, rest = key.partition(".")
         if key in _OWNED:
             raise ValueError(f"{key}={value}: is experiment.{key}={value} now")
-        if group in _PARTS and preset in PRESETS and group not in knobs(preset):
+        if group in PARTS and preset in PRESETS and group not in knobs(preset):
             raise ValueError(f"{key}={value}: {_instead(preset, rest, value)}")
         if f"{key}={value}" in _CHOICES:
             raise ValueError(f"{key}={value}: is {_CHOICES[f'{key}={value}']} now")

@@ -8,7 +8,7 @@ from importlib import resources
 from ...decoders.presets import PRESETS
 
 _WIDTH = 100
-_PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
+PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 
 def options(group: str) -> dict[str, str]:
@@ -30,7 +30,7 @@ def usage() -> str:
         *textwrap.wrap(", ".join(options("task")), _WIDTH, initial_indent=f"  {'task':14}  ",
                        subsequent_indent=18 * " "),
         _line("decoder", 14, f"{len(PRESETS)} presets with knobs, as decoder=llada decoder.steps=4; or parts"),
-        _line("", 14, f"of decoder=parts: {', '.join(_PARTS)}"),
+        _line("", 14, f"of decoder=parts: {', '.join(PARTS)}"),
         _line("model", 14, f"{', '.join(options('model'))}; pair=experts: both models with mixtures of experts"),
         _line("head", 14, f"{', '.join(options('head'))}; training and balancing: other lengths, experts' balance"),
         _line("kernel, shapes", 14, "what kernel_bench and step_bench measure"),
@@ -47,7 +47,7 @@ def listed(group: str) -> Iterator[str]:
         yield "decoder=NAME decoder.KNOB=VALUE; steps are those of a block, or of the answer where there is no block"
         for name, preset in PRESETS.items():
             yield f"{name:20}  {_source(preset.__doc__ or ''):16}  {_knobs(found[name])}".rstrip()
-        yield f"{'parts':20}  {'mix and match':16}  {' '.join(_PARTS)}"
+        yield f"{'parts':20}  {'mix and match':16}  {' '.join(PARTS)}"
         return
     for name, text in found.items():
         yield _line(name, 20, _about(text))
