@@ -145,7 +145,8 @@ def test_a_family_is_offered_every_cache_and_gives_the_tokens_of_its_generate(fa
     (Family("DeepseekV3ForCausalLM", _SIZES | _ROUTED_EXPERTS | {
         "num_key_value_heads": 4, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
         "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}), "must have same slice shapes"),
-    (Family("MiniMaxForCausalLM", _WIDE | _LOCAL_EXPERTS), "its layers do not all have full attention (linear_attention)"),
+    (Family("MiniMaxForCausalLM", _WIDE | _LOCAL_EXPERTS),
+     "its layers do not all have full attention (linear_attention)"),
 ], ids=str)
 def test_what_cannot_be_stored_is_recomputed_to_the_tokens_of_its_generate(family: Family, reason: str) -> None:
     """Keys and values of two widths; a state in their place."""
