@@ -7,12 +7,14 @@ kernel saves is writing silu(g) and reading it again. A program takes a piece of
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .case import Case, Cost
 from .dispatch import kernel, launch
@@ -27,12 +29,39 @@ def reference(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
+class _OnCPU(torch.autograd.Function):
+    """The reference with a backward that writes both halves' gradients into one tensor. Autograd's own computes them
+    apart and joins them, in twice the time; to the bit the same."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate, up = gate_up.chunk(2, dim=-1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_up, activated)
+        return activated * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate_up, activated = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        grad = torch.empty_like(gate_up)
+        grad_gate, grad_up = grad.chunk(2, dim=-1)
+        torch.ops.aten.silu_backward.grad_input(grad_y * up, gate, grad_input=grad_gate)
+        torch.mul(grad_y, activated, out=grad_up)
+        return grad
+
+
+def _on_cpu(gate_up: Tensor) -> Tensor:
+    return _OnCPU.apply(gate_up)
+
+
 def _check(gate_up: Tensor) -> None:
     if gate_up.ndim == 0 or gate_up.shape[-1] % 2:
         raise ValueError(f"gate_up of shape {list(gate_up.shape)}: its last dimension must be two halves")
 
 
-@kernel(reference, check=_check)
+@kernel(reference, check=_check, cpu=_on_cpu)
 def swiglu(gate_up: Tensor) -> Tensor:
     assert_contiguous(gate_up=gate_up)
     width = gate_up.shape[-1] // 2

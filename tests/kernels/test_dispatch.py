@@ -36,7 +36,7 @@ def test_the_device_decides_unless_something_is_chosen() -> None:
         rms_norm(on_device(X), on_device(WEIGHT), 1e-5)
         with using(None):
             swiglu(X)
-    assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.REFERENCE)}
+    assert ran == {("rms_norm", Implementation.TRITON), ("swiglu", Implementation.CPU)}
 
 
 def test_a_cpu_runs_its_own_implementation_unless_told_otherwise() -> None:
@@ -70,7 +70,7 @@ def test_what_ran_is_named_for_each_kernel_and_wholly_where_it_was_several() -> 
         for what in (Implementation.CPU, Algorithm.SLOW, Algorithm.FAST, Implementation.TRITON):
             note("experts", what)
     assert named(ran) == {"experts": "cpu (a fast one, a slow one), triton", "rms_norm": "reference",
-                          "swiglu": "reference, triton"}
+                          "swiglu": "cpu, triton"}
 
 
 def test_a_choice_ends_with_its_block_even_after_an_error() -> None:

@@ -25,3 +25,18 @@ def test_far_from_zero_the_gate_is_the_identity_or_nothing() -> None:
 @given(st.integers(1, 9), st.integers(1, 300), st.sampled_from(DTYPES))
 def test_any_shape(rows: int, width: int, dtype: torch.dtype) -> None:
     check(swiglu, reference, (torch.randn(rows, 2 * width).to(dtype),), POINTWISE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(6,), (3, 10), (2, 3, 74), (0, 8)], ids=str)
+def test_gradients_on_a_cpu_are_the_references_to_the_bit(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    of_cpu, of_reference = (torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+                            for _ in range(2))
+    y, expected = swiglu(of_cpu), reference(of_reference)
+    grad_y = torch.randn_like(y)
+    y.backward(grad_y)
+    expected.backward(grad_y)
+    assert of_cpu.grad is not None
+    assert of_reference.grad is not None
+    assert torch.equal(y, expected)
+    assert torch.equal(of_cpu.grad, of_reference.grad)
