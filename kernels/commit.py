@@ -32,7 +32,7 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
     column_BQ = torch.where(commit_BQ, query_BQ, tokens_BS.shape[1] - 1)
     tokens_BS.scatter_(1, column_BQ, token_BQ)
     masked_BS.scatter_(1, column_BQ, False)
-    step_BS.scatter_(1, column_BQ, step_B[:, None].expand_as(column_BQ))
+    step_BS.scatter_(1, column_BQ, step_B.unsqueeze(1).expand_as(column_BQ))
     if log_prob_BQ is not None:
         log_prob_BS.scatter_(1, column_BQ, log_prob_BQ.to(log_prob_BS.dtype))
     return masked_BS.gather(1, query_BQ).sum(1)
