@@ -42,6 +42,7 @@ class BlockState:
 
     num_masked_at_start_B   masks of the window at its start, int64 [B]
     unfinished_B            rows that need another step, bool [B]
+    has_end_B               rows that committed an end token in the window, bool [B]
     nonfinite_BQ            where logits were not finite at a position that could be committed, bool [B, Q]
     step_B                  number of the next step, int64 [B]
     policy_memory           the policy's, sampler_memory the sampler's
@@ -53,6 +54,7 @@ class BlockState:
     window: Window
     num_masked_at_start_B: Tensor
     unfinished_B: Tensor
+    has_end_B: Tensor
     nonfinite_BQ: Tensor
     step_B: Tensor
     policy_memory: Tensor | None
@@ -63,10 +65,10 @@ class BlockState:
 
     def update(self, edit: Edit, num_masked_B: Tensor) -> None:
         """Keep what the next step needs of an edit after which so many positions are masked."""
-        unfinished_B = num_masked_B > 0
-        if edit.unfinished_B is not None:
-            unfinished_B |= edit.unfinished_B & self.unfinished_B
-        self.unfinished_B.copy_(unfinished_B)
+        wants_more_B = None if edit.unfinished_B is None else edit.unfinished_B & self.unfinished_B
+        torch.gt(num_masked_B, 0, out=self.unfinished_B)
+        if wants_more_B is not None:
+            self.unfinished_B.logical_or_(wants_more_B)
         if self.policy_memory is not None and edit.memory is not None:
             self.policy_memory.copy_(edit.memory)
 

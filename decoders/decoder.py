@@ -36,7 +36,7 @@ from .schedules import QuotaKind, Schedule
 from .schedules.bounds import bounds
 from .step import Step
 from .step_state import StepState
-from .windows import Span, Window, WindowGrid, Windows
+from .windows import Span, WindowGrid, Windows
 
 # The head runs at all positions of a window where a larger share of them may be masked: a gather would cost more.
 COMPACTION_THRESHOLD = 0.75
@@ -159,7 +159,7 @@ class Decoder:
                 if not num_unfinished:
                     break
             if num_with_end or min(run.grid.counts) <= number + 1:
-                run.compact(self._has_end(run.active, block.window).tolist(), number + 1)
+                run.compact(block.has_end_B.tolist(), number + 1)
             if not run.rows:
                 return
 
@@ -177,8 +177,9 @@ class Decoder:
         num_masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
         shape = torch.Size((*window.query_BQ.shape, spec.vocab_size))
         run.block = BlockState(
-            window, num_masked_B, num_masked_B > 0, torch.zeros_like(window.query_BQ, dtype=torch.bool),
-            torch.zeros_like(num_masked_B), self.policy.begin(window.query_BQ), self.sampler.begin(shape, spec.device),
+            window, num_masked_B, num_masked_B > 0, torch.zeros_like(num_masked_B, dtype=torch.bool),
+            torch.zeros_like(window.query_BQ, dtype=torch.bool), torch.zeros_like(num_masked_B),
+            self.policy.begin(window.query_BQ), self.sampler.begin(shape, spec.device),
             PreviousDistribution.empty(shape, spec.device) if "divergence" in self.policy.statistics else None,
             bounds(self.schedule, run.max_masked_in(number), window.size, is_ragged=window.size_B is not None),
             run.max_masked_after(number))
@@ -207,8 +208,10 @@ class Decoder:
         if edit.remask_BQ is not None:
             num_masked_B = canvas.remask(query_BQ, edit.remask_BQ, model.spec.mask_id)
         block.update(edit, num_masked_B)
-        status_3 = torch.stack((block.unfinished_B, self._has_end(canvas, block.window), block.nonfinite_BQ.any(1)))
-        return Step(index, block.window, tuple(run.rows), canvas, masked_BQ, plan, proposal, edit, status_3.sum(1))
+        if self.end_ids:
+            self._find_end(block, canvas)
+        status_3 = torch.stack((block.unfinished_B, block.has_end_B, block.nonfinite_BQ.any(1))).sum(1)
+        return Step(index, block.window, tuple(run.rows), canvas, masked_BQ, plan, proposal, edit, status_3)
 
     def _propose(self, run: DecodeRun, block: BlockState, state: StepState) -> tuple[Plan, Proposal]:
         """The forward of a step, and what it proposes at the window's positions: at those that are masked at least."""
@@ -258,10 +261,9 @@ class Decoder:
             completions.append(Completion(tokens[:length], tokens[request.start : stop]))
         return completions
 
-    def _has_end(self, canvas: Canvas, window: Window) -> Tensor:
-        """Which rows committed an end token in the window, bool [B]; a given one ends nothing."""
-        if not self.end_ids:
-            return torch.zeros_like(canvas.seed_B, dtype=torch.bool)
-        token_BQ = canvas.tokens_BS.gather(1, window.query_BQ)
+    def _find_end(self, block: BlockState, canvas: Canvas) -> None:
+        """Find the rows that committed an end token in the window; a given one ends nothing."""
+        query_BQ = block.window.query_BQ
+        token_BQ = canvas.tokens_BS.gather(1, query_BQ)
         is_end_BQ = reduce(torch.logical_or, (token_BQ == end for end in self.end_ids))
-        return (is_end_BQ & ~canvas.given_BS.gather(1, window.query_BQ)).any(1)
+        torch.any(is_end_BQ & ~canvas.given_BS.gather(1, query_BQ), 1, out=block.has_end_B)
