@@ -50,7 +50,7 @@ def test_who_goes_first_changes_from_round_to_round(
 
     def watched(self: Evaluator, requests: Sequence[Request]) -> TimedBatch:
         assert isinstance(self.model, DecodableTransformer)
-        order.append("reference" if self.model.pattern == Causal() else "ours")
+        order.append("reference" if self.model.spec.pattern == Causal() else "ours")
         return decode(self, requests)
 
     monkeypatch.setattr(Evaluator, "decode", watched)
