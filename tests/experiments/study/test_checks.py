@@ -68,7 +68,9 @@ def test_records_come_in_the_order_of_the_points_and_only_what_is_missing_is_mea
     assert [record["result"]["length"] for record in records] == [3, 1, 2]
 
 
-def test_at_the_end_it_is_said_where_the_report_is_and_failures_are_counted() -> None:
+def test_at_the_end_it_is_said_where_the_report_is_and_failures_are_counted(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with console.capture() as said:
-        assert concluded(Path("runs/report.html"), [{"result": {"failed": "why"}}, {"result": {}}]) == 1
-    assert said.get() == "report: runs/report.html\n"
+        assert concluded(Path("runs/one/report.html"), [{"result": {"failed": "why"}}, {"result": {}}]) == 1
+    assert said.get() == "report: runs/one/report.html\n"
