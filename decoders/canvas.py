@@ -118,6 +118,6 @@ class Canvas:
         return self.masked_BS.gather(1, query_BQ).sum(1)
 
     def revisable(self, query_BQ: Tensor) -> Tensor:
-        """Which of the queried positions were decided, not given, bool [B, Q]."""
+        """Which of the queried positions were committed, not given, bool [B, Q]."""
         fixed_BS = self.masked_BS | self.given_BS
         return ~fixed_BS.gather(1, query_BQ) & (query_BQ < self.length)

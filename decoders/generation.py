@@ -22,7 +22,7 @@ a tokenizer that has a chat template), or a request, which may hold the mask id 
 @dataclass(frozen=True)
 class Update:
     """What a step changed; with a tokenizer also every row's completion so far, in which each position that is not
-    decided yet, or holds half a character, is a "_"."""
+    committed yet, or holds half a character, is a "_"."""
 
     step: TraceStep
     texts: list[str] | None

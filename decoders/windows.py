@@ -95,9 +95,9 @@ def _divided(first: int, stop: int, size: int) -> Span:
 
 @dataclass(frozen=True)
 class Window:
-    """The current window of every row: the positions that may be decided or revised in it, int64 [B, Q], L where a row
-    has none; with them the windows before it that are still open to revision. Without these it has `size` positions, in
-    each row size_B (int64 [B]), None where rows do not differ.
+    """The current window of every row: the positions that may be committed or revised in it, int64 [B, Q], L where a
+    row has none; with them the windows before it that are still open to revision. Without these it has `size`
+    positions, in each row size_B (int64 [B]), None where rows do not differ.
 
     before_BP are the positions before those that no earlier window has passed: the prompt at the first window, then the
     window that has just closed, None where none has. stop_B is where each row ends. Over all rows, windows begin from

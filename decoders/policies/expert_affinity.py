@@ -14,7 +14,7 @@ from .ranking import select_top
 @dataclass(frozen=True)
 class ExpertAffinity(Policy):
     """Commit the positions with the largest probability of the proposed token + `weight` * expert rarity. It pays where
-    decided positions are no longer fed (cache delayed), and needs a model that tells the rarity
+    committed positions are no longer fed (cache delayed), and needs a model that tells the rarity
     (`models.ExpertAware`)."""
 
     weight: float

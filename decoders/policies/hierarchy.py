@@ -1,4 +1,4 @@
-"""Hierarchy: divide and conquer runs of masks, so that neighbours are not decided together (dInfer, 2510.08666)."""
+"""Hierarchy: divide and conquer runs of masks, so that neighbours are not committed together (dInfer, 2510.08666)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -15,7 +15,7 @@ from .ranking import select_top
 @dataclass(frozen=True)
 class NoisyProbability(Policy):
     """Commit positions drawn one after the other, without replacement, from softmax(probability of the proposed token /
-    temperature) over the eligible ones: the largest of probability / temperature + Gumbel noise are such a draw."""
+    temperature) over the masked ones: the largest of probability / temperature + Gumbel noise are such a draw."""
 
     temperature: float
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})

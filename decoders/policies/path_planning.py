@@ -1,4 +1,4 @@
-"""P2: at each step keep the surest positions, decided or not, and mask the rest (path planning, arXiv 2502.03540)."""
+"""P2: at each step keep the most certain positions, committed or not, and mask the rest (arXiv 2502.03540)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +15,12 @@ from .ranking import keep_top_fraction
 
 @dataclass(frozen=True)
 class PathPlanning(Policy):
-    """Rank masked positions by their proposed token's log-probability, decided ones by `eta` times their own token's,
-    and keep as many as the time says: with eta 0 decided ones rank before all masked ones, the larger it is the more of
-    them return to mask. Ends when its time does.
+    """Rank masked positions by their proposed token's log-probability, committed ones by `eta` times their own token's,
+    and keep as many as the time says: with eta 0 committed ones rank before all masked ones, the larger it is the more
+    of them return to mask. Ends when its time does.
 
-    The model is its own planner. It judges a decided position by the token that stands there; the published code by the
-    one that it would draw there now, and all of them by logits with the noise of the draw."""
+    The model is its own planner. It judges a committed position by the token that stands there; the published code by
+    the one that it would draw there now, and all of them by logits with the noise of the draw."""
 
     eta: float = 1.0
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "canvas_log_prob"})
@@ -35,7 +35,7 @@ class PathPlanning(Policy):
         masked_BQ, revisable_BQ, after_B = state.masked_BQ, state.revisable_BQ, state.times.after
         # Not times -inf: 0 times that is no number.
         canvas_BQ = proposal.canvas_log_prob_BQ.clamp(min=torch.finfo(torch.float32).min)
-        # A probability may round to 1, but no masked position is surer than a decided one of weight 0.
+        # A probability may round to 1, but no masked position is surer than a committed one of weight 0.
         proposed_BQ = proposal.log_prob_BQ.clamp(max=-torch.finfo(torch.float32).tiny)
         kept_BQ = keep_top_fraction(torch.where(masked_BQ, proposed_BQ, self.eta * canvas_BQ), masked_BQ | revisable_BQ,
                                     after_B)

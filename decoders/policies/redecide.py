@@ -15,7 +15,7 @@ from .ranking import keep_top_fraction
 
 @dataclass(frozen=True)
 class Redecide(Policy):
-    """Rank masked and decided positions alike by their proposed token's log-probability, with Gumbel noise times
+    """Rank masked and committed positions alike by their proposed token's log-probability, with Gumbel noise times
     `noise` times the time that remains after the step; keep as many as the time says, with the tokens proposed now, and
     return the others to mask. Ends when its time does."""
 

@@ -14,7 +14,7 @@ from .ranking import select_passing_first
 @dataclass(frozen=True)
 class RelativeThreshold(Policy):
     """Commit every position whose proposed token has a probability of at least min(tau, largest - slack), where the
-    largest is that of the row's eligible positions: all that nearly tie with it, even if none reaches tau."""
+    largest is that of the row's masked positions: all that nearly tie with it, even if none reaches tau."""
 
     tau: float
     slack: float = 1e-5

@@ -1,9 +1,9 @@
-"""ReMDM: decided tokens return to mask at random, so that mistakes can be mended (arXiv 2503.00307).
+"""ReMDM: committed tokens return to mask at random, so that mistakes can be mended (arXiv 2503.00307).
 
 With alpha = 1 - time, before (t) and after (s) the step, and a rate sigma of at most (1 - alpha_s) / alpha_t:
 
-    a decided token returns to mask with probability sigma
-    a masked one is decided with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
+    a committed token returns to mask with probability sigma
+    a masked one is committed with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
 
 after which a position is masked with probability 1 - alpha_s, whatever sigma. The published sampler stops just before
 time 0 and fills what is left with the most probable tokens of one more forward; here the last step decides it.
@@ -57,8 +57,8 @@ class Rescaled:
 
 @dataclass(frozen=True)
 class ByConfidence:
-    """sigma = largest softmax(-probability at its commit), over the row's decided positions. Masked positions have no
-    rate, as published, so fewer are decided than the marginals ask for."""
+    """sigma = largest softmax(-probability at its commit), over the row's committed positions. Masked positions have no
+    rate, as published, so fewer are committed than the marginals ask for."""
 
     def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
         doubt_BQ = -state.commit_log_prob_BQ.exp()
@@ -68,7 +68,7 @@ class ByConfidence:
 
 @dataclass(frozen=True)
 class Remdm(Policy):
-    """Return decided positions to mask at `rate`, and decide as many more. Ends when its time does."""
+    """Return committed positions to mask at `rate`, and commit as many more. Ends when its time does."""
 
     rate: Rate
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})

@@ -18,7 +18,7 @@ _ROUNDING = 1e-9  # times are quotients
 @dataclass(frozen=True)
 class RemdmLoop(Policy):
     """From time 1 to `hold_from`, alpha rises from 0 to `alpha`; from there to `hold_until` it stays, and steps that
-    begin there return decided tokens to mask at the rate eta; then it rises to 1. Ends when its time does.
+    begin there return committed tokens to mask at the rate eta; then it rises to 1. Ends when its time does.
 
     The published code takes both alphas of a step from the phase that it begins in, after which too few positions are
     masked where `hold_from` is no multiple of the step."""

@@ -17,7 +17,7 @@ from .ranking import select_passing_first
 @dataclass(frozen=True)
 class TokenEditing(Policy):
     """Commit masked positions whose proposed token has a probability above `draft_tau`, within the quota; replace
-    decided tokens by other ones of a probability above `edit_tau`. Once nothing is masked, edit on for at most
+    committed tokens by other ones of a probability above `edit_tau`. Once nothing is masked, edit on for at most
     `num_passes` steps, until one changes nothing. Windows that keep blocks open to revision extend the editing to
     these."""
 
