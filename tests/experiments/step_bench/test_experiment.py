@@ -39,8 +39,8 @@ def test_a_model_s_most_telling_rows_come_first_and_the_reference_once() -> None
     assert all(point.max_length == 40 for point in points)
 
 
-def test_on_a_cpu_the_reference_is_all_there_is_unless_triton_is_asked_for() -> None:
-    assert {point.kernels for point in bench().points()} == {"reference"}
+def test_on_a_cpu_its_own_kernels_run_unless_triton_is_asked_for() -> None:
+    assert {point.kernels for point in bench().points()} == {"cpu"}
     assert {point.kernels for point in bench(kernels="triton").points()} == {"reference", "triton"}
     assert {point.kernels for point in bench(kernels="triton", reference_block=None).points()} == {"triton"}
 
@@ -127,7 +127,7 @@ def test_every_row_is_recorded_and_a_second_run_measures_nothing(tmp_path: Path,
     assert found[0]["point"]["kind"] == "StepPoint"
     assert found[0]["provenance"]["device"] == "cpu"
     assert found[0]["provenance"]["dtype"] == "float32"
-    assert found[0]["provenance"]["kernels"] == "reference"
+    assert found[0]["provenance"]["kernels"] == "cpu"
     assert experiment.run(tmp_path) == 0
     assert worker.asked == 32
 
@@ -138,9 +138,9 @@ def test_a_row_that_fails_is_recorded_with_its_reason_the_others_go_on_and_it_is
     assert bench().run(tmp_path) == 1
     assert [row["result"].get("failed") for row in rows(tmp_path)[1:4]] == [
         None, "OutOfMemoryError: CUDA out of memory", None]
-    assert said[0].startswith("failed: dense, context 16, block of 1, separate head, reference: OutOfMemoryError")
+    assert said[0].startswith("failed: dense, context 16, block of 1, separate head, cpu: OutOfMemoryError")
     report = tmp_path / "steps" / "report.md"
-    assert "- failed: OutOfMemoryError: CUDA out of memory (16 block of 1 separate reference)" in report.read_text()
+    assert "- failed: OutOfMemoryError: CUDA out of memory (16 block of 1 separate cpu)" in report.read_text()
     assert bench().run(tmp_path) == 0
     assert worker.asked == 33
     assert "failed" not in report.read_text()
@@ -169,7 +169,7 @@ def test_a_row_that_the_end_of_the_time_cut_is_missing_and_not_failed(
         tmp_path: Path, worker: type[Worker], said: list[str]) -> None:
     worker.failing, worker.error = 2, CutShort("no answer within 12 s")
     assert bench().run(tmp_path) == 0
-    assert said[:2] == ["cut: dense, context 16, block of 1, separate head, reference: no answer within 12 s",
+    assert said[:2] == ["cut: dense, context 16, block of 1, separate head, cpu: no answer within 12 s",
                         "1 of 32 rows are missing; the same command goes on from here"]
     assert len(rows(tmp_path)) == 31
     assert bench().run(tmp_path) == 0

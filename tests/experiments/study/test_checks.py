@@ -27,7 +27,7 @@ TASKS = {"sudoku4": TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(),
 
 @pytest.mark.parametrize(("check", "message"), [
     (lambda: check_machine("tpu", "auto", 1), "device='tpu'"),
-    (lambda: check_machine("cpu", "fast", 1), "kernels='fast': must be one of auto, reference, triton"),
+    (lambda: check_machine("cpu", "fast", 1), "kernels='fast': must be one of auto, reference, cpu, triton"),
     (lambda: check_machine("cpu", "auto", 0), "threads=0: must be an integer of at least 1"),
     (lambda: check_invariance(1, "cpu"), "batch_invariant=1: must be true or false"),  # pyright: ignore
     (lambda: check_tasks({}, [0]), r"tasks=\[\], seeds=\[0\]: needs at least one of each"),
