@@ -148,9 +148,9 @@ class Decoder:
             for index in itertools.count():
                 unfinished_B = block.unfinished_B.clone()
                 taken = take_step(run, block, index)
-                block.step_B.add_(1)
                 self._count(run, taken, unfinished_B)
                 yield taken
+                block.step_B.add_(1)  # not before: who asks the step's question again draws the same
                 if index + 1 < block.bounds.min_steps:
                     continue  # no row can be finished, and nothing waits for the device
                 num_unfinished, num_with_end, num_nonfinite = taken.status_3.tolist()
