@@ -12,7 +12,7 @@ NEWEST_PYTHON ?= python3.14
 # The torch of CI, at both ends of all other ranges; and the tests that lean most on other libraries.
 TORCH := 2.13.0
 AT_ENDS := tests/models tests/test_documentation.py tests/test_wheel.py tests/test_dependencies.py tests/test_conf.py \
-	$(shell find tests/experiments -name test_report.py -o -name test_main.py)
+	tests/experiments/report $(shell find tests/experiments -name test_main.py)
 SOURCES := kernels models decoders experiments conf tests
 # What gpu tests.
 GPU_TESTS := tests/kernels
