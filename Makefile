@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
-# How long waiting threads of OpenMP spin (experiments/cores.py).
+# How long waiting threads of OpenMP spin (experiments/harness/cores.py).
 export GOMP_SPINCOUNT ?= 2000
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
