@@ -6,6 +6,7 @@
 One program a row, which stays in registers between the sum and the scaling: each byte moves once.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +65,7 @@ def _launch(x: Tensor, delta: Tensor | None, weight_E: Tensor, eps: float, y: Te
     assert_contiguous(x=x, delta=delta, weight_E=weight_E)
     width = x.shape[-1]
     block = triton.next_power_of_2(width)
-    launch(_rms_norm_kernel, (x.shape[:-1].numel(),), x, delta, weight_E, y, total, width, eps, BLOCK=block,
+    launch(_rms_norm_kernel, (math.prod(x.shape[:-1]),), x, delta, weight_E, y, total, width, eps, BLOCK=block,
            num_warps=min(16, max(1, block // 512)))
 
 

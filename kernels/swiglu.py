@@ -6,6 +6,7 @@ g is the first half of the last dimension, u the second: one product with the st
 kernel saves is writing silu(g) and reading it again. A program takes a piece of one row.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     width = gate_up.shape[-1] // 2
     y = torch.empty((*gate_up.shape[:-1], width), dtype=gate_up.dtype, device=gate_up.device)
     block = min(_BLOCK, triton.next_power_of_2(max(width, 1)))
-    launch(_swiglu_kernel, (gate_up.shape[:-1].numel(), triton.cdiv(width, block)), gate_up, y, width, BLOCK=block,
+    launch(_swiglu_kernel, (math.prod(gate_up.shape[:-1]), triton.cdiv(width, block)), gate_up, y, width, BLOCK=block,
            num_warps=max(1, block // 256))
     return y
 

@@ -53,7 +53,7 @@ def test_gumbel_argmax_samples_the_softmax() -> None:
 
 
 def test_uniform_covers_the_unit_interval_evenly() -> None:
-    drawn = uniform(torch.arange(1000), torch.arange(100).expand(1000, 100), STEP).flatten()
+    drawn = uniform(torch.arange(1000), torch.arange(100).expand(1000, 100), STEP.expand(1000)).flatten()
     counts = torch.histc(drawn, bins=20, min=0, max=1).numpy()
     assert ((counts - 5000) ** 2 / 5000).sum() < 43.8  # 19 degrees of freedom, p = 0.001
 
