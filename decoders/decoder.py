@@ -138,8 +138,9 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, run: DecodeRun, step: TakeStep | None = None) -> Iterator[Step]:
-        """Run the decode, yielding every step. `step` takes the place of the method of that name. FloatingPointError
-        once logits are not finite: at the latest where the loop first reads whether the window is finished."""
+        """Run the decode, yielding every step. `step` takes the place of the method of that name, and may write each
+        step to the same memory. FloatingPointError once logits are not finite: at the latest where the loop first
+        reads whether the window is finished."""
         take_step = step or self.step
         for number in itertools.count():
             block = self.begin_block(run, number)
@@ -148,7 +149,7 @@ class Decoder:
             for index in itertools.count():
                 unfinished_B = block.unfinished_B.clone()
                 taken = take_step(run, block, index)
-                self._count(run, taken, unfinished_B)
+                self._count(run, taken, unfinished_B, is_kept=step is None)
                 yield taken
                 block.step_B.add_(1)  # not before: who asks the step's question again draws the same
                 if index + 1 < block.bounds.min_steps:
@@ -163,13 +164,14 @@ class Decoder:
             if not run.rows:
                 return
 
-    def _count(self, run: DecodeRun, taken: Step, unfinished_B: Tensor) -> None:
-        """Count a step, of whose tensors nothing is kept: the next may be written to the same memory."""
+    def _count(self, run: DecodeRun, taken: Step, unfinished_B: Tensor, *, is_kept: bool) -> None:
+        """Count a step, of whose tensors copies are taken unless they are kept."""
         run.accounting.count_forward(self.guidance.forward_kind, taken.plan,
                                      num_rows=self.guidance.num_canvases * len(taken.rows))
-        edit = taken.edit
-        run.log.append(StepCounts(unfinished_B, edit.commit_BQ.clone(),
-                                  None if edit.remask_BQ is None else edit.remask_BQ.clone()))
+        commit_BQ, remask_BQ = taken.edit.commit_BQ, taken.edit.remask_BQ
+        if not is_kept:
+            commit_BQ, remask_BQ = commit_BQ.clone(), None if remask_BQ is None else remask_BQ.clone()
+        run.log.append(StepCounts(unfinished_B, commit_BQ, remask_BQ))
 
     def begin_block(self, run: DecodeRun, number: int) -> BlockState:
         """The state of window number `number` before its first step."""
