@@ -93,7 +93,7 @@ FAMILIES = [
            refused_patterns=(Bidirectional, BlockCausal)),
     # Up to 5.12 CTRL takes a mask a row, and none a query. Up to 5.14 Doge, and so its generate, sees a prompt whole.
     Family("CTRLLMHeadModel", _GPT | {"dff": 48}, since=(5, 13), before="its keys and values cannot be stored"),
-    Family("DogeForCausalLM", _GROUPED, since=(5, 15), before="its config names no mask_token_id"),
+    Family("DogeForCausalLM", _GROUPED, since=(5, 15), before="its config has no mask_token_id"),
 ]
 CACHES: dict[AttentionPattern, tuple[Windows, list[Cache]]] = {
     Causal(): (Blocks(1), [Append()]),
