@@ -15,15 +15,14 @@ from torch import Tensor
 
 from .case import Case, Cost
 from .dispatch import kernel, launch
-from .tensor_checks import assert_contiguous, check_dtype, check_per_row, check_rank, check_shape
+from .tensor_checks import assert_contiguous, check_dtype, check_rank, check_shape
 
 
 def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: Tensor, query_BQ: Tensor,
               commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step_B: Tensor) -> Tensor:
     """Write tokens (int64) at the positions query_BQ (int64) where commit_BQ (bool) says so, into canvas buffers:
     tokens_BS and step_BS int64, masked_BS bool, log_prob_BS float32 (untouched where log_prob_BQ is None). step_B is
-    int64, a scalar where all rows are at one step. Returns how many of the queried positions are still masked, int64
-    [B].
+    int64. Returns how many of the queried positions are still masked, int64 [B].
 
     The last column of the buffers is a spare one, which is never masked and may be overwritten; a position that is
     queried twice in a row is the spare one."""
@@ -31,7 +30,7 @@ def reference(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS
     column_BQ = torch.where(commit_BQ, query_BQ, tokens_BS.shape[1] - 1)
     tokens_BS.scatter_(1, column_BQ, token_BQ)
     masked_BS.scatter_(1, column_BQ, False)
-    step_BS.scatter_(1, column_BQ, step_B.expand(len(query_BQ))[:, None].expand_as(column_BQ))
+    step_BS.scatter_(1, column_BQ, step_B[:, None].expand_as(column_BQ))
     if log_prob_BQ is not None:
         log_prob_BS.scatter_(1, column_BQ, log_prob_BQ.to(log_prob_BS.dtype))
     return masked_BS.gather(1, query_BQ).sum(1)
@@ -46,7 +45,7 @@ def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
         check_shape(name, buffer_BS, *tokens_BS.shape)
     for name, value_BQ in (("commit_BQ", commit_BQ), ("token_BQ", token_BQ), ("log_prob_BQ", log_prob_BQ)):
         check_shape(name, value_BQ, *query_BQ.shape)
-    check_per_row("step_B", step_B, len(query_BQ))
+    check_shape("step_B", step_B, len(query_BQ))
     for name, value in (("tokens_BS", tokens_BS), ("step_BS", step_BS), ("query_BQ", query_BQ), ("token_BQ", token_BQ),
                         ("step_B", step_B)):
         check_dtype(name, value, torch.int64)
@@ -62,7 +61,7 @@ def commit(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
     (num_rows, num_queried), num_columns = query_BQ.shape, tokens_BS.shape[1]
     remaining_B = torch.empty((num_rows,), dtype=torch.int64, device=query_BQ.device)
     launch(_commit_kernel, (num_rows,), tokens_BS, masked_BS, step_BS, log_prob_BS, query_BQ, commit_BQ, token_BQ,
-           log_prob_BQ, remaining_B, step_B.expand(num_rows).contiguous(), num_columns, num_queried,
+           log_prob_BQ, remaining_B, step_B.contiguous(), num_columns, num_queried,
            BLOCK=64 if num_queried <= 64 else 256, num_warps=1 if num_queried <= 64 else 4)
     return remaining_B
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .distribution_state import PreviousDistribution, TokenCredit
-from .tensor_checks import check_dtype, check_per_row, check_shape
+from .tensor_checks import check_dtype, check_shape
 
 Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence", "expert_rarity"]
 
@@ -22,8 +22,7 @@ def bounded(temperature: float) -> float:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn and with which numbers: seed_B, position_BQ and step_B (from 0; a scalar where all rows are
-    at one step) are int64."""
+    """How tokens are drawn and with which numbers: seed_B, position_BQ and step_B (from 0) are int64."""
 
     temperature: float
     seed_B: Tensor
@@ -83,7 +82,7 @@ class StatisticsRequest:
             seed_B, position_BQ, step_B = self.sampling.seed_B, self.sampling.position_BQ, self.sampling.step_B
             check_shape("seed_B", seed_B, num_rows)
             check_shape("position_BQ", position_BQ, num_rows, num_queried)
-            check_per_row("step_B", step_B, num_rows)
+            check_shape("step_B", step_B, num_rows)
             for name, value in (("seed_B", seed_B), ("position_BQ", position_BQ), ("step_B", step_B)):
                 check_dtype(name, value, torch.int64)
 

@@ -14,12 +14,6 @@ def check_shape(name: str, tensor: Tensor | None, *shape: int) -> None:
         raise ValueError(f"{name} of shape {list(tensor.shape)}: must be {list(shape)}")
 
 
-def check_per_row(name: str, tensor: Tensor, num_rows: int) -> None:
-    """Refuse a tensor that is neither a number a row nor a scalar for all rows."""
-    if tensor.shape not in ((num_rows,), ()):
-        raise ValueError(f"{name} of shape {list(tensor.shape)}: must be [{num_rows}] or []")
-
-
 def check_rank(name: str, tensor: Tensor, rank: int) -> None:
     """Refuse a tensor of another number of dimensions."""
     if tensor.ndim != rank:

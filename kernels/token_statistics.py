@@ -94,8 +94,7 @@ def _tokens(logits_BQV: Tensor, request: StatisticsRequest, cut_BQ: Tensor | Non
     sampling = request.sampling
     if sampling is None:
         return logits_BQV.argmax(-1)
-    step_B = sampling.step_B.expand(len(logits_BQV))
-    noise_BQV = gumbel(sampling.seed_B, sampling.position_BQ, step_B, logits_BQV.shape[-1])
+    noise_BQV = gumbel(sampling.seed_B, sampling.position_BQ, sampling.step_B, logits_BQV.shape[-1])
     key_BQV = logits_BQV * request.inverse_temperature + noise_BQV
     if cut_BQ is not None:
         key_BQV = key_BQV.masked_fill(logits_BQV < cut_BQ[..., None], -torch.inf)
@@ -134,8 +133,7 @@ def per_row_inputs(request: StatisticsRequest) -> tuple[Tensor | None, ...]:
     canvas_T = per_row(request.canvas_token_BQ) if "canvas_log_prob" in request.wanted else None
     if sampling is None:
         return None, None, canvas_T, None
-    step_B = sampling.step_B.expand(len(sampling.seed_B))
-    return per_row(sampling.seed_B), per_row(sampling.position_BQ), canvas_T, per_row(step_B)
+    return per_row(sampling.seed_B), per_row(sampling.position_BQ), canvas_T, per_row(sampling.step_B)
 
 
 @triton.jit(do_not_specialize=["num_queried"])

@@ -3,14 +3,11 @@
 A record's existence is the resume check. A file that does not parse, or whose name is not its point's hash, is
 damaged: it is named and treated as absent, never read as data.
 
-Records outlive the names in the code. A class whose name changes keeps its `kind`, a field its `recorded_as`:
+Records outlive the names in the code. A class whose name changes keeps its `kind`; a point whose class serves several
+studies has it as a field:
 
     class TokenChoice:
         kind: ClassVar[str] = "OwnChoice"
-        num_steps: int = field(metadata={"recorded_as": "steps"})
-
-A class that replaces others lists theirs in `former_kinds: ClassVar[tuple[str, ...]]`: records of its points that were
-written under those kinds are found and read; new ones are written under its own.
 """
 
 import dataclasses
@@ -40,8 +37,7 @@ def kind_of(cls: type) -> str:
 def describe(value: object) -> Any:
     """A frozen dataclass (or a value of one) as JSON values: the kind of its class, then its fields."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.metadata.get("recorded_as", field.name): describe(getattr(value, field.name))
-                  for field in dataclasses.fields(value)
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)
                   if not ("added_later" in field.metadata and getattr(value, field.name) == field.default)}
         return {"kind": kind_of(type(value)), **fields}
     if isinstance(value, (list, tuple)):
@@ -62,12 +58,6 @@ def key_of(point: object) -> str:
     return _key(describe(point))
 
 
-def former_keys_of(point: object) -> list[str]:
-    """The names of a point's records from before its class replaced others, one for each of its `former_kinds`."""
-    description = describe(point)
-    return [_key(description | {"kind": kind}) for kind in vars(type(point)).get("former_kinds", ())]
-
-
 def _key(description: Any) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -83,10 +73,8 @@ class RecordStore:
 
     def read(self, point: object) -> Json | None:
         """The point's record, or None where there is none yet. ValueError names a damaged file."""
-        for path in (self.path(point), *(self.folder / f"{key}.json" for key in former_keys_of(point))):
-            if path.exists():
-                return read_record(path)
-        return None
+        path = self.path(point)
+        return read_record(path) if path.exists() else None
 
     def read_whole(self, point: object) -> Json | None:
         """As `read`, but a damaged file is named on the screen and counts as absent."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...decoders import Decoder, Greedy, presets
 from ...models import BlockCausal, Head, SeparateHead
+from ..harness.records import kind_of
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
@@ -27,9 +28,7 @@ from ..study.decode_point import DecodePoint, measure
 from ..study.runner import Runner
 from ..study.setup import TaskSetup, family_for
 from ..training.trainer import TrainingPoint
-
-KIND = "PresetPoint"
-"""What this study's points are called in records."""
+from .section import KIND
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Decoders:
         reference_decoder = presets.autoregressive()
 
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> DecodePoint:
-            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else type(decoder.sampler).__name__.lower()
+            sampler = "greedy" if isinstance(decoder.sampler, Greedy) else kind_of(type(decoder.sampler)).lower()
             return DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
                                self.kernels, self.head, reference, reference_decoder, self.batch_invariant, KIND)
 

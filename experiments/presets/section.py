@@ -11,7 +11,8 @@ from ..study.rows import Row, rows
 from .figure import decoders
 from .rows import DecoderTable, decoder_tables
 
-KINDS = {"PresetPoint": "decode"}
+KIND = "PresetPoint"
+KINDS = {KIND: "decode"}
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:

@@ -36,7 +36,7 @@ def _check(case: list[Any]) -> None:
         position = int(query_BQ[row, queried])
         expected[0][row, position] = token_BQ[row, queried]
         expected[1][row, position] = False
-        expected[2][row, position] = step_B.expand(len(query_BQ))[row]
+        expected[2][row, position] = step_B[row]
         if log_prob_BQ is not None:
             expected[3][row, position] = log_prob_BQ[row, queried]
     remaining_B = expected[1].gather(1, query_BQ).sum(1)
@@ -64,10 +64,6 @@ def test_all_or_nothing(commits: float) -> None:
 def test_without_log_probabilities_theirs_stay() -> None:
     case = _case(2, 9, 12)
     _check([*case[:7], None, case[8]])
-
-
-def test_all_rows_may_be_at_one_step() -> None:
-    _check([*_case(3, 9, 12)[:8], torch.tensor(7)])
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))

@@ -77,7 +77,7 @@ def test_the_gap_alone_is_that_of_the_two_best_logits_wherever_they_stand(
 @pytest.mark.parametrize("drawn", [False, True])
 def test_logits_that_are_not_finite_are_flagged(implementation: Implementation, drawn: bool) -> None:
     """From hidden states or from weights; what the banned token has does not count, but all may not be banned."""
-    sampling = SamplingParams(0.8, torch.tensor([1]), torch.arange(3)[None], torch.tensor(4)) if drawn else None
+    sampling = SamplingParams(0.8, torch.tensor([1]), torch.arange(3)[None], torch.tensor([4])) if drawn else None
 
     def flags(hidden: Tensor, head: Tensor, banned: int) -> list[bool]:
         with using(implementation):

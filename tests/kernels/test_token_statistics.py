@@ -263,7 +263,8 @@ def test_any_shape(num_rows: int, num_queried: int, vocab_size: int, dtype: torc
 
 def draws(logits: list[float], num: int, **cut: Any) -> np.ndarray:
     """How often each token is drawn in `num` draws."""
-    draw = SamplingParams(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64), torch.tensor(0), **cut)
+    draw = SamplingParams(1.0, torch.arange(num), torch.zeros(num, 1, dtype=torch.int64),
+                          torch.zeros(num, dtype=torch.int64), **cut)
     token = token_statistics(torch.tensor(logits).expand(num, 1, -1), StatisticsRequest(sampling=draw)).token_BQ
     return np.bincount(token.flatten().numpy(), minlength=len(logits)) / num
 
@@ -280,7 +281,8 @@ def test_top_p_keeps_the_token_that_crosses() -> None:
 
 
 def test_temperature_sharpens_the_draw() -> None:
-    draw = SamplingParams(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64), torch.tensor(0))
+    draw = SamplingParams(0.5, torch.arange(20_000), torch.zeros(20_000, 1, dtype=torch.int64),
+                          torch.zeros(20_000, dtype=torch.int64))
     token = token_statistics(torch.tensor([0.0, 1.0]).expand(20_000, 1, -1), StatisticsRequest(sampling=draw)).token_BQ
     assert abs(token.float().mean().item() - np.exp(2) / (1 + np.exp(2))) < 0.015
 

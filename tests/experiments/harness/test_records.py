@@ -126,7 +126,7 @@ def test_only_plain_values_describe_a_point() -> None:
 @dataclass(frozen=True)
 class Renamed:
     kind: ClassVar[str] = "Original"
-    num_steps: int = field(metadata={"recorded_as": "steps"})
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -134,25 +134,9 @@ class Derived(Renamed):
     pass
 
 
-@dataclass(frozen=True)
-class Replacement:
-    former_kinds: ClassVar[tuple[str, ...]] = ("Original",)
-    steps: int
-
-
-def test_a_renamed_class_and_its_renamed_field_keep_their_names_in_records() -> None:
+def test_a_renamed_class_keeps_its_name_in_records_and_gives_it_to_no_subclass() -> None:
     assert describe(Renamed(4)) == {"kind": "Original", "steps": 4}
     assert describe(Derived(4)) == {"kind": "Derived", "steps": 4}
-
-
-def test_records_of_the_classes_that_a_class_replaces_are_read(store: RecordStore) -> None:
-    written = store.write(Renamed(4), {"right": 0.5}, {})
-    assert store.read(Replacement(4)) == written
-    assert store.read(Replacement(5)) is None
-    assert store.read(Derived(4)) is None
-    anew = store.write(Replacement(4), {"right": 0.6}, {})
-    assert store.read(Replacement(4)) == anew
-    assert store.read(Renamed(4)) == written
 
 
 def classes_by_kind() -> dict[str, list[type]]:
@@ -164,15 +148,14 @@ def classes_by_kind() -> dict[str, list[type]]:
     for module in [module for name, module in sys.modules.items() if name.startswith(PLACES)]:
         for cls in vars(module).values():
             if isinstance(cls, type) and is_dataclass(cls) and cls.__module__ == module.__name__:
-                for kind in (kind_of(cls), *vars(cls).get("former_kinds", ())):
-                    found.setdefault(kind, []).append(cls)
+                found.setdefault(kind_of(cls), []).append(cls)
     found["PresetPoint"] = found["DecodePoint"]  # whose points tell their kind in a field
     return found
 
 
-def recorded_names(cls: type[Any]) -> dict[str, str]:
-    """The fields of a dataclass by their names in records."""
-    return {field.metadata.get("recorded_as", field.name): field.name for field in fields(cls) if field.name != "kind"}
+def recorded_names(cls: type[Any]) -> set[str]:
+    """The fields of a dataclass in records, beside its kind."""
+    return {field.name for field in fields(cls)} - {"kind"}
 
 
 def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
@@ -185,11 +168,10 @@ def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
     if "kind" not in value:
         return values
     for cls in classes[value["kind"]]:
-        names = recorded_names(cls)
-        if names.keys() == values.keys():
+        if recorded_names(cls) == values.keys():
             hints = typing.get_type_hints(cls)
             told = {"kind": value["kind"]} if "kind" in {field.name for field in fields(cls)} else {}
-            return cls(**told, **{names[name]: _as(hints[names[name]], item) for name, item in values.items()})
+            return cls(**told, **{name: _as(hints[name], item) for name, item in values.items()})
     raise AssertionError(f"{value['kind']}: no class has the fields {', '.join(values)}")
 
 
@@ -221,7 +203,7 @@ def parts_of(description: Any) -> Iterator[Json]:
 
 
 def test_every_class_and_field_in_committed_records_is_one_of_today() -> None:
-    """A class that is renamed without its `kind`, or a field without `recorded_as`, is named here."""
+    """A class that is renamed without its `kind`, and a field that is renamed, are named here."""
     recorded: dict[str, set[str]] = {}
     for path in RESULTS.glob("*/records/*.json"):
         for part in parts_of(read_record(path)["point"]):
