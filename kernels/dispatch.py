@@ -27,7 +27,7 @@ from triton import knobs
 from triton.runtime import driver
 
 from .case import tensors_of
-from .interpreter import patch_bfloat16
+from .interpreter import patch_bfloat16, patch_pace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +35,7 @@ R = TypeVar("R")
 INTERPRETED: bool = knobs.runtime.interpret
 if INTERPRETED:
     patch_bfloat16()
+    patch_pace()
 
 
 class Implementation(Enum):

@@ -1,14 +1,16 @@
-"""A patch of Triton's interpreter, which keeps bfloat16 as raw 16-bit integers.
+"""Patches of Triton's interpreter: one for bfloat16, which it keeps as raw 16-bit integers, and one for its pace.
 
 Unpatched, `tl.dot` multiplies bit patterns, and float32 is truncated instead of rounded to nearest even
 (triton-lang/triton#11584; seen in 3.6 to 3.9). Elementwise bfloat16 arithmetic stays wrong in the interpreter, so
 kernels widen to float32 right after a load.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
@@ -30,6 +32,31 @@ def patch_bfloat16() -> None:
     builder.create_dot, builder.cast_impl = dot, cast
     builder.create_fp_trunc = lambda self, source, target: self.cast_impl(source, target)
     builder.bfloat16_patched = True
+
+
+def patch_pace() -> None:
+    """Patch the interpreter of this process, once, to leave out what it does in vain: preparing the language again at
+    every call that a program makes, and checking sums for an overflow of which it then says nothing."""
+    executor: Any = interpreter.GridExecutor
+    if getattr(executor, "pace_patched", False):
+        return
+    patch_lang, execute, prepared = interpreter._patch_lang, executor.__call__, set[int]()
+
+    def patch_lang_once(function: Any) -> Any:
+        module = id(function.__globals__)
+        if module in prepared:
+            return None
+        prepared.add(module)
+        return patch_lang(function)
+
+    def execute_anew(self: Any, *arguments: Any, **options: Any) -> None:
+        prepared.clear()  # the end of a launch takes back what it prepared
+        execute(self, *arguments, **options)
+
+    interpreter._patch_lang, executor.__call__ = patch_lang_once, execute_anew
+    options = interpreter.interpreter_builder.options
+    interpreter.interpreter_builder.options = replace(options, sanitize_overflow=options.debug)
+    executor.pace_patched = True
 
 
 def _widened(handle: Any) -> Any:

@@ -37,3 +37,10 @@ def test_float32_rounds_to_the_nearest_bfloat16_and_ties_to_even() -> None:
     y = on_device(torch.empty(128, dtype=torch.bfloat16))
     launch(_round_kernel, (1,), on_device(x), y, SIZE=128)
     torch.testing.assert_close(y.cpu(), x.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_launch_leaves_the_language_as_it_was() -> None:
+    before = {name: member for name, member in vars(tl).items() if name not in ("core", "standard")}
+    a, b = torch.randn(2, 16, 16)
+    launch(_product_kernel, (1,), on_device(a), on_device(b), on_device(torch.empty(16, 16)), SIZE=16)
+    assert all(vars(tl)[name] is member for name, member in before.items())
