@@ -36,7 +36,8 @@ def patch_bfloat16() -> None:
 
 def patch_pace() -> None:
     """Patch the interpreter of this process, once, to leave out what it does in vain: preparing the language again at
-    every call that a program makes, and checking sums for an overflow of which it then says nothing."""
+    every call that a program makes, checking sums for an overflow of which it then says nothing, and a table of all
+    dtypes wherever one is asked for."""
     executor: Any = interpreter.GridExecutor
     if getattr(executor, "pace_patched", False):
         return
@@ -53,7 +54,16 @@ def patch_pace() -> None:
         prepared.clear()  # the end of a launch takes back what it prepared
         execute(self, *arguments, **options)
 
+    numpy_dtype, numpy_dtypes = interpreter._get_np_dtype, dict[str, np.dtype]()
+
+    def numpy_dtype_once(dtype: Any) -> np.dtype:
+        name = dtype.scalar.name
+        if name not in numpy_dtypes:
+            numpy_dtypes[name] = numpy_dtype(dtype.scalar)
+        return numpy_dtypes[name]
+
     interpreter._patch_lang, executor.__call__ = patch_lang_once, execute_anew
+    interpreter._get_np_dtype = numpy_dtype_once
     options = interpreter.interpreter_builder.options
     interpreter.interpreter_builder.options = replace(options, sanitize_overflow=options.debug)
     executor.pace_patched = True

@@ -10,7 +10,7 @@ of none except in arithmetic, a host tensor given to a Triton program, and numpy
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from triton.runtime import interpreter
 
 ENABLED = os.environ.get("STRICT_DEVICE") == "1"
@@ -72,27 +72,31 @@ class Rehearsal(TorchFunctionMode):
         if torch.compiler.is_compiling():
             return func(*args, **(kwargs or {}))
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in tensors):
+        tensors = [*_tensors(args), *_tensors(kwargs.values())]
+        mine = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
+        if len(mine) < len(tensors) and any(isinstance(tensor, FakeTensor) or tensor.is_meta for tensor in tensors
+                                            if not isinstance(tensor, DeviceTensor)):
             return func(*args, **kwargs)
         if name in _CROSSING and tensors:
             return self._moved(name, *args, **kwargs)
-        mine = [tensor for tensor in tensors if isinstance(tensor, DeviceTensor)]
         target = kwargs.get("device")
         if mine and "out_dtype" in kwargs:  # which a CPU's products do not have
             args = tuple(arg.to(kwargs["out_dtype"]) if isinstance(arg, Tensor) else arg for arg in args)
             del kwargs["out_dtype"]
-        if mine:
+        if mine and name != "__get__":  # of an attribute
             self._check(name, args, kwargs, tensors)
         if target is not None:
             kwargs["device"] = target if torch.device(target).type == "meta" else "cpu"
             if _is_device(target) and name in ("tensor", "as_tensor", "asarray"):
                 self._read(f"{name} of host data")
-        result = func(*args, **kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
         lies_there = bool(mine) if target is None else _is_device(target)
         if name in _SHAPE_ONLY or name == "copy_":
             lies_there = isinstance(args[0], DeviceTensor)
-        return tree_map(_wrapped, result) if lies_there else result
+        if not lies_there:
+            return result
+        return tree_map(_wrapped, result) if isinstance(result, (tuple, list, dict)) else _wrapped(result)
 
     def _check(self, name: str, args: tuple, kwargs: dict, tensors: Sequence[Tensor]) -> None:
         """Refuse what a GPU refuses, and note what it would wait for."""
@@ -111,7 +115,7 @@ class Rehearsal(TorchFunctionMode):
             raise DeviceMixError(f"{name}: expected all tensors to be on the same device, found {DEVICE} and cpu")
 
     def _check_index(self, name: str, target: Tensor, index: Any, value: Any = None) -> None:
-        indices = [leaf for leaf in tree_leaves(index) if isinstance(leaf, Tensor)]
+        indices = list(_tensors((index,)))
         lies_there, single = isinstance(target, DeviceTensor), lambda leaf: leaf.ndim == 0 and leaf.dtype != torch.bool
         for leaf in indices:
             if isinstance(leaf, DeviceTensor):
@@ -145,6 +149,17 @@ class Rehearsal(TorchFunctionMode):
             self._read("a copy between host and device")
         moved = source.to(dtype, copy=copy or lies_there != goes_there)
         return _wrapped(moved) if goes_there else moved.as_subclass(Tensor) if lies_there else moved
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Those among a call's arguments, and in their lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+        elif isinstance(value, dict):
+            yield from _tensors(value.values())
 
 
 def _is_device(device: Any) -> bool:

@@ -36,7 +36,7 @@ def seen(tensors: tuple[Tensor, Tensor, Tensor], first_BF: Tensor | None = None,
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mask", ["none", "causal", "block-causal", "window", "window ahead"])
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 32, 1), (2, 3, 4, 2, 40, 67), (1, 17, 8, 2, 64, 130)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 32, 1), (2, 3, 4, 2, 40, 67), (1, 17, 4, 1, 64, 130)], ids=str)
 def test_it_matches_float64(shape: tuple[int, int, int, int, int, int], mask: str, dtype: torch.dtype) -> None:
     first_BF, stop_BF = masks(shape[1], shape[5])[mask]
     check(attention, reference, seen(inputs(*shape, dtype), first_BF, stop_BF), PRODUCT)
@@ -55,7 +55,7 @@ def test_splits_are_merged_exactly(keys: int) -> None:
 
 
 def test_one_split_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = seen(inputs(1, 3, 4, 2, 32, 700))
+    arguments = seen(inputs(1, 3, 2, 1, 32, 700))
     many, _ = run(attention, *arguments)
     monkeypatch.setattr(kernel, "split_size", lambda num_kv_heads: 1024)
     one, _ = run(attention, *arguments)
@@ -64,7 +64,7 @@ def test_one_split_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_more_queries_than_a_tile_has_rows() -> None:
     first_BF, stop_BF = masks(75, 80)["causal"]
-    check(attention, reference, seen(inputs(1, 75, 6, 2, 32, 80), first_BF, stop_BF), PRODUCT)
+    check(attention, reference, seen(inputs(1, 75, 3, 1, 32, 80), first_BF, stop_BF), PRODUCT)
 
 
 def test_rows_have_their_own_bounds() -> None:
@@ -122,8 +122,8 @@ def test_heads_before_positions_are_refused(place: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch_with_longer_rows(dtype: torch.dtype) -> None:
-    q, k, v = inputs(3, 2, 2, 1, 32, 600, dtype)
-    stop_B1 = torch.tensor([[90], [600], [257]])
+    q, k, v = inputs(3, 2, 2, 1, 32, 300, dtype)
+    stop_B1 = torch.tensor([[90], [300], [257]])
     together, _ = run(attention, *seen((q, k, v), None, stop_B1.repeat(1, 2)))
     for row in range(3):
         length = int(stop_B1[row])
@@ -133,9 +133,9 @@ def test_a_row_alone_gives_the_same_bits_as_in_a_batch_with_longer_rows(dtype: t
 
 
 def test_causal_queries_equal_each_query_alone_over_its_past() -> None:
-    tensors, position = inputs(1, 9, 2, 2, 32, 9), torch.arange(9)[None]
+    tensors, position = inputs(1, 5, 2, 2, 32, 5), torch.arange(5)[None]
     causal, _ = run(attention, *seen(tensors, None, position + 1))
-    for query in range(9):
+    for query in range(5):
         alone, _ = run(attention, *seen((tensors[0][:, query : query + 1], tensors[1][:, : query + 1],
                                          tensors[2][:, : query + 1])))
         assert rel_rms(alone[0][0, 0], causal[0][0, query]) < 1e-6
@@ -143,14 +143,14 @@ def test_causal_queries_equal_each_query_alone_over_its_past() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_it_is_no_worse_than_pytorch_in_the_same_dtype(dtype: torch.dtype) -> None:
-    arguments = seen(inputs(2, 32, 4, 2, 64, 300, dtype))
+    arguments = seen(inputs(1, 32, 2, 1, 64, 300, dtype))
     expected = reference(*(tensor.double() for tensor in arguments[:3]), *arguments[3:])
     found, _ = run(attention, *arguments)
     assert found[0].numel() >= 4096
     assert rel_rms(found[0], expected) <= 1.1 * rel_rms(reference(*arguments), expected) + 1e-4
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 3), st.integers(1, 4), st.integers(1, 70),
        st.integers(1, 300), st.sampled_from(DTYPES), st.sampled_from(["none", "causal", "block-causal", "window"]))
 def test_any_shape(batch: int, queries: int, kv_heads: int, group: int, width: int, keys: int, dtype: torch.dtype,

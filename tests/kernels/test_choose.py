@@ -124,7 +124,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
             assert (commit_BQ.shape, count_B.shape) == ((2, 70), (2,))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 90), st.sampled_from(ALL_RULES), st.integers(0, 2**31))
 def test_any_shape(num_rows: int, num_queried: int, limited: Limited, seed: int) -> None:
     torch.manual_seed(seed)

@@ -73,7 +73,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
         assert commit(*case).shape == (2,)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 90), st.integers(1, 70), st.integers(0, 2**31))
 def test_any_shape(num_rows: int, num_queried: int, length: int, seed: int) -> None:
     torch.manual_seed(seed)

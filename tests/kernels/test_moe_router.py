@@ -140,7 +140,7 @@ def test_a_routing_that_does_not_suit_the_experts_is_refused(routing: Routing, m
         route(torch.zeros(1, 8), None, routing)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data(), st.integers(1, 5), st.integers(1, 12), st.sampled_from(list(Scoring)), st.booleans(), st.booleans())
 def test_any_routing(data: st.DataObject, num_groups: int, size: int, scoring: Scoring, biased: bool,
                      renormalise: bool) -> None:

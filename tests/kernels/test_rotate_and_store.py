@@ -60,8 +60,8 @@ def _check(case: list[Any]) -> list[Tensor]:
     (2, 1, 2, 2, True), (17, 3, 64, 32, True), (64, 2, 80, 20, True)])
 def test_it_equals_the_reference(heads: int, kv_heads: int, width: int, rotated: int, norm: bool,
                                  dtype: torch.dtype) -> None:
-    for stored in (True, False):
-        _check(_case(2, 2, heads, kv_heads, width, rotated, norm=norm, stored=stored, dtype=dtype))
+    for num_rows, stored in ((2, True), (1, False)):
+        _check(_case(num_rows, 2, heads, kv_heads, width, rotated, norm=norm, stored=stored, dtype=dtype))
 
 
 @pytest.mark.parametrize(("num_rows", "num_fed"), [(0, 3), (2, 0), (1, 1)])
@@ -70,7 +70,7 @@ def test_it_takes_any_number_of_tokens(num_rows: int, num_fed: int) -> None:
 
 
 def test_rows_may_share_their_positions() -> None:
-    case = _case(3, 4, 2, 1, 8, 8)
+    case = _case(3, 2, 2, 1, 8, 8)
     case[2] = replace(case[2], positions_BF=case[2].positions_BF[:1])
     shared = _check(case)
     case[2] = replace(case[2], positions_BF=case[2].positions_BF.expand(3, -1))
@@ -124,7 +124,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
         assert q_BFHD.shape == (2, 3, 4, 16)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 40),
        st.integers(0, 20), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 2**31))
 def test_any_shape(num_rows: int, num_fed: int, kv_heads: int, group: int, width: int, half: int, norm: bool,

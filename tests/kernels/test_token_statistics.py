@@ -228,9 +228,9 @@ def test_a_draw_leaves_the_gap_as_it_is(ask: Any) -> None:
 
 
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
-    logits, wanted = torch.randn(1, 5, 8200), frozenset(ALL - {"canvas_log_prob"})
+    logits, wanted = torch.randn(1, 3, 8200), frozenset(ALL - {"canvas_log_prob"})
     together = triton(logits, StatisticsRequest(wanted))
-    for row in range(5):
+    for row in range(3):
         alone = triton(logits[:, row : row + 1], StatisticsRequest(wanted))
         for name, value in vars(alone).items():
             assert value is None or value.item() == getattr(together, name)[0, row].item()
@@ -244,15 +244,15 @@ def drawing(num_rows: int, num_queried: int, temperature: float = 0.7, **cut: An
 
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.8}, {"top_k": 50, "top_p": 0.95}], ids=str)
 def test_both_paths_draw_the_same_tokens_under_one_seed(cut: dict[str, Any]) -> None:
-    logits = torch.randn(3, 4, 8300) * 3
-    request = StatisticsRequest(frozenset({"log_prob"}), drawing(3, 4, **cut))
+    logits = torch.randn(2, 3, 8300) * 3
+    request = StatisticsRequest(frozenset({"log_prob"}), drawing(2, 3, **cut))
     reference, found = token_statistics(logits, request), triton(logits, request)
     assert torch.equal(reference.token_BQ, found.token_BQ)
     assert reference.log_prob_BQ is not None
     torch.testing.assert_close(reference.log_prob_BQ, found.log_prob_BQ, rtol=0, atol=2e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 300), st.sampled_from(DTYPES), st.booleans())
 def test_any_shape(num_rows: int, num_queried: int, vocab_size: int, dtype: torch.dtype, coarse: bool) -> None:
     logits = torch.randn(num_rows, num_queried, vocab_size) * 5
