@@ -42,6 +42,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 # Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
+from ..kernels.checks import check_integer
 from .config.annotations import ConfigTypes
 from .config.reads import Place, reads
 from .config.renames import check_names
@@ -86,9 +87,11 @@ def _run(config: DictConfig) -> None:
         _refuse_other_tasks(config, HydraConfig.get())
         config = _with_every_kernel(config, HydraConfig.get())
         if config.threads is None:
-            config.threads = _free_cores(HydraConfig.get())
+            config.threads = min(2, _free_cores(HydraConfig.get()))
         if config.device is None:
             config.device = best_device()
+        if config.models_at_once is None:
+            config.models_at_once = _models_at_once(config, HydraConfig.get())
         if config.precision is None:
             config.precision = fast_precision(config.device)
         folder = _output(config.output)
@@ -171,9 +174,15 @@ def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfi
 
 
 def _free_cores(hydra_config: HydraConf) -> int:
-    """Two of the cores, or one for each job where a launcher runs several at once."""
+    """All cores, or one for each job where a launcher runs several at once."""
     runs_in_parallel = hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher.get("n_jobs", 1) != 1
-    return 1 if runs_in_parallel else min(2, available_cores())
+    return 1 if runs_in_parallel else available_cores()
+
+
+def _models_at_once(config: DictConfig, hydra_config: HydraConf) -> int:
+    """As many models as the free cores can train side by side; on a GPU, which they would share, one."""
+    threads = check_integer("training_threads", config.training_threads)
+    return max(1, _free_cores(hydra_config) // threads) if config.device == "cpu" else 1
 
 
 def _for_hydra(argument: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.checks import check_real
+from ..kernels.checks import check_integer, check_real
 from ..models import SeparateHead
 from .harness.progress import console
 from .harness.records import Json
@@ -26,10 +26,12 @@ class Train:
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
     seconds: float
+    models_at_once: int = 1
 
     def __post_init__(self) -> None:
         check_tasks(self.tasks, self.seeds)
         check_real("seconds", self.seconds, above=0)
+        check_integer("models_at_once", self.models_at_once)
 
     def points(self) -> Iterator[TrainingPoint]:
         """The models, in the order in which they are trained."""
@@ -47,9 +49,10 @@ class Train:
         """Train what is missing in `folder` while there is time, and print what is finished and what is left, when
         interrupted too. Returns the number of models that failed: none where time alone ran out."""
         stop_at = time.perf_counter() + self.seconds
-        runner = Runner(folder)
+        runner = Runner(folder, self.models_at_once)
         points, num_finished, num_failed = list(self.points()), 0, 0
         try:
+            runner.train_ahead(points, stop_at)
             for point in points:
                 title = f"{point.name} {type(point.recipe.objective).__name__} seed {point.seed}"
                 try:

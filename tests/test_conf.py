@@ -46,7 +46,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(*overrides: str) -> Any:
-    return compose("config", overrides=["threads=2", "device=cpu", "precision=float32", *overrides])
+    return compose("config", overrides=["threads=2", "models_at_once=1", "device=cpu", "precision=float32", *overrides])
 
 
 def built(*overrides: str) -> Any:
@@ -86,9 +86,9 @@ def test_every_task_builds_a_frontier(task: str) -> None:
 
 def test_the_default_is_the_four_tasks_with_one_seed() -> None:
     experiment = built()
-    assert list(experiment.tasks) == ["sudoku4", "sudoku6", "extraction", "addition"]
+    assert list(experiment.tasks) == ["extraction", "sudoku4", "sudoku6", "addition"]
     assert experiment.seeds == [0]
-    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [64, 256])
+    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [32, 256])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

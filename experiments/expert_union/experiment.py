@@ -76,9 +76,10 @@ class ExpertUnion:
     threads: int
     device: str = "cpu"
     kernels: str = "auto"
+    models_at_once: int = 1
 
     def __post_init__(self) -> None:
-        check_machine(self.device, self.kernels, self.threads)
+        check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_tasks(self.tasks, self.seeds)
         check_counts("widths", self.widths)
         check_counts("batch_sizes", self.batch_sizes)
@@ -184,8 +185,9 @@ class ExpertUnion:
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
-        runner = Runner(folder)
-        training = [runner.train(point) for point in self.training_points()]
+        runner, models = Runner(folder, self.models_at_once), list(self.training_points())
+        runner.train_ahead(models)
+        training = [runner.train(point) for point in models]
         measured: list[Json] = on_record(
             runner, list(self.union_points()),
             lambda point: f"{point.name}, {point.router}, {100 * point.state:.0f} % trained", measure_union)

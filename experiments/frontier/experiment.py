@@ -1,6 +1,7 @@
 """The frontier experiment: tokens per second and quality of the same outputs, for every decoder setting of each task.
 
-For each task and seed it trains the matched pair where a checkpoint is missing, then decodes the same test items with
+For each task and seed it trains the matched pair where a checkpoint is missing (the first task's models first, then
+the others of a seed side by side), then decodes the same test items with
 
     autoregressive          greedy, KV cache
     orders x steps          confident, margin, random order; a fixed number of steps a window
@@ -12,6 +13,7 @@ speed-up is a ratio inside one record.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from ...decoders import Decoder, Linear, Policy, Threshold, Unbounded, presets
@@ -51,9 +53,10 @@ class Frontier:
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
+    models_at_once: int = 1
 
     def __post_init__(self) -> None:
-        check_machine(self.device, self.kernels, self.threads)
+        check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
@@ -104,16 +107,27 @@ class Frontier:
         for point in self.points():
             point.model.check(point.decoder, point.head)
 
+    def stages(self) -> Iterator[list[tuple[int, str]]]:
+        """Seeds and tasks whose models are trained together, in their order: the first alone, since its report is to
+        stand early, then the others of each seed."""
+        for number, seed in enumerate(self.seeds):
+            pairs = [(seed, name) for name in self.tasks]
+            if number == 0:
+                yield pairs[:1]
+                pairs = pairs[1:]
+            yield pairs
+
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, a task after the other; the report is written anew after each,
         the tables printed at the end. Returns the number of points that failed."""
-        runner, training, measured = Runner(folder), [], []
+        runner, training, measured = Runner(folder, self.models_at_once), [], []
         report = folder / report_name("", self.tasks, self.seeds, self)
         to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name
-                   for seed in self.seeds for name in self.tasks]
+                   for seed, name in product(self.seeds, self.tasks)]
         num_pairs = len(to_come)
-        for seed in self.seeds:
-            for name in self.tasks:
+        for pairs in self.stages():
+            runner.train_ahead([point for seed, name in pairs for point in self._pair(name, seed)])
+            for seed, name in pairs:
                 training += [runner.train(point) for point in self._pair(name, seed)]
                 measured += on_record(runner, list(self._points(name, seed)),
                                       lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)

@@ -18,6 +18,15 @@ _file = sys.stderr if sys.stderr is not None else Path(os.devnull).open("w")  # 
 console = Console(file=_file, highlight=False, soft_wrap=True, width=None if _file.isatty() else 110)
 
 
+_in_lines = False
+
+
+def print_lines() -> None:
+    """Let this process print lines on a terminal too, which it shares with others."""
+    global _in_lines
+    _in_lines = True
+
+
 class Bar(Protocol):
     def update(self, done: int, facts: str) -> None:
         """`done` of the total are finished; `facts` are a few words beside the bar."""
@@ -27,7 +36,7 @@ class Bar(Protocol):
 @contextmanager
 def bar(title: str, total: int, start: int = 0) -> Iterator[Bar]:
     """A bar of `total` units, of which `start` are done already."""
-    if not console.is_terminal:
+    if _in_lines or not console.is_terminal:
         yield _LogLines(title, total, start)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[facts]}"),

@@ -62,9 +62,10 @@ class JointError:
     device: str = "cpu"
     kernels: str = "auto"
     batch_invariant: bool = field(default=False, metadata=ADDED_LATER)
+    models_at_once: int = 1
 
     def __post_init__(self) -> None:
-        check_machine(self.device, self.kernels, self.threads)
+        check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_integer("num_items", self.num_items)
@@ -91,8 +92,9 @@ class JointError:
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
-        runner = Runner(folder)
-        training = [runner.train(point) for point in self.training_points()]
+        runner, models = Runner(folder, self.models_at_once), list(self.training_points())
+        runner.train_ahead(models)
+        training = [runner.train(point) for point in models]
         measured = on_record(runner, list(self.points()), lambda point: f"{point.name}, {point.steps} steps", _measure)
         name = report_name("joint_error-", self.tasks, self.seeds, self)
         return concluded(write_report(folder / name, training, measured), [*training, *measured])

@@ -48,9 +48,10 @@ class Decoders:
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
     presets: Sequence[str] | None = None
+    models_at_once: int = 1
 
     def __post_init__(self) -> None:
-        check_machine(self.device, self.kernels, self.threads)
+        check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
@@ -113,9 +114,10 @@ class Decoders:
     def run(self, folder: Path) -> int:
         """Train and measure what is missing in `folder`, write the report, print the table. Returns the number of
         points that failed."""
-        runner, points = Runner(folder), list(self.points())
-        training = [runner.train(point) for point in dict.fromkeys(
-            model for point in points for model in (point.reference, point.model))]
+        runner, points = Runner(folder, self.models_at_once), list(self.points())
+        models = list(dict.fromkeys(model for point in points for model in (point.reference, point.model)))
+        runner.train_ahead(models)
+        training = [runner.train(point) for point in models]
         measured = on_record(runner, points, lambda point: f"{point.name}, {point.order}, batch {point.batch_size}",
                              measure)
         name = report_name("decoders-", self.tasks, self.seeds, self)

@@ -20,12 +20,13 @@ from .setup import TaskSetup
 _Point = TypeVar("_Point")
 
 
-def check_machine(device: str, kernels: str, threads: int) -> None:
+def check_machine(device: str, kernels: str, threads: int, models_at_once: int = 1) -> None:
     """ValueError unless this machine has the device and can run the implementation of the kernels that is named."""
     check_device(device)
     with using(Implementation.named(kernels)):
         pass  # refused here if it could not run
     check_integer("threads", threads)
+    check_integer("models_at_once", models_at_once)
 
 
 def check_invariance(enabled: bool, device: str) -> None:

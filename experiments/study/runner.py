@@ -1,7 +1,7 @@
 """Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...models import Transformer
@@ -9,24 +9,35 @@ from ..harness.locks import exclusive
 from ..harness.progress import console
 from ..harness.provenance import provenance
 from ..harness.records import Json, RecordStore, key_of
-from ..training.trainer import TrainingPoint, load_or_train
+from ..training.side_by_side import train_side_by_side
+from ..training.trainer import TrainingPoint, is_trained, load_or_train
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
 
 class Runner:
     """The records and models of one output folder. A point that fails is recorded with its reason, the others go on,
-    and the next run tries it again."""
+    and the next run tries it again. `models_at_once` may be in training side by side."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models_at_once: int = 1) -> None:
         provenance()  # the state of the code now, not after it was edited during a long run
         self.folder = folder
         self.records = RecordStore(folder / "records")
+        self._models_at_once = models_at_once
         self._models: dict[TrainingPoint, Transformer] = {}
+        self._errors: dict[TrainingPoint, BaseException] = {}
+
+    def train_ahead(self, points: Sequence[TrainingPoint], stop_at: float = math.inf) -> None:
+        """Train those that are missing, several at once; `train` then gives their records, or fails as they did."""
+        missing = [point for point in dict.fromkeys(points) if not is_trained(point, self.folder)]
+        if min(self._models_at_once, len(missing)) > 1:
+            self._errors |= train_side_by_side(missing, self.folder, self._models_at_once, stop_at)
 
     def train(self, point: TrainingPoint, stop_at: float = math.inf) -> Json:
         """The point's training record, made if it is missing. TrainingPaused as in `load_or_train`."""
         try:
+            if point in self._errors:
+                raise self._errors.pop(point)
             self._models[point], record = load_or_train(point, self.folder, stop_at)
         except _POINT_FAILURES as error:
             return self._failed(point, error)

@@ -121,15 +121,15 @@ class TrainingPaused(Exception):
     """A training reached its time limit. Its state is saved; the next call resumes it."""
 
 
-def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf) -> tuple[Transformer, Json]:
+def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf, models_at_once: int = 1
+                  ) -> tuple[Transformer, Json]:
     """The point's model and training record: loaded from `folder` if complete there, else trained from the last saved
     state. Of several processes that want the same point, one trains it. TrainingPaused at `stop_at`, a time of
-    time.perf_counter(), if it is not complete by then."""
-    records = RecordStore(folder / "records")
-    weights = folder / "checkpoints" / f"{key_of(point)}.safetensors"
+    time.perf_counter(), if it is not complete by then. The record says how many models the caller trains at once."""
+    weights = _weights(point, folder)
     with exclusive(folder / "locks" / key_of(point)):
-        record = records.read_whole(point)
-        if record is not None and "failed" not in record["result"] and weights.exists():
+        record = _finished(point, folder)
+        if record is not None:
             try:
                 return load_checkpoint(weights, expect=point.config()).eval(), record
             except ValueError as error:
@@ -139,9 +139,26 @@ def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf)
         with machine_shared():
             transformer, result = _train(point, weights.with_suffix(".state.safetensors"), stop_at)
         save_checkpoint(weights, transformer, key=key_of(point))
-        record = records.write(point, result, provenance())
+        record = RecordStore(folder / "records").write(point, result | {"models_at_once": models_at_once}, provenance())
         weights.with_suffix(".state.safetensors").unlink(missing_ok=True)
         return transformer, record
+
+
+def is_trained(point: TrainingPoint, folder: Path) -> bool:
+    """Whether `load_or_train` would load the model."""
+    return _finished(point, folder) is not None
+
+
+def _weights(point: TrainingPoint, folder: Path) -> Path:
+    return folder / "checkpoints" / f"{key_of(point)}.safetensors"
+
+
+def _finished(point: TrainingPoint, folder: Path) -> Json | None:
+    """The record of a training that is complete in `folder`."""
+    record = RecordStore(folder / "records").read_whole(point)
+    if record is None or "failed" in record["result"] or not _weights(point, folder).exists():
+        return None
+    return record
 
 
 def initialized(point: TrainingPoint) -> Transformer:

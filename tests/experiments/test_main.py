@@ -20,7 +20,7 @@ from quicksilver.experiments.kernel_bench.experiment import KernelBench
 from quicksilver.experiments.step_bench.experiment import StepBench
 from quicksilver.experiments.train import Train
 
-TINY = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
+TINY = ["task=sudoku4", "threads=1", "models_at_once=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
         "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
         "task.sudoku4.autoregressive.updates=8", "task.sudoku4.diffusion.num_curve_items=8",
         "task.sudoku4.autoregressive.num_curve_items=8", "experiment.num_items=[4,16]"]
@@ -149,6 +149,18 @@ def test_an_option_that_an_experiment_does_not_read_is_refused(
 def test_options_that_are_read_are_taken_from_wherever_they_come(
         refused: Callable[..., tuple[Any, list[str]]], arguments: list[str]) -> None:
     assert refused(*arguments) == (0, [])
+
+
+@pytest.mark.parametrize(("options", "models_at_once"), [
+    ([], 4), (["training_threads=2"], 2), (["training_threads=5"], 1), (["models_at_once=7"], 7)], ids=str)
+def test_as_many_models_are_trained_at_once_as_the_cores_allow(
+        refused: Callable[..., tuple[Any, list[str]]], monkeypatch: pytest.MonkeyPatch, options: list[str],
+        models_at_once: int) -> None:
+    seen: list[Train] = []
+    monkeypatch.setattr(Train, "check", lambda self: seen.append(self))
+    monkeypatch.setattr(entry_point, "available_cores", lambda: 4)
+    assert refused("experiment=train", "device=cpu", *options) == (0, [])
+    assert [train.models_at_once for train in seen] == [models_at_once]
 
 
 @pytest.mark.parametrize(("argument", "line"), [

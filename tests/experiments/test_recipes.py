@@ -7,8 +7,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from quicksilver.decoders import Decoder, Greedy, Linear, Policy, RandomOrder, Recompute, TopProbability, Whole
+from quicksilver.experiments.harness.cores import available_cores
 from quicksilver.experiments.harness.devices import fast_precision
+from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.training.evaluator import accuracy
+from quicksilver.experiments.training.side_by_side import train_side_by_side
 from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
 from quicksilver.models import SeparateHead
 
@@ -22,24 +25,36 @@ def any_order(steps: int, policy: Policy) -> Decoder:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("recipes")
+def setups() -> dict[str, TaskSetup]:
+    with initialize_config_module("quicksilver.conf", version_base="1.3"):
+        config = compose("config", overrides=["threads=2", "models_at_once=1", "device=cpu",
+                                              f"precision={fast_precision('cpu')}"])
+        return instantiate(config.experiment, _convert_="all").tasks
+
+
+@pytest.fixture(scope="module")
+def folder(setups: dict[str, TaskSetup], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of this module, trained."""
+    path = tmp_path_factory.mktemp("recipes")
+    pairs = [point(setups, task, family) for task in setups for family in ("autoregressive", "diffusion")]
+    unused = point(setups, "addition", "diffusion")
+    assert not train_side_by_side([each for each in pairs if each != unused], path, available_cores())
+    return path
+
+
+def point(setups: dict[str, TaskSetup], task: str, family: str) -> TrainingPoint:
+    return TrainingPoint(task, setups[task].task, setups[task].recipe(family), seed=0)
 
 
 @pytest.fixture
-def share(folder: Path) -> Share:
+def share(setups: dict[str, TaskSetup], folder: Path) -> Share:
     """share(task, family, decoder): right answers of the default recipe's model; the recipe's decoder by default."""
 
     def measured(task: str, family: str, decoder: Decoder | None = None) -> float:
-        with initialize_config_module("quicksilver.conf", version_base="1.3"):
-            config = compose("config", overrides=[f"task={task}", "threads=2", "device=cpu",
-                                                 f"precision={fast_precision('cpu')}"])
-            setup = instantiate(config.experiment, _convert_="all").tasks[task]
-        recipe = setup.recipe(family)
-        point = TrainingPoint(task, setup.task, recipe, seed=0)
-        transformer, _ = load_or_train(point, folder)
-        evaluator = point.evaluator(transformer, decoder or recipe.curve_decoder, SeparateHead())
-        return accuracy(evaluator, setup.task, NUM_ITEMS, 128)
+        model = point(setups, task, family)
+        transformer, _ = load_or_train(model, folder)
+        evaluator = model.evaluator(transformer, decoder or model.recipe.curve_decoder, SeparateHead())
+        return accuracy(evaluator, setups[task].task, NUM_ITEMS, 128)
 
     return measured
 

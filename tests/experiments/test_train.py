@@ -126,7 +126,8 @@ Compose = Callable[..., Any]
 def composed() -> Compose:
     def build(*overrides: str) -> Any:
         with initialize_config_module("quicksilver.conf", version_base="1.3"):
-            config = compose("config", overrides=["threads=2", "device=cpu", "precision=float32", *overrides])
+            config = compose("config", overrides=["threads=2", "models_at_once=1", "device=cpu", "precision=float32",
+                                                  *overrides])
             return instantiate(config.experiment, _convert_="all")
 
     return build

@@ -167,7 +167,7 @@ def _hydra() -> Iterator[None]:
 @pytest.mark.usefixtures("_hydra")
 @pytest.mark.parametrize("task", ["extraction", "addition"])
 def test_the_default_configuration_serves_its_tasks(task: str) -> None:
-    config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32",
+    config = compose("config", overrides=["threads=1", "models_at_once=1", "device=cpu", "precision=float32",
                                           "experiment=cache_error", f"task=[{task}]"])
     built = instantiate(config.experiment, _convert_="all")
     built.check()

@@ -112,7 +112,8 @@ def replaced(config: Any, place: Place, value: Any) -> Any:
 @pytest.mark.parametrize("overrides", [["task=sudoku4"], ["experiment=step_bench", "shapes=tiny"]], ids=" ".join)
 def test_no_value_of_any_key_ends_in_another_error(overrides: list[str]) -> None:
     with initialize_config_module("quicksilver.conf", version_base="1.3"):
-        composed = compose("config", overrides=["threads=2", "device=cpu", "precision=float32", *overrides])
+        composed = compose("config", overrides=["threads=2", "models_at_once=1", "device=cpu", "precision=float32",
+                                                *overrides])
     config: Any = OmegaConf.to_container(composed, resolve=False)
     ConfigTypes(config).check(("experiment",), Experiment)
     said = []

@@ -124,7 +124,7 @@ def test_a_setting_that_could_not_be_measured_is_refused_before_training(changes
 def test_the_shipped_configuration_is_whole() -> None:
     with initialize_config_module("quicksilver.conf", version_base=None):
         config = compose("config", overrides=["experiment=expert_union", "device=cpu", "precision=float32",
-                                              "threads=1", "seeds=[0,1,2]"])
+                                              "threads=1", "models_at_once=1", "seeds=[0,1,2]"])
         made = instantiate(config.experiment, _convert_="all")
     assert isinstance(made, ExpertUnion)
     first, _, sigmoid = (router.experts for router in made.routers.values())

@@ -52,6 +52,12 @@ def test_it_measures_every_point_and_writes_one_self_contained_report(tmp_path: 
     assert report.with_name("frontier.png").exists()
 
 
+def test_the_first_task_s_models_come_first_then_all_others_of_a_seed(frontier: Build) -> None:
+    setup = frontier().tasks["sudoku4"]
+    stages = frontier(tasks={"first": setup, "second": setup, "third": setup}, seeds=[4, 7]).stages()
+    assert list(stages) == [[(4, "first")], [(4, "second"), (4, "third")], [(7, "first"), (7, "second"), (7, "third")]]
+
+
 def test_a_second_run_reuses_everything(tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     frontier().run(tmp_path)
     before = records(tmp_path)

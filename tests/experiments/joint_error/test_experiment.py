@@ -118,8 +118,8 @@ def _hydra() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_hydra")
 def test_the_default_configuration_measures_each_task_at_its_own_steps() -> None:
-    config = compose("config", overrides=["threads=1", "device=cpu", "precision=float32", "experiment=joint_error",
-                                          "task=[extraction]"])
+    config = compose("config", overrides=["threads=1", "models_at_once=1", "device=cpu", "precision=float32",
+                                          "experiment=joint_error", "task=[extraction]"])
     built = instantiate(config.experiment, _convert_="all")
     built.check()
     assert [point.steps for point in built.points()] == list(built.tasks["extraction"].steps)

@@ -29,6 +29,7 @@ TASKS = {"sudoku4": TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(),
     (lambda: check_machine("tpu", "auto", 1), "device='tpu'"),
     (lambda: check_machine("cpu", "fast", 1), "kernels='fast': must be one of auto, reference, cpu, triton"),
     (lambda: check_machine("cpu", "auto", 0), "threads=0: must be an integer of at least 1"),
+    (lambda: check_machine("cpu", "auto", 1, 0), "models_at_once=0: must be an integer of at least 1"),
     (lambda: check_invariance(1, "cpu"), "batch_invariant=1: must be true or false"),  # pyright: ignore
     (lambda: check_tasks({}, [0]), r"tasks=\[\], seeds=\[0\]: needs at least one of each"),
     (lambda: check_tasks(TASKS, []), r"tasks=\['sudoku4'\], seeds=\[\]: needs at least one of each"),
@@ -48,7 +49,7 @@ def test_a_refusal_names_the_option_and_its_value(check: Callable[[], None], mes
 
 
 def test_what_can_be_measured_is_accepted() -> None:
-    check_machine("cpu", "reference", 2)
+    check_machine("cpu", "reference", 2, 2)
     check_invariance(True, "cpu")
     check_tasks(TASKS, [0, LARGEST_SEED])
     check_batches([1, 4], [8, 8])

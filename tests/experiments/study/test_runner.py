@@ -78,3 +78,23 @@ def test_a_model_that_failed_to_train_is_recorded_and_what_needs_it_fails_by_its
     monkeypatch.undo()
     trained = runner.train(point)
     assert runner.model(point).num_parameters() == trained["result"]["parameters"]
+
+
+def test_only_missing_models_are_trained_ahead_several_at_once_and_fail_later_as_they_did_there(
+        tmp_path: Path, training_point: Callable[..., TrainingPoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    there, diverged, other = (training_point(seed=seed, updates=1, num_curve_points=1) for seed in range(3))
+    Runner(tmp_path).train(there)
+    ahead: list[list[TrainingPoint]] = []
+
+    def train(points: list[TrainingPoint], *_: object) -> dict[TrainingPoint, BaseException]:
+        ahead.append(points)
+        return {diverged: FloatingPointError("the loss is nan")}
+
+    monkeypatch.setattr(module, "train_side_by_side", train)
+    Runner(tmp_path).train_ahead([there, diverged, other])
+    runner = Runner(tmp_path, models_at_once=2)
+    runner.train_ahead([there, other, other])
+    runner.train_ahead([there, diverged, other, diverged])
+    assert ahead == [[diverged, other]]
+    assert runner.train(diverged)["result"] == {"failed": "FloatingPointError: the loss is nan"}
+    assert "failed" not in runner.train(diverged)["result"]
