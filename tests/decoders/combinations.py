@@ -1,12 +1,13 @@
 """Combinations of parts, made from their YAML, that hold every two parts that work together; and what each step of a
 decode must keep to."""
 
+import functools
 import hashlib
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from quicksilver.decoders import (
     Vicinity,
     Whole,
 )
+from quicksilver.decoders.windows import Span
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
 
 from tests.conftest import MASK_ID, PATTERNS, TableModel
@@ -77,9 +79,13 @@ def options(conf: Path) -> dict[str, dict[str, Any]]:
 @dataclass(frozen=True)
 class Combination:
     name: str
-    decoder: Decoder
+    make: Callable[[], Decoder]
     pattern: AttentionPattern
     chosen: tuple[Option, ...] = ()
+
+    @functools.cached_property
+    def decoder(self) -> Decoder:
+        return self.make()
 
     def __str__(self) -> str:
         return self.name
@@ -88,21 +94,38 @@ class Combination:
 REFUSALS: set[str] = set()
 
 
+def unless_refused(make: Callable[[], Any]) -> Any:
+    """What is made, or None where its parts refuse each other, which they do with ValueError alone."""
+    try:
+        return make()
+    except ValueError as error:
+        REFUSALS.add(str(error))
+        return None
+
+
 def working(options: Mapping[str, Mapping[str, Any]]) -> Iterator[Combination]:
-    """Every choice of one option a group whose parts accept each other and the model. They refuse with ValueError
-    alone."""
+    """Every choice of one option a group whose parts accept each other and the model. No sampler is refused by any: one
+    that were would raise where its combinations are decoded."""
     request = Request.completing([1, 2, 3, 4], 12, mask_id=MASK_ID)
     models = {name: TableModel(pattern) for name, pattern in options["pattern"].items()}
+
+    @functools.cache
+    def accepted(policy: str, cache: str, windows: str, schedule: str) -> Decoder | None:
+        return unless_refused(lambda: Decoder(options["windows"][windows], options["schedule"][schedule], Greedy(),
+                                              options["policy"][policy], options["cache"][cache]))
+
+    @functools.cache
+    def span(pattern: str, cache: str, windows: str) -> Span | None:
+        decoder = Decoder(options["windows"][windows], Linear(1), Greedy(), Leftmost(), options["cache"][cache])
+        return unless_refused(lambda: decoder.check(models[pattern], request))
+
     for names in itertools.product(*(options[group] for group in GROUPS)):
-        chosen = tuple(zip(GROUPS, names, strict=True))
-        part = {group: options[group][name] for group, name in chosen}
-        try:
-            decoder = Decoder(part["windows"], part["schedule"], part["sampler"], part["policy"], part["cache"])
-            decoder.check(models[names[GROUPS.index("pattern")]], request)
-        except ValueError as error:
-            REFUSALS.add(str(error))
-        else:
-            yield Combination("-".join(names), decoder, part["pattern"], chosen)
+        policy, cache, windows, sampler, pattern, schedule = names
+        decoder = accepted(policy, cache, windows, schedule)
+        if decoder is not None and span(pattern, cache, windows) is not None:
+            make = functools.partial(replace, decoder, sampler=options["sampler"][sampler])
+            chosen = tuple(zip(GROUPS, names, strict=True))
+            yield Combination("-".join(names), make, options["pattern"][pattern], chosen)
 
 
 def held(combination: Combination, size: int) -> set[tuple[Option, ...]]:
@@ -121,32 +144,35 @@ def cover(combinations: Iterable[Combination], size: int) -> list[Combination]:
 
 def _cover_what_holds(new: frozenset[Option], combinations: list[Combination], size: int) -> Iterator[Combination]:
     """The combination that holds most of what none before it held, again and again; ties go by a hash of the name."""
-    rests = [{some for some in held(combination, size) if new <= set(some)} for combination in combinations]
-    missing = set[tuple[Option, ...]]().union(*rests)
+    rests = [[some for some in itertools.combinations(combination.chosen, size) if not new or new <= set(some)]
+             for combination in combinations]
+    bit = {some: 1 << number for number, some in enumerate(set(itertools.chain.from_iterable(rests)))}
+    holds, missing = [sum(bit[some] for some in rest) for rest in rests], sum(bit.values())
     queue = [(-len(rest), hashlib.sha256(combination.name.encode()).digest(), number)
              for number, (rest, combination) in enumerate(zip(rests, combinations, strict=True))]
     heapq.heapify(queue)
     while missing:
         gain, digest, number = heapq.heappop(queue)
-        if gain == -len(rests[number] & missing):
-            missing -= rests[number]
+        still = (holds[number] & missing).bit_count()
+        if gain == -still:
+            missing &= ~holds[number]
             yield combinations[number]
         else:  # it had more when it was counted last, so whatever is behind it in the queue may have more now
-            heapq.heappush(queue, (-len(rests[number] & missing), digest, number))
+            heapq.heappush(queue, (-still, digest, number))
 
 
 WORKING = list(working(options(CONF)))
 PAIRS = cover(WORKING, 2)
 ENDING = [Combination(f"ends-{cache}-{windows}",
-                      Decoder(windows, Linear(2), Greedy(), Leftmost(), cache, end_id=5), pattern)
+                      functools.partial(Decoder, windows, Linear(2), Greedy(), Leftmost(), cache, end_id=5), pattern)
           for windows, cache, pattern in [
               (Whole(), Recompute(), Bidirectional()), (Blocks(4), Recompute(), Bidirectional()),
               (GridBlocks(4), Recompute(), BlockCausal(4)), (GridBlocks(4), BlockCausalCache(), BlockCausal(4)),
               (GridBlocks(4), BlockCausalCacheApart(), BlockCausal(4)), (Blocks(1), Recompute(), Causal()),
               (Blocks(1), Append(), Causal())]]
 SINGLES = cover(WORKING, 1)
-GUIDED = Combination("guided", Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute(),
-                                       guidance=ClassifierFree(0.7)), Bidirectional())
+GUIDED = Combination("guided", functools.partial(Decoder, Blocks(4), Linear(2), Greedy(), TopProbability(), Recompute(),
+                                                 guidance=ClassifierFree(0.7)), Bidirectional())
 
 
 class Checked:

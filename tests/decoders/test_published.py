@@ -1,4 +1,4 @@
-"""Whole decodes against loops written from the papers, token for token, on 20 random models each."""
+"""Whole decodes against loops written from the papers, token for token, on 8 random models each."""
 
 import math
 from collections.abc import Callable
@@ -52,7 +52,7 @@ from tests.decoders import naive_caches
 from tests.decoders import naive_loops as naive
 from tests.decoders.naive import NaiveTransformer
 
-NUM_MODELS = 20
+NUM_MODELS = 8
 BIDIRECTIONAL, RECOMPUTE = Bidirectional(), Recompute()
 
 

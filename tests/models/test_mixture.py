@@ -140,11 +140,11 @@ def test_many_positions_in_training_have_that_gradient_too(routing: Routing, pre
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("attention", "shape"), [
-    (Causal(), PLAIN), (Bidirectional(), RICH), (BlockCausal(4), AFTER)],
+    (Causal(), PLAIN), (Bidirectional(), RICH), (BlockCausal(2), AFTER)],
     ids=["causal", "bidirectional", "block_causal"])
 def test_a_model_of_mixtures_is_the_same_on_the_triton_path(attention: AttentionPattern, shape: ExpertShape) -> None:
     model = random_transformer(attention, experts=shape)
-    tokens = torch.randint(0, VOCAB_SIZE, (2, 7))
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 3))
     expected = model.sequence_hidden(tokens)
     with using(Implementation.TRITON), recording() as ran:
         found = model.sequence_hidden(tokens)
@@ -155,14 +155,14 @@ def test_a_model_of_mixtures_is_the_same_on_the_triton_path(attention: Attention
 @torch.inference_mode()
 @pytest.mark.parametrize("implementation", list(Implementation))
 def test_a_model_of_mixtures_with_a_cache_equals_recomputation(implementation: Implementation) -> None:
-    model = random_transformer(BlockCausal(4), experts=RICH)
-    tokens = torch.randint(0, VOCAB_SIZE, (2, 8))
+    model = random_transformer(BlockCausal(2), experts=RICH)
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 4))
     expected = model.sequence_hidden(tokens)
-    store = empty_store(model, 2, 8)
+    store = empty_store(model, 2, 4)
     with using(implementation):
-        for begin, end in ((0, 4), (4, 8)):
+        for begin, end in ((0, 2), (2, 4)):
             positions_BF = torch.arange(begin, end).expand(2, -1)
-            mask = AttentionMask(BlockCausal(4), positions_BF, torch.arange(end)[None])
+            mask = AttentionMask(BlockCausal(2), positions_BF, torch.arange(end)[None])
             found = model.hidden(tokens[:, begin:end], positions_BF, mask, store.write(positions_BF, end))
             torch.testing.assert_close(found, expected[:, begin:end], rtol=0, atol=1e-5)
 

@@ -49,9 +49,11 @@ def test_exact_k_is_the_mean_over_orders_of_the_chain_rule(seed: int) -> None:
     model.head.weight.data /= 3
     sequence = (1, 4, 2)
     orders = [chain_nll(model, sequence, order) for order in itertools.permutations(range(LENGTH))]
-    mean, error = exact_k_nll(model, torch.tensor([sequence]), torch.ones(1, LENGTH, dtype=torch.bool),
-                              mask_id=MASK_ID, num_draws=3000, generator=generator(seed))
-    assert error.item() > 0
+    same = torch.tensor([sequence]).expand(150, -1)
+    mean_B, error_B = exact_k_nll(model, same, torch.ones_like(same, dtype=torch.bool), mask_id=MASK_ID, num_draws=20,
+                                  generator=generator(seed))
+    mean, error = mean_B.mean(), error_B.norm() / len(same)
+    assert (error_B > 0).all()
     assert abs(mean.item() - sum(orders) / len(orders)) < 4 * error.item() + 1e-4
     # Jensen: never below -log of the mean over orders of the probability.
     mixture = -math.log(sum(math.exp(-nll) for nll in orders) / len(orders))
@@ -64,8 +66,8 @@ def test_averaged_over_the_data_exact_k_is_never_below_their_entropy_and_comes_n
     every = torch.ones_like(sequences, dtype=torch.bool)
     share = torch.softmax(torch.randn(len(sequences), generator=generator(1)), 0)
     model = random_transformer(Bidirectional(), 5)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for update in range(300):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
+    for update in range(60):
         g = generator(update)
         batch = sequences[torch.multinomial(share, 64, replacement=True, generator=g)]
         loss = MaskedDiffusion().loss(model, batch, every[:1].expand_as(batch), mask_id=MASK_ID, generator=g)
@@ -73,7 +75,7 @@ def test_averaged_over_the_data_exact_k_is_never_below_their_entropy_and_comes_n
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        mean, error = exact_k_nll(model, sequences, every, mask_id=MASK_ID, num_draws=500, generator=generator(2))
+        mean, error = exact_k_nll(model, sequences, every, mask_id=MASK_ID, num_draws=100, generator=generator(2))
     entropy, bound = -(share * share.log()).sum(), (share * mean).sum()
     assert entropy - 4 * (share * error).sum() <= bound <= 1.15 * entropy
 

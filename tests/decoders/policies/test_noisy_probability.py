@@ -2,12 +2,12 @@
 
 import itertools
 import math
+from collections import Counter
 
-import numpy as np
 import pytest
 from quicksilver.decoders.policies.noisy_probability import NoisyProbability
 
-from tests.decoders.policies.conftest import MakeInputs
+from tests.decoders.policies.conftest import MakeInputs, under_seeds
 
 P, TEMPERATURE, NUM = [0.9, 0.7, 0.3, 0.8], 0.4, 1500
 MASKED = [True, True, False, True]
@@ -34,21 +34,20 @@ def test_at_the_coldest_the_surest_positions_are_drawn(make: MakeInputs, tempera
 
 
 def test_at_the_hottest_positions_are_drawn_evenly(make: MakeInputs) -> None:
-    drawn = [int(NoisyProbability(1.7e308).select(*make(masked=[True] * 4, at_most=1, seed=seed, log_prob=[
-        math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])).commit_BQ[0].int().argmax()) for seed in range(400)]
-    assert all(70 < drawn.count(place) < 130 for place in range(4))
+    row = make(masked=[True] * 4, at_most=1, log_prob=[math.log(p) for p in (0.5, 0.9, 0.3, 0.8)])
+    counts = NoisyProbability(1.7e308).select(*under_seeds(row, 400)).commit_BQ.sum(0).tolist()
+    assert sum(counts) == 400
+    assert all(70 < count < 130 for count in counts)
 
 
 @pytest.mark.parametrize("num_drawn", [1, 2])
 def test_positions_are_drawn_without_replacement(make: MakeInputs, num_drawn: int) -> None:
-    counts: dict[tuple[int, ...], int] = {}
-    for seed in range(NUM):
-        at = make(masked=MASKED, at_most=num_drawn, seed=seed, log_prob=[math.log(p) for p in P])
-        chosen = tuple(np.flatnonzero(NoisyProbability(TEMPERATURE).select(*at).commit_BQ[0].numpy()).tolist())
-        counts[chosen] = counts.get(chosen, 0) + 1
+    row = make(masked=MASKED, at_most=num_drawn, log_prob=[math.log(p) for p in P])
+    chosen_BQ = NoisyProbability(TEMPERATURE).select(*under_seeds(row, NUM)).commit_BQ
+    counts = Counter(tuple(chosen_Q.nonzero().flatten().tolist()) for chosen_Q in chosen_BQ)
     expected = law(num_drawn)
     assert set(counts) <= set(expected)
-    statistic = sum((counts.get(drawn, 0) - NUM * p) ** 2 / (NUM * p) for drawn, p in expected.items())
+    statistic = sum((counts[drawn] - NUM * p) ** 2 / (NUM * p) for drawn, p in expected.items())
     assert statistic < 13.8  # 2 degrees of freedom, p = 0.001
 
 

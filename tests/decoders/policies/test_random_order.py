@@ -1,15 +1,13 @@
 """A uniform choice, keyed by seed, position and step."""
 
-import numpy as np
 from quicksilver.decoders import RandomOrder
 
-from tests.decoders.policies.conftest import MakeInputs
+from tests.decoders.policies.conftest import MakeInputs, under_seeds
 
 
 def test_every_masked_position_is_chosen_equally_often(make: MakeInputs) -> None:
-    chosen = np.array([RandomOrder().select(*make(masked=[True, False, True, True], seed=seed)).commit_BQ[0].numpy()
-                       for seed in range(3000)])
-    counts = chosen.sum(0)
+    row = make(masked=[True, False, True, True])
+    counts = RandomOrder().select(*under_seeds(row, 3000)).commit_BQ.sum(0)
     assert counts[1] == 0
     assert ((counts[[0, 2, 3]] - 1000) ** 2 / 1000).sum() < 13.8  # 2 degrees of freedom, p = 0.001
 
