@@ -22,24 +22,43 @@ def test_planted():
 """
 
 
-@pytest.mark.parametrize(("module", "category", "level", "fails"), [
+WARNINGS = [
     ("quicksilver.kernels.planted", "UserWarning", 1, True),
     ("quicksilver.kernels.planted", "RuntimeWarning", 1, True),
     ("library.planted", "UserWarning", 1, False),
     ("library.planted", "UserWarning", 2, True),  # shown at a line of ours, which caused it
     ("library.planted", "DeprecationWarning", 2, False),  # which an older library did not call deprecated
     ("library.planted", "FutureWarning", 2, False),
-], ids=str)
+]
+
+
+@pytest.fixture(scope="module")
+def said_of_warnings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says of a test of each warning, in one run."""
+    folder = tmp_path_factory.mktemp("planted")
+    (folder / "tests").mkdir()
+    for module, category, level, _ in WARNINGS:
+        text = PLANTED.format(module=module, category=category, level=level)
+        (folder / "tests" / planted_file(module, category, level)).write_text(text)
+    command = [sys.executable, "-m", "pytest", "-vv", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml",
+               "--rootdir", folder, folder / "tests"]
+    return subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True).stdout
+
+
+def planted_file(module: str, category: str, level: int) -> str:
+    return f"test_{module.partition('.')[0]}_{category}_{level}.py"
+
+
+@pytest.mark.parametrize(("module", "category", "level", "fails"), WARNINGS, ids=str)
 def test_a_warning_fails_a_test_if_it_is_ours_and_names_no_later_version(
-        module: str, category: str, level: int, fails: bool, tmp_path: Path) -> None:
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_planted.py").write_text(PLANTED.format(module=module, category=category, level=level))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml",
-               "--rootdir", tmp_path, tmp_path / "tests"]
-    finished = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
-    assert ("1 failed" in finished.stdout) == fails, finished.stdout
-    assert ("1 passed, 1 warning" in finished.stdout) != fails, finished.stdout
-    assert "planted" in finished.stdout
+        module: str, category: str, level: int, fails: bool, said_of_warnings: str) -> None:
+    test = f"tests/{planted_file(module, category, level)}::test_planted"
+    ran, _, summary = said_of_warnings.partition(" warnings summary ")
+    outcome = "FAILED" if fails else "PASSED"
+    assert re.search(rf"^{test} {outcome}", ran, re.MULTILINE), said_of_warnings
+    shown = summary.partition(" short test summary ")[0]
+    assert bool(re.search(rf"^{test}\n.*{category}: planted", shown, re.MULTILINE)) != fails, said_of_warnings
+    assert (f"FAILED {test} - {category}: planted" in summary) == fails, said_of_warnings
 
 
 def test_the_lowest_environment_pins_every_lower_bound_but_torchs() -> None:

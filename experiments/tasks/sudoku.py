@@ -95,19 +95,28 @@ class Sudoku(OneRightAnswer):
         used = [0] * (3 * self.side)
         for cell, digit in enumerate(cells):
             if digit:
-                for unit in self._units_of[cell]:
-                    if used[unit] >> digit & 1:
-                        return 0
-                    used[unit] |= 1 << digit
+                if any(used[unit] >> digit & 1 for unit in self._units_of[cell]):
+                    return 0
+                self._flip(used, cell, 1 << digit)
         blanks = [cell for cell, digit in enumerate(cells) if digit == BLANK]
         return self._count(blanks, used, limit)
+
+    def _flip(self, used: list[int], cell: int, bit: int) -> None:
+        """Take a digit, as its bit, in the units of a cell, or give it free again."""
+        for unit in self._units_of[cell]:
+            used[unit] ^= bit
+
+    def _allowed(self, used: list[int], cell: int) -> int:
+        """The digits that none of a cell's units has, as bits."""
+        row, column, box = self._units_of[cell]
+        return self._every & ~(used[row] | used[column] | used[box])
 
     def _count(self, blanks: list[int], used: list[int], limit: int) -> int:
         if not blanks:
             return 1
-        every, fewest, choice, allowed = (2 << self.side) - 2, self.side + 1, -1, 0
+        units_of, every, fewest, choice, allowed = self._units_of, self._every, self.side + 1, -1, 0
         for cell in blanks:
-            row, column, box = self._units_of[cell]
+            row, column, box = units_of[cell]
             free = every & ~(used[row] | used[column] | used[box])
             if free.bit_count() < fewest:
                 fewest, choice, allowed = free.bit_count(), cell, free
@@ -117,11 +126,9 @@ class Sudoku(OneRightAnswer):
         while allowed and found < limit:
             bit = allowed & -allowed
             allowed ^= bit
-            for unit in self._units_of[choice]:
-                used[unit] ^= bit
+            self._flip(used, choice, bit)
             found += self._count(rest, used, limit - found)
-            for unit in self._units_of[choice]:
-                used[unit] ^= bit
+            self._flip(used, choice, bit)
         return found
 
     def random_grid(self, rng: np.random.Generator) -> np.ndarray:
@@ -131,20 +138,17 @@ class Sudoku(OneRightAnswer):
         def fill(blanks: list[int]) -> bool:
             if not blanks:
                 return True
-            every = (2 << self.side) - 2
-            free = {cell: every & ~(used[a] | used[b] | used[c]) for cell in blanks
-                    for a, b, c in (self._units_of[cell],)}
-            choice = min(blanks, key=lambda cell: free[cell].bit_count())
-            digits = [digit for digit in range(1, self.side + 1) if free[choice] >> digit & 1]
+            choices = [self._allowed(used, cell).bit_count() for cell in blanks]
+            choice = blanks[choices.index(min(choices))]
+            allowed = self._allowed(used, choice)
+            digits = [digit for digit in range(1, self.side + 1) if allowed >> digit & 1]
             rest = [cell for cell in blanks if cell != choice]
             for digit in rng.permutation(digits) if digits else ():
                 cells[choice] = int(digit)
-                for unit in self._units_of[choice]:
-                    used[unit] ^= 1 << int(digit)
+                self._flip(used, choice, 1 << cells[choice])
                 if fill(rest):
                     return True
-                for unit in self._units_of[choice]:
-                    used[unit] ^= 1 << int(digit)
+                self._flip(used, choice, 1 << cells[choice])
             return False
 
         fill(rng.permutation(self.num_cells).tolist())
@@ -154,16 +158,30 @@ class Sudoku(OneRightAnswer):
         """Blank cells of a full grid in random order while the solution stays unique. Retried in another order if
         that gives too few blanks."""
         for _ in range(_MAX_ATTEMPTS):
-            puzzle, num_left = grid.copy(), self.num_blanks
-            for cell in rng.permutation(self.num_cells):
-                digit, puzzle[cell] = puzzle[cell], BLANK
-                if self.count_solutions(puzzle) == 1:
-                    num_left -= 1
-                    if num_left == 0:
-                        return puzzle
-                else:
-                    puzzle[cell] = digit
+            puzzle, blanks, used = grid.copy(), [], [self._every] * (3 * self.side)
+            for cell in rng.permutation(self.num_cells).tolist():
+                bit = 1 << int(grid[cell])
+                self._flip(used, cell, bit)
+                if self._has_other(blanks, used, cell, bit):
+                    self._flip(used, cell, bit)
+                    continue
+                puzzle[cell] = BLANK
+                blanks.append(cell)
+                if len(blanks) == self.num_blanks:
+                    return puzzle
         raise ValueError(f"num_blanks={self.num_blanks}: no puzzle with so many blanks in {_MAX_ATTEMPTS} attempts")
+
+    def _has_other(self, blanks: list[int], used: list[int], cell: int, bit: int) -> bool:
+        """Whether a puzzle with one solution gets another one when `cell`, its digit `bit`, is blanked too: that has
+        another digit there."""
+        others, found = self._allowed(used, cell) & ~bit, 0
+        while others and not found:
+            other = others & -others
+            others ^= other
+            self._flip(used, cell, other)
+            found = self._count(blanks, used, limit=1)
+            self._flip(used, cell, other)
+        return found > 0
 
     @cached_property
     def training_bases(self) -> tuple[np.ndarray, np.ndarray]:
@@ -180,6 +198,11 @@ class Sudoku(OneRightAnswer):
         digits = np.concatenate((np.zeros((num, 1), np.int64), rng.random((num, self.side)).argsort(1) + 1), axis=1)
         pick = np.arange(num)[:, None]
         return SudokuProblems(digits[pick, puzzle[pick, cells]], digits[pick, solution[pick, cells]])
+
+    @cached_property
+    def _every(self) -> int:
+        """All digits, as bits."""
+        return (2 << self.side) - 2
 
     @cached_property
     def _units_of(self) -> list[tuple[int, int, int]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from quicksilver.decoders import (
     presets,
 )
 from quicksilver.experiments.frontier.experiment import Frontier
-from quicksilver.experiments.harness import locks
+from quicksilver.experiments.harness import locks, style
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
 from quicksilver.experiments.training.trainer import Recipe, TrainingPoint
@@ -48,18 +49,26 @@ def _own_machine_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and their files hold no picture: for tests of what is beside them."""
+    blank = SimpleNamespace(print_png=lambda buffer: buffer.write(b"no picture"))
+    monkeypatch.setattr(style, "FigureCanvasAgg", lambda figure: blank)
+
+
+@pytest.fixture
 def training_point() -> Callable[..., TrainingPoint]:
     return lambda seed=0, **changes: TrainingPoint("sudoku4", TASK, diffusion_recipe(**changes), seed)
 
 
+def tiny_frontier(**changes: Any) -> Frontier:
+    setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 10], ablation_steps=[10])
+    settings: dict[str, Any] = {
+        "tasks": {"sudoku4": setup}, "seeds": [0], "thresholds": [0.9],
+        "orders": {"confident": TopProbability(), "random": RandomOrder()},
+        "batch_sizes": [1, 4], "num_items": [2, 5], "threads": 1}
+    return Frontier(**(settings | changes))
+
+
 @pytest.fixture
 def frontier() -> Callable[..., Frontier]:
-    def build(**changes: Any) -> Frontier:
-        setup = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 10], ablation_steps=[10])
-        settings: dict[str, Any] = {
-            "tasks": {"sudoku4": setup}, "seeds": [0], "thresholds": [0.9],
-            "orders": {"confident": TopProbability(), "random": RandomOrder()},
-            "batch_sizes": [1, 4], "num_items": [3, 8], "threads": 1}
-        return Frontier(**(settings | changes))
-
-    return build
+    return tiny_frontier

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.hydra import Hydra
 from quicksilver.experiments import __main__ as entry_point
 from quicksilver.experiments.decode import Decode
 from quicksilver.experiments.frontier.experiment import Frontier
@@ -39,6 +40,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
         monkeypatch.setattr(progress.console, "file", said)
         monkeypatch.setattr(sys, "argv", ["quicksilver", *arguments])
         monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)  # one composition less, to see what -m would do
         for experiment in (Decode, Frontier, KernelBench, StepBench, Train):
             monkeypatch.setattr(experiment, "run", lambda self, folder: 0)
         try:
@@ -143,7 +145,8 @@ def test_an_option_that_an_experiment_does_not_read_is_refused(
     ["experiment=decode", "task=sudoku4", "~task.sudoku4.block_size", "guidance=classifier_free"],
     ["experiment=decode"], ["experiment=decode", "decoder=bd3lm", "decoder.block=12"],
     ["experiment=decode", "cache=append", "policy=leftmost", "windows=blocks", "windows.size=1", "schedule.steps=1"],
-    ["experiment=train", "experiment.seconds=5", "training=long_sudoku9", "task=sudoku9"],
+    ["experiment=train", "experiment.seconds=5", "training=long_sudoku9", "task=sudoku9",
+     "+task.sudoku9.task.num_training_bases=3"],
     ["+experiment.orders.mine={_target_: quicksilver.decoders.policies.low_entropy.LowEntropy}", "~experiment.head"],
 ], ids=" ".join)
 def test_options_that_are_read_are_taken_from_wherever_they_come(

@@ -31,6 +31,7 @@ from quicksilver.models import BlockDiffusion
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # test_page.py and test_style.py draw
 IN_BLOCKS = Decoder(GridBlocks(8), Linear(2), Greedy(), TopProbability(), BlockCausalCache())
 SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1], ablation_steps=[], block_size=8,
                   block_diffusion=replace(diffusion_recipe(), objective=BlockDiffusion(8),

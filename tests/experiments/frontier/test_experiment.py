@@ -1,6 +1,7 @@
 """The frontier end to end on tiny models: records, resume, failure, the report."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,15 @@ from pathlib import Path
 import pytest
 from quicksilver.decoders import Append, Blocks
 from quicksilver.experiments.frontier.experiment import Frontier
+from quicksilver.experiments.harness import locks
 from quicksilver.experiments.study import decode_point as module
 from quicksilver.experiments.study.setup import TaskSetup
+from quicksilver.experiments.training import trainer
 from quicksilver.models import Shape
 
-from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
+from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe, tiny_frontier
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # but for the first run, made before
 Build = Callable[..., Frontier]
 UNTIMED = ("seconds", "tokens_per_second", "first_step_seconds_p50", "latency_seconds_p50", "latency_seconds_p95",
            "speed_up", "speed_up_p20", "speed_up_p80", "peak_memory_bytes")
@@ -23,16 +27,30 @@ def records(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in sorted((folder / "records").glob("*.json"))}
 
 
-def test_it_measures_every_point_and_writes_one_self_contained_report(tmp_path: Path, frontier: Build) -> None:
-    experiment = frontier()
-    assert experiment.run(tmp_path) == 0
-    found = records(tmp_path)
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, which tests read and copy."""
+    folder = tmp_path_factory.mktemp("frontier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(locks, "_MACHINE", folder / "machine.lock")
+        assert tiny_frontier().run(folder / "runs") == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def whole(first_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run of its own."""
+    return Path(shutil.copytree(first_run, tmp_path / "runs", symlinks=True))
+
+
+def test_it_measures_every_point_and_writes_one_self_contained_report(first_run: Path) -> None:
+    found = records(first_run)
     # 2 models; at each of 2 batch sizes autoregression, 2 + 1 fixed settings, 1 threshold.
     assert len(found) == 2 + 2 * (1 + 3 + 1)
     decoded = [record for record in found.values() if record["point"]["kind"] == "DecodePoint"]
     for record in decoded:
         result = record["result"]
-        assert result["num_items"] == len(result["right"]) == {1: 3, 4: 8}[record["point"]["batch_size"]]
+        assert result["num_items"] == len(result["right"]) == {1: 2, 4: 5}[record["point"]["batch_size"]]
         assert result["num_right"] == result["right"].count("1")
         assert result["answer_tokens"] == 10 * result["num_items"]
         assert result["speed_up_p20"] <= result["speed_up"] <= result["speed_up_p80"]
@@ -45,7 +63,7 @@ def test_it_measures_every_point_and_writes_one_self_contained_report(tmp_path: 
         assert result["dtypes"] == {"weights": ["float32"], "products": ["float32"]}
         assert (result["device"], result["threads"]) == ("cpu", 1)
         assert result["kernels"]["commit"] == "reference"
-    (report,) = tmp_path.glob("sudoku4-*/report.html")
+    (report,) = first_run.glob("sudoku4-*/report.html")
     html = report.read_text()
     assert html.count("data:image/png;base64,") == 3
     assert "http" not in html.replace("http-equiv", "")
@@ -58,19 +76,19 @@ def test_the_first_task_s_models_come_first_then_all_others_of_a_seed(frontier: 
     assert list(stages) == [[(4, "first")], [(4, "second"), (4, "third")], [(7, "first"), (7, "second"), (7, "third")]]
 
 
-def test_a_second_run_reuses_everything(tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    frontier().run(tmp_path)
-    before = records(tmp_path)
+def test_a_second_run_reuses_everything(whole: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = records(whole)
     monkeypatch.setattr(module, "_measured", lambda *_: pytest.fail("measured again"))
-    assert frontier().run(tmp_path) == 0
-    assert records(tmp_path) == before
+    monkeypatch.setattr(trainer, "_train", lambda *_: pytest.fail("trained again"))
+    assert frontier().run(whole) == 0
+    assert records(whole) == before
 
 
-def test_two_runs_agree_apart_from_times(tmp_path: Path, frontier: Build) -> None:
+def test_two_runs_agree_apart_from_times(first_run: Path, tmp_path: Path, frontier: Build) -> None:
+    frontier().run(tmp_path)
     found = []
-    for name in "ab":
-        frontier().run(tmp_path / name)
-        found.append(records(tmp_path / name))
+    for folder in (first_run, tmp_path):
+        found.append(records(folder))
         for record in found[-1].values():
             for field in UNTIMED:
                 record["result"].pop(field, None)
@@ -80,9 +98,8 @@ def test_two_runs_agree_apart_from_times(tmp_path: Path, frontier: Build) -> Non
 
 
 def test_a_missing_or_damaged_record_alone_is_measured_again(
-        tmp_path: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    frontier().run(tmp_path)
-    decoded = [path for path in sorted((tmp_path / "records").glob("*.json"))
+        whole: Path, frontier: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = [path for path in sorted((whole / "records").glob("*.json"))
                if json.loads(path.read_text())["point"]["kind"] == "DecodePoint"]
     decoded[0].unlink()
     decoded[1].write_text(decoded[1].read_text()[:-40])
@@ -93,9 +110,9 @@ def test_a_missing_or_damaged_record_alone_is_measured_again(
         return measure(*arguments)
 
     monkeypatch.setattr(module, "_measured", counting)
-    assert frontier().run(tmp_path) == 0
+    assert frontier().run(whole) == 0
     assert len(measured) == 2
-    assert len(records(tmp_path)) == 12
+    assert len(records(whole)) == 12
 
 
 def test_a_failing_point_is_recorded_with_its_reason_and_tried_again(
@@ -107,17 +124,18 @@ def test_a_failing_point_is_recorded_with_its_reason_and_tried_again(
             raise RuntimeError("out of memory")
         return measure(point, *rest)
 
+    few = {"thresholds": [], "num_items": [1, 1]}
     monkeypatch.setattr(module, "_measured", failing)
-    assert frontier().run(tmp_path) == 2
+    assert frontier(**few).run(tmp_path) == 2
     failed = [record for record in records(tmp_path).values() if "failed" in record["result"]]
     assert [record["result"]["failed"] for record in failed] == ["RuntimeError: out of memory"] * 2
     assert "2 points failed" in next(tmp_path.glob("sudoku4-*/report.html")).read_text()
     monkeypatch.setattr(module, "_measured", measure)
-    assert frontier().run(tmp_path) == 0
+    assert frontier(**few).run(tmp_path) == 0
 
 
 def test_answers_are_the_same_alone_and_in_batches(tmp_path: Path, frontier: Build) -> None:
-    frontier(num_items=[8, 8]).run(tmp_path)
+    frontier(num_items=[5, 5]).run(tmp_path)
     answers: dict[str, set[str]] = {}
     for record in records(tmp_path).values():
         if record["point"]["kind"] == "DecodePoint":

@@ -1,8 +1,8 @@
-import os
-import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
+from quicksilver.experiments.harness import devices
 from quicksilver.experiments.harness.devices import _multiplies_bfloat16, fast_precision
 
 ZEN5, ZEN3, GRAVITON3, GRAVITON2 = (
@@ -22,11 +22,15 @@ def test_bfloat16_is_fast_where_the_processor_has_it_and_pytorch_may_use_it(
     assert _multiplies_bfloat16(cpuinfo, capability, onednn_limit) is fast
 
 
-@pytest.mark.parametrize("limit", [{"ATEN_CPU_CAPABILITY": "avx2"}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
-def test_a_process_that_may_not_use_the_instructions_takes_float32(limit: dict[str, str]) -> None:
-    program = "from quicksilver.experiments.harness.devices import fast_precision; print(fast_precision('cpu'))"
-    printed = subprocess.run([sys.executable, "-c", program], env=os.environ | limit, capture_output=True, text=True)
-    assert printed.stdout == "float32\n", printed.stderr
+@pytest.mark.parametrize(("capability", "limit", "precision"), [
+    ("AVX512", "DEFAULT", "bfloat16"), ("AVX2", "DEFAULT", "float32"), ("AVX512", "AVX2", "float32")])
+def test_a_process_that_may_not_use_the_instructions_takes_float32(
+        monkeypatch: pytest.MonkeyPatch, capability: str, limit: str, precision: str) -> None:
+    """On a processor that has them; PyTorch says what ATEN_CPU_CAPABILITY leaves it, as test_provenance.py sees."""
+    monkeypatch.setattr(devices, "Path", lambda path: SimpleNamespace(read_text=lambda: ZEN5))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert fast_precision("cpu") == precision
 
 
 def test_this_processor_has_a_fast_precision() -> None:

@@ -16,6 +16,7 @@ from quicksilver.experiments.study.setup import TaskSetup
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # test_page.py and test_style.py draw
 SETUP = TaskSetup(TASK, diffusion_recipe(), autoregressive_recipe(), steps=[1, 3, 10], ablation_steps=[])
 
 

@@ -13,7 +13,8 @@ def quotas(num_masks, steps):
     return [num_masks // steps + (step < num_masks % steps) for step in range(steps)]
 
 def confidence(logits_FV):
-    return [(p.max().item(), p.argmax().item() + OFFSET) for p in logits_FV.double().softmax(-1)]
+    prob_F, token_F = logits_FV.double().softmax(-1).max(-1)
+    return list(zip(prob_F.tolist(), (token_F + OFFSET).tolist()))
 """
 
 LLADA = _RULE + """

@@ -21,7 +21,7 @@ from quicksilver.experiments.peers.dllm import (
     Samplers,
     agreement,
 )
-from quicksilver.models import BlockCausal
+from quicksilver.models import BlockCausal, Shape
 
 _STAND_IN = """
 import torch
@@ -53,8 +53,9 @@ class Sampler:
                 p = self.model(torch.tensor([x]), attention_mask=mask, position_ids=at[None]).logits[0].softmax(-1)
                 p = p.roll(shift, 0)
                 masks = [i for i in range(lo, lo + size) if x[i] == self.mask_id]
-                for i in sorted(masks, key=lambda i: -p[i].max().item())[:quota]:
-                    x[i] = p[i].argmax().item() + OFFSET
+                best, token = (found.tolist() for found in p.max(-1))
+                for i in sorted(masks, key=lambda i: -best[i])[:quota]:
+                    x[i] = token[i] + OFFSET
         return torch.tensor([x])
 
 class BD3LMSampler(Sampler):
@@ -93,18 +94,23 @@ def _samplers(folder: Path, offset: int) -> Samplers:
         BD3LM: stand_in, DREAM: stand_in, FAST_DLLM: stand_in}))
 
 
+def _models(offset: int) -> RandomModels:
+    """One model; of a single layer where it is a deviation that must be caught."""
+    return RandomModels(1, shape=Shape(width=64, num_layers=1 if offset else 2))
+
+
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize(("findings", "num_decodes"), [("mdlm_findings", 12), ("bd3lm_findings", 4),
                                                        ("dream_findings", 4), ("fast_dllm_findings", 6)])
 def test_agreement_is_counted_by_sampler(tmp_path: Path, findings: str, num_decodes: int, offset: int) -> None:
-    finding = next(getattr(_samplers(tmp_path, offset), findings)(RandomModels(1))).measure()
+    finding = next(getattr(_samplers(tmp_path, offset), findings)(_models(offset))).measure()
     assert (finding.num_decodes, finding.num_same) == (num_decodes, 0 if offset else num_decodes)
     assert finding.holds == (not offset)
 
 
 @pytest.mark.parametrize("offset", [0, 1])
 def test_infilling_is_counted(tmp_path: Path, offset: int) -> None:
-    finding = _samplers(tmp_path, offset)._infilling(RandomModels(1))
+    finding = _samplers(tmp_path, offset)._infilling(_models(offset))
     assert (finding.num_decodes, finding.num_same) == (3, 0 if offset else 3)
 
 

@@ -16,6 +16,7 @@ from tests.experiments.peers.stand_ins import LOOPS, checkout, measured
 FILE = "llada/generate.py"
 
 
+@pytest.mark.usefixtures("few_loops")
 def test_the_three_loops_agree_and_the_factor_fault_is_counted_apart(tmp_path: Path) -> None:
     findings = list(measured(agreement(checkout(tmp_path, FILE, LOOPS), num_models=1)))
     assert [found.setting.split(",")[0] for found in findings] == [*["no cache"] * 3, *["prefix"] * 3, *["dual"] * 3]
@@ -40,9 +41,12 @@ def test_a_block_that_the_first_forward_finished_breaks_their_factor_rule_alone(
         assert (found.num_by_defect, found.num_decodes) == (1, 1)
 
 
+@pytest.mark.usefixtures("few_loops", "one_layer")
 def test_a_deviation_is_caught_in_every_loop(tmp_path: Path) -> None:
-    findings = list(measured(agreement(checkout(tmp_path, FILE, LOOPS, offset=1), num_models=1)))
-    assert not any(found.holds for found in findings if "factor" not in found.setting)
+    comparisons = agreement(checkout(tmp_path, FILE, LOOPS, offset=1), num_models=1)
+    findings = list(measured(comparison for comparison in comparisons if "factor" not in comparison.setting))
+    assert len(findings) == 6
+    assert not any(found.holds for found in findings)
 
 
 def test_a_checkout_without_the_factor_rule_is_compared_without_it(tmp_path: Path) -> None:

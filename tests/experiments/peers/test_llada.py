@@ -12,6 +12,7 @@ from quicksilver.models import Shape
 
 from tests.experiments.peers.stand_ins import LLADA, checkout, measured
 
+pytestmark = pytest.mark.usefixtures("one_layer")
 
 @pytest.mark.parametrize(("offset", "holds"), [(0, True), (1, False)])
 def test_agreement_is_counted_with_and_without_guidance(tmp_path: Path, offset: int, holds: bool) -> None:

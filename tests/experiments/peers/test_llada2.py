@@ -38,13 +38,14 @@ def decode(call, prompt, mask_id, num_new, size, told, end_id=None):
                 break
             p = call(torch.tensor([x[:hi]]), attention_mask=mask, position_ids=at[None]).logits[0].softmax(-1)
             quota = told["num_to_transfer"] if steps is None else size // steps + (step < size % steps)
-            passing = [i for i in masks if p[i].max() > told["threshold"]]
+            best, token = (found.tolist() for found in p.max(-1))
+            passing = [i for i in masks if best[i] > told["threshold"]]
             if len(passing) < quota:
-                passing = sorted(masks, key=lambda i: -p[i].max().item())[:quota]
-            edits = [i for i in range(max(lo, len(prompt)), hi) if i not in masks and p[i].argmax() != x[i]
-                     and p[i].max() > told.get("editing_threshold", 1)]
+                passing = sorted(masks, key=lambda i: -best[i])[:quota]
+            edits = [i for i in range(max(lo, len(prompt)), hi) if i not in masks and token[i] != x[i]
+                     and best[i] > told.get("editing_threshold", 1)]
             for i in passing + edits:
-                x[i] = (p[i].argmax().item() + OFFSET) % mask_id
+                x[i] = (token[i] + OFFSET) % mask_id
             open_, step = bool(masks or edits), step + 1
         if end_id in x[len(prompt) : hi]:
             break
@@ -97,16 +98,19 @@ _MODEL_FILE = _MODEL.replace("DECODE", _DECODE.strip().replace("\n", "\n        
 _DLLM = {SAMPLER: _DECODE + _SAMPLER, SAMPLER_1: _DECODE + _SAMPLER, MODEL: _MODEL_FILE, MODEL_1: _MODEL_FILE}
 
 
+@pytest.mark.usefixtures("few_settings")
 @pytest.mark.parametrize("files", [_DLLM, {D_FACTORY: _MODEL_FILE}], ids=["dllm", "dFactory"])
 def test_agreement_is_counted(tmp_path: Path, files: dict[str, str]) -> None:
     findings = _findings(tmp_path, files)
     assert all(finding.num_same == finding.num_decodes > 0 for finding in findings)
 
 
+@pytest.mark.usefixtures("few_settings", "one_layer")
 def test_a_deviation_is_caught(tmp_path: Path) -> None:
     assert not any(finding.holds for finding in _findings(tmp_path, {D_FACTORY: _MODEL_FILE}, offset=1))
 
 
+@pytest.mark.usefixtures("few_settings", "one_layer")
 def test_an_answer_that_returns_the_prompt_is_told_apart(tmp_path: Path) -> None:
     returns = "return torch.tensor([x[: x.index(eos_id) + 1] if eos_id in x else x])"
     assert returns in _MODEL_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from quicksilver.experiments.peers.base import Finding
+from quicksilver.experiments.peers.base import Comparison, Finding
 from quicksilver.experiments.peers.sdar import Stored, agreement, bounded_topk
 from quicksilver.experiments.peers.views import logits_of
 from quicksilver.models import BlockCausal
@@ -66,25 +66,28 @@ def block_diffusion_generate(model, prompt, mask_id, gen_length, block_length, d
 """
 
 
-def _findings(folder: Path, *, offset: int = 0, wide: bool = False) -> Iterator[Finding]:
+def _comparisons(folder: Path, *, offset: int = 0, wide: bool = False) -> Iterator[Comparison[Finding]]:
     (folder / "generate.py").write_text(_STAND_IN.replace("OFFSET", str(offset)).replace("WIDE", str(wide)))
-    return measured(agreement(folder, num_models=1))
+    return agreement(folder, num_models=1)
 
 
 def test_agreement_is_counted_by_strategy(tmp_path: Path) -> None:
-    *strategies, entropy = _findings(tmp_path)
+    *strategies, entropy = measured(_comparisons(tmp_path))
     assert all(finding.num_same == finding.num_decodes > 0 for finding in strategies)
     assert (entropy.num_same, entropy.num_by_defect, entropy.num_decodes) == (0, 1, 1)
 
 
+@pytest.mark.usefixtures("one_layer")
 def test_a_deviation_is_caught(tmp_path: Path) -> None:
-    assert not any(finding.holds for finding in islice(_findings(tmp_path, offset=1), 4))
+    assert not any(finding.holds for finding in measured(islice(_comparisons(tmp_path, offset=1), 4)))
 
 
 def test_a_quota_beyond_the_masks_is_told_apart(tmp_path: Path) -> None:
-    findings = list(_findings(tmp_path, wide=True))
+    *_, unlike, one_mask, dynamic, _ = _comparisons(tmp_path, wide=True)
+    findings = list(measured([unlike, one_mask, dynamic]))
     assert all(finding.holds for finding in findings)
-    assert [bool(finding.num_by_defect) for finding in findings] == [bool(finding.note) for finding in findings]
+    assert [bool(finding.num_by_defect) for finding in findings] == [False, True, True]
+    assert [bool(finding.note) for finding in findings] == [False, True, True]
 
 
 def test_bounded_topk_takes_nothing_at_minus_infinity() -> None:

@@ -22,6 +22,7 @@ from quicksilver.experiments.study.rows import rows, sources
 from tests.experiments.handmade import PROVENANCE, cache_record, joint_record, model, step
 from tests.experiments.study.test_rows import TEXT, record, reference, training
 
+pytestmark = pytest.mark.usefixtures("undrawn")  # but for the page of everything, made before
 EXACT = step(0, 0, kl=[0.0], flips=[0])
 
 

@@ -176,17 +176,15 @@ load_or_train(TrainingPoint("sudoku4", TASK, diffusion_recipe(updates=60), 0), P
 
 
 def test_kill_9_in_the_middle_loses_nothing(tmp_path: Path, training_point: Point) -> None:
-    command = [sys.executable, "-c", _CHILD, str(tmp_path / "cut")]
     root = Path(__file__).resolve().parents[3]
     state = tmp_path / "cut" / "checkpoints" / f"{key_of(training_point(updates=60))}.state.safetensors"
-    process = subprocess.Popen(command, cwd=root)
+    process = subprocess.Popen([sys.executable, "-c", _CHILD, str(tmp_path / "cut")], cwd=root)
     while not state.exists():
         assert process.poll() is None
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not files(tmp_path / "cut", "records/*.json")
-    subprocess.run(command, cwd=root, check=True)
     resumed, record = load_or_train(training_point(updates=60), tmp_path / "cut")
     whole, expected = load_or_train(training_point(updates=60), tmp_path / "whole")
     assert same_weights(resumed, whole)
