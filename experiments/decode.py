@@ -18,7 +18,8 @@ from .harness.progress import console
 from .study.checks import check_invariance, check_machine, check_tasks
 from .study.setup import TaskSetup, family_for
 from .training.evaluator import Evaluator, batches, canvases
-from .training.trainer import TrainingPoint, load_or_train
+from .training.recipe import TrainingPoint
+from .training.trainer import load_or_train
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from .harness.records import Json
 from .study.checks import check_tasks
 from .study.runner import Runner
 from .study.setup import TaskSetup
-from .training.trainer import TrainingPaused, TrainingPoint
+from .training.recipe import TrainingPoint
+from .training.trainer import TrainingPaused
 
 
 @dataclass(frozen=True)

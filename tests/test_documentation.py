@@ -1,5 +1,4 @@
-"""Every Python example of the documentation runs as it stands, in a namespace of its own (the README's in
-test_wheel.py); links lead somewhere."""
+"""Every Python example of the documentation runs as it stands, in a namespace of its own; links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ def python_blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(("page", "number"), [(page, number) for page in PAGES[1:]
+@pytest.mark.parametrize(("page", "number"), [(page, number) for page in PAGES
                                               for number in range(len(python_blocks(page)))],
                          ids=lambda value: str(value if isinstance(value, int) else value.relative_to(ROOT)))
 def test_an_example_runs(page: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:

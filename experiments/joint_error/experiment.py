@@ -27,7 +27,7 @@ from ..study.checks import check_invariance, check_machine, check_tasks, conclud
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 from .measure import joint_errors
 
 

@@ -27,7 +27,7 @@ from ..study.checks import (
 from ..study.decode_point import DecodePoint, measure
 from ..study.runner import Runner
 from ..study.setup import TaskSetup, family_for
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 from .section import KIND
 
 

@@ -26,7 +26,7 @@ from ..harness.progress import console
 from ..harness.provenance import provenance
 from ..harness.records import Json, RecordStore
 from ..study.checks import check_different, check_machine
-from ..training.trainer import LARGEST_SEED
+from ..training.recipe import LARGEST_SEED
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # What stands for a position without a token, and for half a character.

@@ -13,7 +13,7 @@ from ..harness.devices import check_device
 from ..harness.latest_link import link_latest
 from ..harness.progress import bar, console
 from ..harness.records import Json
-from ..training.trainer import LARGEST_SEED
+from ..training.recipe import LARGEST_SEED
 from .runner import Runner
 from .setup import TaskSetup
 

@@ -19,7 +19,7 @@ from ..harness.execution import execution
 from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
-from ..training.trainer import TrainingPoint
+from ..training.recipe import TrainingPoint
 from .runner import Runner
 
 _NUM_ROUNDS = 8

@@ -9,8 +9,9 @@ from ..harness.locks import exclusive
 from ..harness.progress import console
 from ..harness.provenance import provenance
 from ..harness.records import Json, RecordStore, key_of
+from ..training.recipe import TrainingPoint
 from ..training.side_by_side import train_side_by_side
-from ..training.trainer import TrainingPoint, is_trained, load_or_train
+from ..training.trainer import is_trained, load_or_train
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 

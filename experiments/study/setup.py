@@ -17,7 +17,7 @@ from ...decoders import (
 )
 from ...kernels.checks import check_integer
 from ..tasks.base import Task
-from ..training.trainer import Recipe
+from ..training.recipe import Recipe
 
 
 def family_for(decoder: Decoder) -> str:

@@ -10,7 +10,8 @@ from joblib.externals.loky import ProcessPoolExecutor
 from ..harness.interrupts import leave_interrupts_to_parent
 from ..harness.progress import print_lines
 from ..harness.provenance import provenance
-from .trainer import TrainingPoint, load_or_train
+from .recipe import TrainingPoint
+from .trainer import load_or_train
 
 
 def train_side_by_side(points: Sequence[TrainingPoint], folder: Path, num_processes: int, stop_at: float = math.inf

@@ -181,7 +181,7 @@ def small_model(pattern: AttentionPattern) -> ExpertAware:
 # The interpreter is slow: a few combinations of few steps, which reach every place, all samplers and both heads.
 @pytest.mark.parametrize("combination", [
     *(pytest.param(combination, marks=marks) for name, marks in {
-        "expert_affinity-prefix-whole-greedy-bidirectional-linear_3": [],
+        "expert_affinity-prefix-whole-greedy-bidirectional-linear_3": pytest.mark.slow,
         "leftmost-block_causal-grid_blocks-categorical-block_causal-single": [],
         "threshold-block_causal_apart-revised_blocks-greedy-block_causal-even_floor": pytest.mark.slow,
         "low_entropy-delayed-whole-categorical-bidirectional-linear_3": pytest.mark.slow,
@@ -242,7 +242,10 @@ def test_a_step_of_the_triton_path_reads_nothing_back_either(combination: Combin
     check_a_step(combination, Implementation.TRITON)
 
 
-@pytest.mark.parametrize("combination", [*PAIRS, GUIDED], ids=str)
+# Every option once; slow, every two together.
+@pytest.mark.parametrize("combination", [
+    *SINGLES, GUIDED, *(pytest.param(combination, marks=pytest.mark.slow) for combination in PAIRS
+                        if str(combination) not in set(map(str, SINGLES)))], ids=str)
 def test_a_step_has_fixed_shapes_and_reads_nothing_back(combination: Combination) -> None:
     check_a_step(combination, None)
 

@@ -20,7 +20,7 @@ from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.harness import locks, style
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.tasks.sudoku import InPlace, PuzzleThenGrid, Sudoku
-from quicksilver.experiments.training.trainer import Recipe, TrainingPoint
+from quicksilver.experiments.training.recipe import Recipe, TrainingPoint
 from quicksilver.models import AutoregressiveNLL, MaskedDiffusion, Shape
 
 TASK = Sudoku(2, 2, 10, num_training_bases=20)

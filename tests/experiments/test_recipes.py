@@ -11,8 +11,9 @@ from quicksilver.experiments.harness.cores import available_cores
 from quicksilver.experiments.harness.devices import fast_precision
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.training.evaluator import accuracy
+from quicksilver.experiments.training.recipe import TrainingPoint
 from quicksilver.experiments.training.side_by_side import train_side_by_side
-from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
+from quicksilver.experiments.training.trainer import load_or_train
 from quicksilver.models import SeparateHead
 
 pytestmark = pytest.mark.slow

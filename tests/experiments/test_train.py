@@ -17,7 +17,8 @@ from quicksilver.experiments.harness.execution import ProductTypes
 from quicksilver.experiments.study.setup import TaskSetup
 from quicksilver.experiments.train import Train
 from quicksilver.experiments.training import trainer as training
-from quicksilver.experiments.training.trainer import TrainingPoint, load_or_train
+from quicksilver.experiments.training.recipe import TrainingPoint
+from quicksilver.experiments.training.trainer import load_or_train
 from quicksilver.kernels.dispatch import Ran
 from quicksilver.models import Causal, TransformerConfig
 

@@ -44,6 +44,7 @@ def records(folder: Path, kind: str) -> list[dict]:
     return [record for record in found if record["point"]["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_all_is_measured_recorded_and_reported(tmp_path: Path) -> None:
     settings = {"seeds": [0, 1], "states": [0, 1], "widths": [1, 16], "num_items": 2, "affinity": [0.5]}
     assert experiment(**settings).run(tmp_path) == 0

@@ -11,7 +11,7 @@ from quicksilver.experiments.expert_union.experiment import RouterSetup
 from quicksilver.experiments.expert_union.mitigation import MitigationPoint, _touched, measure_mitigation
 from quicksilver.experiments.study.runner import Runner
 from quicksilver.experiments.training.evaluator import accuracy, batches
-from quicksilver.experiments.training.trainer import TrainingPoint
+from quicksilver.experiments.training.recipe import TrainingPoint
 from quicksilver.models import AuxiliaryLoss, BlockSharedExperts, SeparateHead, TokenChoice
 
 from tests.experiments.conftest import TASK, diffusion_recipe

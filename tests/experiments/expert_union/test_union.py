@@ -7,7 +7,8 @@ import torch
 from quicksilver.decoders import Decoder
 from quicksilver.experiments.expert_union.experiment import RouterSetup
 from quicksilver.experiments.expert_union.union import Seen, TimedForward, followed, unions
-from quicksilver.experiments.training.trainer import Recipe, TrainingPoint, initialized
+from quicksilver.experiments.training.recipe import Recipe, TrainingPoint
+from quicksilver.experiments.training.trainer import initialized
 from quicksilver.kernels.moe_router import Routing
 from quicksilver.models import AuxiliaryLoss, DecodableTransformer, ExpertShape, RouterRecorder, SeparateHead
 

@@ -134,6 +134,7 @@ def test_a_failing_point_is_recorded_with_its_reason_and_tried_again(
     assert frontier(**few).run(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_alone_and_in_batches(tmp_path: Path, frontier: Build) -> None:
     frontier(num_items=[5, 5]).run(tmp_path)
     answers: dict[str, set[str]] = {}
@@ -195,6 +196,7 @@ def test_every_point_says_whether_its_bits_depend_on_the_batch(frontier: Build) 
         frontier(batch_invariant=1)
 
 
+@pytest.mark.slow
 def test_with_batch_invariance_the_answers_of_both_batch_sizes_are_the_same(tmp_path: Path, frontier: Build) -> None:
     small = {"orders": {}, "num_items": [3, 3]}
     assert frontier(batch_invariant=True, **small).run(tmp_path) == 0

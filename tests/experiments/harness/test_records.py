@@ -24,7 +24,7 @@ from quicksilver.experiments.harness.records import (
     kind_of,
     read_record,
 )
-from quicksilver.experiments.training.trainer import TrainingPoint
+from quicksilver.experiments.training.recipe import TrainingPoint
 from quicksilver.kernels.moe_router import Routing, Scoring
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"

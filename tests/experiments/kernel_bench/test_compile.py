@@ -31,6 +31,7 @@ def record(compiler: Worker, case: Any, target: str = "sm_90") -> dict[str, Any]
         "target": target, "needs_hgmma": needs_hgmma}
 
 
+@pytest.mark.slow
 def test_a_product_of_64_rows_uses_hgmma_and_128_bit_copies_in_its_loop(compiler: Worker) -> None:
     found = record(compiler, ProductCase(64, 256))
     assert found["tensor_core"].keys() == {"HGMMA"}

@@ -54,6 +54,7 @@ def test_every_kernel_is_found_where_none_is_named_and_builds_its_cases() -> Non
         assert _with_every_kernel(other, HydraConfig.get()) is other
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU does")
 def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
     accepting = replace(bench(tmp_path / "baseline"), update_baseline=True)

@@ -99,6 +99,7 @@ def _models(offset: int) -> RandomModels:
     return RandomModels(1, shape=Shape(width=64, num_layers=1 if offset else 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize(("findings", "num_decodes"), [("mdlm_findings", 12), ("bd3lm_findings", 4),
                                                        ("dream_findings", 4), ("fast_dllm_findings", 6)])

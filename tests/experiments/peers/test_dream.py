@@ -36,6 +36,7 @@ class DreamGenerationMixin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_layer")
 @pytest.mark.parametrize(("offset", "same"), [(0, 5), (1, 0)])
 def test_agreement_is_counted_by_order(tmp_path: Path, offset: int, same: int) -> None:

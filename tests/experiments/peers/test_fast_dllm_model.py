@@ -108,6 +108,7 @@ def test_our_weights_give_our_logits_under_their_names(whole: Path) -> None:
         assert theirs.num_fed == 8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_loops")
 def test_the_loops_agree_on_their_model_too(whole: Path) -> None:
     findings = list(measured(agreement(whole, num_models=1)))

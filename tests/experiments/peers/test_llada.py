@@ -14,6 +14,7 @@ from tests.experiments.peers.stand_ins import LLADA, checkout, measured
 
 pytestmark = pytest.mark.usefixtures("one_layer")
 
+
 @pytest.mark.parametrize(("offset", "holds"), [(0, True), (1, False)])
 def test_agreement_is_counted_with_and_without_guidance(tmp_path: Path, offset: int, holds: bool) -> None:
     plain, guided = measured(agreement(checkout(tmp_path, "generate.py", LLADA, offset), num_models=1))

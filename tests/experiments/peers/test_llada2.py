@@ -98,6 +98,7 @@ _MODEL_FILE = _MODEL.replace("DECODE", _DECODE.strip().replace("\n", "\n        
 _DLLM = {SAMPLER: _DECODE + _SAMPLER, SAMPLER_1: _DECODE + _SAMPLER, MODEL: _MODEL_FILE, MODEL_1: _MODEL_FILE}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_settings")
 @pytest.mark.parametrize("files", [_DLLM, {D_FACTORY: _MODEL_FILE}], ids=["dllm", "dFactory"])
 def test_agreement_is_counted(tmp_path: Path, files: dict[str, str]) -> None:

@@ -136,6 +136,7 @@ def test_what_cannot_be_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_is_a_command() -> None:
     finished = subprocess.run([sys.executable, "-m", "quicksilver.experiments.peers"], capture_output=True, text=True)
     assert finished.returncode == 2

@@ -71,6 +71,7 @@ def _comparisons(folder: Path, *, offset: int = 0, wide: bool = False) -> Iterat
     return agreement(folder, num_models=1)
 
 
+@pytest.mark.slow
 def test_agreement_is_counted_by_strategy(tmp_path: Path) -> None:
     *strategies, entropy = measured(_comparisons(tmp_path))
     assert all(finding.num_same == finding.num_decodes > 0 for finding in strategies)

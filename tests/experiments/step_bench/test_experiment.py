@@ -226,6 +226,7 @@ def test_without_a_gpu_the_command_prints_floors_and_succeeds(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "runs" / "steps").iterdir()] == ["report.md"]
 
 
+@pytest.mark.slow
 def test_the_rehearsal_on_a_cpu_times_tiny_shapes_and_records_them(tmp_path: Path) -> None:
     arguments = ["shapes=tiny", "device=cpu", "experiment.contexts=[16]", "experiment.blocks=[8]",
                  "experiment.reference_block=null"]

@@ -18,7 +18,7 @@ from quicksilver.experiments.study.checks import (
 )
 from quicksilver.experiments.study.runner import Runner
 from quicksilver.experiments.study.setup import TaskSetup
-from quicksilver.experiments.training.trainer import LARGEST_SEED
+from quicksilver.experiments.training.recipe import LARGEST_SEED
 
 from tests.experiments.conftest import TASK, autoregressive_recipe, diffusion_recipe
 

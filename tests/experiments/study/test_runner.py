@@ -9,7 +9,7 @@ from quicksilver.experiments.harness.progress import console
 from quicksilver.experiments.harness.records import Json, key_of
 from quicksilver.experiments.study import runner as module
 from quicksilver.experiments.study.runner import Runner
-from quicksilver.experiments.training.trainer import TrainingPoint
+from quicksilver.experiments.training.recipe import TrainingPoint
 
 
 def raising(error: BaseException) -> Callable[..., NoReturn]:

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from quicksilver.experiments.training.recipe import TrainingPoint
 from quicksilver.experiments.training.side_by_side import train_side_by_side
-from quicksilver.experiments.training.trainer import TrainingPoint, is_trained, load_or_train
+from quicksilver.experiments.training.trainer import is_trained, load_or_train
 
 
+@pytest.mark.slow
 def test_a_model_is_the_one_trained_alone_and_an_error_concerns_its_model_only(
         tmp_path: Path, training_point: Callable[..., TrainingPoint]) -> None:
     sound, diverging = [training_point(), training_point(seed=1)], training_point(adamw_lr=1e38)
