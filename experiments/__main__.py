@@ -1,8 +1,8 @@
 """Run an experiment: python -m quicksilver.experiments [experiment=...] [task=...] [key=value ...] (or --help)
 
 The only file that knows Hydra: it composes the configuration, builds the experiment, and runs its missing points.
-`-m` with a Hydra launcher fans a sweep out over processes. Bad input ends with one line and exit code 2, a failed point
-or a full disk with exit code 1. Launchers send `_run` to other processes by value: what it refers to lives in modules.
+`-m` with a Hydra launcher runs a sweep in several processes. Bad input ends with one line and exit code 2, a failed
+point or a full disk with exit code 1. Launchers pickle `_run` by value, so everything it refers to is in a module.
 """
 
 import inspect
@@ -39,7 +39,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-# Without a GPU Triton's kernels can only be interpreted, which Triton must know before it is imported.
+# Without a GPU Triton kernels run in the interpreter only, which must be set before Triton is imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 from ..kernels.checks import check_integer
@@ -66,7 +66,7 @@ def _errors_in_one_line() -> Iterator[None]:
 
 
 def _one_line(error: BaseException) -> str:
-    """The message of the error at the root of a chain, on one line, without what Hydra adds about itself."""
+    """The message of a chain's root error on one line, without Hydra's additions."""
     override = ""
     while error.__cause__ is not None:
         override = str(error).partition("Error merging override ")[2] or override
@@ -80,8 +80,8 @@ def _one_line(error: BaseException) -> str:
 
 @hydra.main(config_path="pkg://quicksilver.conf", config_name="config", version_base="1.3")
 def _run(config: DictConfig) -> None:
-    # Input is checked here; a ValueError that comes later is our own mistake and keeps its traceback. Errors are
-    # caught inside the job because Hydra prints a line of its own about an exception that leaves it.
+    # Input is checked here; a later ValueError is a bug and keeps its traceback. Errors are caught inside the job
+    # because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
         _refuse_unread(config, HydraConfig.get())
         _refuse_other_tasks(config, HydraConfig.get())
@@ -112,7 +112,7 @@ def _run(config: DictConfig) -> None:
 
 
 def _plain(config: DictConfig) -> Any:
-    """The configuration in dicts and lists, its interpolations still written out."""
+    """The configuration as dicts and lists, interpolations unresolved."""
     return OmegaConf.to_container(config, resolve=False)
 
 
@@ -124,7 +124,7 @@ def _output(value: object) -> Path:
 
 
 def _refuse_unread(config: DictConfig, hydra_config: HydraConf) -> None:
-    """ValueError for an option on the command line that changes nothing, since the experiment does not read it."""
+    """ValueError for a command-line option that the experiment does not read."""
     plain, texts = _plain(config), list(hydra_config.overrides.task)
     read = reads(plain, _EXPERIMENT)
     for text, option in zip(texts, OverridesParser.create().parse_overrides(texts), strict=True):
@@ -141,7 +141,7 @@ def _refuse_unread(config: DictConfig, hydra_config: HydraConf) -> None:
 
 
 def _refuse_other_tasks(config: DictConfig, hydra_config: HydraConf) -> None:
-    """ValueError for a task that is given options, of its training say, and is not chosen."""
+    """ValueError for options (of training, for example) of a task that is not selected."""
     setups = {name: setup for name, setup in config.task.items() if isinstance(setup, DictConfig)}
     chosen = ",".join(str(name) for name, setup in setups.items() if "_target_" in setup)
     training = hydra_config.runtime.choices.get("training")
@@ -152,8 +152,8 @@ def _refuse_other_tasks(config: DictConfig, hydra_config: HydraConf) -> None:
 
 
 def _chooses(group: str, others: list[str], read: Mapping[Place, Any]) -> bool:
-    """Whether what is chosen of a group changes what the experiment reads, where no node of that name is read: some
-    groups spread over the configuration."""
+    """Whether the option of a group changes what the experiment reads although no node of that name is read: some
+    groups set keys all over the configuration."""
     options = GlobalHydra.instance().config_loader().get_group_options(group)
     for choice in ([], *([f"{group}={option}"] for option in options)):
         try:
@@ -166,7 +166,7 @@ def _chooses(group: str, others: list[str], read: Mapping[Place, Any]) -> bool:
 
 
 def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfig:
-    """The configuration with all options of the kernel group, where an experiment takes kernels and none was named."""
+    """The configuration with every option of the kernel group if the experiment takes kernels and none was named."""
     if hydra_config.runtime.choices.get("kernel", "not taken") is not None:
         return config
     every = GlobalHydra.instance().config_loader().get_group_options("kernel")
@@ -174,20 +174,20 @@ def _with_every_kernel(config: DictConfig, hydra_config: HydraConf) -> DictConfi
 
 
 def _free_cores(hydra_config: HydraConf) -> int:
-    """All cores, or one for each job where a launcher runs several at once."""
+    """All cores, or one per job if a launcher runs jobs in parallel."""
     runs_in_parallel = hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher.get("n_jobs", 1) != 1
     return 1 if runs_in_parallel else available_cores()
 
 
 def _models_at_once(config: DictConfig, hydra_config: HydraConf) -> int:
-    """As many models as the free cores can train side by side; on a GPU, which they would share, one."""
+    """The number of models that the free cores can train in parallel; one on a GPU, which they would share."""
     threads = check_integer("training_threads", config.training_threads)
     return max(1, _free_cores(hydra_config) // threads) if config.device == "cpu" else 1
 
 
 def _for_hydra(argument: str) -> str:
-    """The argument as Hydra takes it: a prompt in quotes, whatever signs are in it. ValueError names an argument that
-    cannot be read, or the group that is given no option's name."""
+    """The argument in Hydra's syntax; a prompt is quoted, whatever characters it has. ValueError names an argument that
+    cannot be parsed, or a group whose value is not an option's name."""
     key, equals, text = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
@@ -205,7 +205,7 @@ def _for_hydra(argument: str) -> str:
 
 
 def _said_of_itself(arguments: Sequence[str]) -> str | None:
-    """What is printed where the command line asks for help with itself or with a group."""
+    """The help text, if the command line asks for help in general or on a group."""
     if {"--help", "-h"} & {*arguments}:
         return usage()
     for argument in arguments:
@@ -220,17 +220,17 @@ def _is_group(key: str) -> bool:
 
 
 def _names_options(value: object) -> bool:
-    """Whether Hydra can make something of what is given to a group; a dict is merged with the group's node."""
+    """Whether Hydra accepts the value for a group; a dict is merged with the group's node."""
     return isinstance(value, (str, dict, QuotedString)) or (
         isinstance(value, list) and all(isinstance(name, (str, QuotedString)) for name in value))
 
 
 def main() -> None:
     interrupt_once()
-    # Hydra prints its own errors over several lines and exits with 1 unless it is told to let them through.
+    # Without this Hydra prints its errors over several lines and exits with 1; with it they are raised.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold signs that a terminal does not know
+        sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal cannot encode
     try:
         with _errors_in_one_line():
             if (said := _said_of_itself(sys.argv[1:])) is not None:
@@ -243,11 +243,11 @@ def main() -> None:
         progress.console.print(f"error: {error}", markup=False)
         sys.exit(1)
     except BrokenPipeError:
-        sys.exit(1)  # nobody reads any more
+        sys.exit(1)  # the reader closed the pipe
     except KeyboardInterrupt:
         progress.console.print(INTERRUPTED, markup=False)
         sys.stdout.flush()
-        os._exit(130)  # everything is written, and who interrupts may soon kill: unloading torch takes its time
+        os._exit(130)  # everything is written; unloading torch is slow, and a kill may follow soon
     except Exception as error:
         hydras_own = [argument for argument in sys.argv[1:] if argument.lstrip("+~").startswith("hydra")]
         if not hydras_own or _is_of_a_job(error):
@@ -260,7 +260,7 @@ def main() -> None:
 
 
 def _let_go_of_stdout() -> None:
-    """Flush what is left while it can still be said that nobody reads it."""
+    """Flush stdout while a BrokenPipeError can still be caught."""
     try:
         print(end="", flush=True)
     except BrokenPipeError:
@@ -268,7 +268,7 @@ def _let_go_of_stdout() -> None:
 
 
 def _is_of_a_job(error: BaseException) -> bool:
-    """Whether an error left a job, in this process or in another one of a launcher, and not Hydra before it."""
+    """Whether an error was raised in a job (in this process or in a launcher's), not in Hydra before it."""
     job = inspect.unwrap(_run).__code__
     return error.__cause__ is not None or any(frame.f_code is job for frame, _ in walk_tb(error.__traceback__))
 

@@ -1,6 +1,6 @@
-"""The decode experiment: one decoder, put together from options, on one task; its steps and what it gets right.
+"""The decode experiment: one decoder, built from options, on one task. Prints its steps and its accuracy.
 
-A look, not a measurement: it is not recorded, and its speed is that of a machine doing other things too.
+For inspection only: nothing is recorded, and the timing does not hold the machine lock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ from .training.trainer import load_or_train
 
 @dataclass(frozen=True)
 class Decode:
-    """`checkpoint` takes the weights from a file instead of training them; it must hold the task's configuration.
-    `family` names the task's model (None: the one that the decoder's cache is made for)."""
+    """`checkpoint` is a file of weights to load instead of training; its configuration must be the task's. `family`
+    names the task's model (None: the one that fits the decoder's cache)."""
 
     tasks: Mapping[str, TaskSetup]
     decoder: Decoder
@@ -51,7 +51,7 @@ class Decode:
             check_integer(name, getattr(self, name))
 
     def check(self) -> None:
-        """ValueError with the reason if the decoder or the checkpoint does not fit; before anything is trained."""
+        """ValueError with the reason if the decoder or the checkpoint does not fit. Trains nothing."""
         _, point = self._setup_and_point()
         point.check(self.decoder, self.head)
         if self.checkpoint is not None:
@@ -63,7 +63,8 @@ class Decode:
         return setup, TrainingPoint(name, setup.task, recipe, self.seeds[0])
 
     def run(self, folder: Path) -> int:
-        """Print the steps of the first item and the share of right answers. Returns 0: nothing can half-fail."""
+        """Print the steps of the first item, the number of right answers, and steps and time per item. Returns 0: no
+        point can fail on its own."""
         setup, point = self._setup_and_point()
         if self.checkpoint is None:
             transformer, _ = load_or_train(point, folder)
@@ -86,7 +87,7 @@ class Decode:
 
 
 def _trace(evaluator: Evaluator, request: Request) -> None:
-    """The completion of one request after each step, a dot for what is still masked."""
+    """Print the completion of one request after each step, with a dot at each masked position."""
     decoding = evaluator.decoder.begin(evaluator.model, [request])
     for number, step in enumerate(evaluator.decoder.stream(decoding), start=1):
         marks = zip(step.canvas.tokens_BS[0, request.start : -1].tolist(),

@@ -1,7 +1,7 @@
-"""The train experiment: the matched pairs of the chosen tasks and seeds, in as many runs as they take.
+"""The train experiment: trains the matched pairs of the selected tasks and seeds, over several runs if needed.
 
-A run stops when its seconds are used up, with the state of the model in training saved; the same command goes on from
-there. It measures nothing: with the same options experiment=frontier takes these models and does.
+A run stops at its time limit and saves the training state; the same command resumes from it. Nothing is measured:
+experiment=frontier with the same options loads these models and measures them.
 """
 
 import time
@@ -22,7 +22,7 @@ from .training.trainer import TrainingPaused
 
 @dataclass(frozen=True)
 class Train:
-    """`seconds` is how long one run trains, looks included; the last update and its save end a little later."""
+    """`seconds` is the time limit of one run, evaluation included; the last update and its save end a little later."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -35,20 +35,20 @@ class Train:
         check_integer("models_at_once", self.models_at_once)
 
     def points(self) -> Iterator[TrainingPoint]:
-        """The models, in the order in which they are trained."""
+        """The models, in order of seed, task and recipe."""
         for seed in self.seeds:
             for name, setup in self.tasks.items():
                 for recipe in (setup.diffusion, setup.autoregressive):
                     yield TrainingPoint(name, setup.task, recipe, seed)
 
     def check(self) -> None:
-        """ValueError with the reason if a model could not be looked at on the way; before anything is trained."""
+        """ValueError with the reason if a learning curve's decoder does not fit its model. Trains nothing."""
         for point in self.points():
             point.check(point.recipe.curve_decoder, SeparateHead())
 
     def run(self, folder: Path) -> int:
-        """Train what is missing in `folder` while there is time, and print what is finished and what is left, when
-        interrupted too. Returns the number of models that failed: none where time alone ran out."""
+        """Train the models that are missing in `folder` until the time limit, and print how many are finished and left,
+        also after an interrupt. Returns the number of models that failed; a paused model is not one of them."""
         stop_at = time.perf_counter() + self.seconds
         runner = Runner(folder, self.models_at_once)
         points, num_finished, num_failed = list(self.points()), 0, 0
