@@ -1,6 +1,6 @@
-"""How many cores this process may keep busy, and how long its threads wait for one another by spinning.
+"""The number of cores that this process may use, and how long its threads spin while they wait.
 
-Imported before torch, whose OpenMP runtime reads its settings as it is loaded.
+Imported before torch, whose OpenMP runtime reads its settings when it is loaded.
 """
 
 import os
@@ -11,23 +11,23 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def waiting_threads(environment: Mapping[str, str]) -> dict[str, str]:
-    """What to add to an environment so that a waiting thread soon gives its core away; nothing where the user has said
-    how threads wait.
+    """Environment variables that make a waiting thread yield its core soon; empty if the user has set how threads wait.
 
-    libgomp's own count, 300,000, is meant for a machine without other work: beside one other process of two threads on
-    two cores a decode takes 300 times as long as alone, with 2,000 five times. Alone 2,000 costs it 4 %, 1,000 27 %."""
+    libgomp's default spin count, 300,000, suits an otherwise idle machine. On two cores shared with one other process
+    of two threads a decode takes 300 times as long as alone, with a count of 2,000 five times. On an idle machine
+    2,000 costs 4 %, 1,000 costs 27 %."""
     return {} if environment.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} else {"GOMP_SPINCOUNT": "2000"}
 
 
 def available_cores() -> int:
-    """Cores that the scheduler's affinity and the container's CPU quota allow: at least 1."""
+    """The number of cores that the CPU affinity and the container's CPU quota allow, at least 1."""
     quotas = _quotas(Path("/proc/self/cgroup").read_text(), _CGROUPS)
     return max(1, min([len(os.sched_getaffinity(0)), *map(int, quotas)]))
 
 
 def _quotas(membership: str, root: Path) -> Iterator[float]:
-    """Cores a quota allows, in each control group that this process is in (version 1 or 2) and in those around it.
-    `membership` is /proc/self/cgroup."""
+    """The CPU quota, in cores, of each cgroup of this process (version 1 or 2) and of its parents. `membership` is the
+    text of /proc/self/cgroup."""
     for line in membership.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:

@@ -1,4 +1,4 @@
-"""The device an experiment runs on: which there are, when its work is done, and how much memory it took."""
+"""The device of an experiment: selection, synchronization and peak memory."""
 
 import contextlib
 import os
@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 _ONEDNN_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""Limits of oneDNN's instructions below which it has none for products of bfloat16."""
+"""Values of ONEDNN_MAX_CPU_ISA under which oneDNN has no bfloat16 instructions for matrix products."""
 
 
 def best_device() -> str:
-    """The GPU where there is one."""
+    """The GPU if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def fast_precision(device: str) -> str:
-    """The precision in which the device multiplies fast, bfloat16 or float32: decided by its instructions, and on a CPU
-    by what PyTorch and oneDNN are allowed of them (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA)."""
+    """bfloat16 if the device has instructions for its products, else float32. On a CPU, PyTorch and oneDNN must also be
+    allowed to use them (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA)."""
     if device == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -28,7 +28,8 @@ def fast_precision(device: str) -> str:
 
 
 def _multiplies_bfloat16(cpuinfo: str, capability: str, onednn_limit: str) -> bool:
-    """Whether products of bfloat16 run in instructions of their own: `cpuinfo` is Linux's, `capability` PyTorch's."""
+    """Whether bfloat16 products use native instructions. `cpuinfo` is the text of /proc/cpuinfo, `capability` PyTorch's
+    CPU capability."""
     listed = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     flags = set(listed[1].split()) if listed else set()
     if "bf16" in flags:  # ARM
@@ -38,7 +39,7 @@ def _multiplies_bfloat16(cpuinfo: str, capability: str, onednn_limit: str) -> bo
 
 
 def check_device(device: str) -> None:
-    """ValueError where this machine has no such device."""
+    """ValueError if this machine has no such device."""
     allowed = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if device not in allowed:
         raise ValueError(f"device={device!r}: must be one of {', '.join(allowed)} on this machine")
@@ -51,13 +52,13 @@ def device_name(device: torch.device | str) -> str:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that was asked of it, so that a clock read next is true."""
+    """Synchronize: return when all work queued on the device is done. Called before the clock is read."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count peak memory anew; on a CPU Linux must allow that."""
+    """Reset the peak memory counter; on a CPU only if Linux permits it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -66,8 +67,8 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """On a GPU the most bytes that tensors took since the reset; on a CPU this process's peak resident memory, both
-    models and PyTorch itself included, since the reset (since its start where Linux did not allow that)."""
+    """On a GPU the peak of bytes allocated to tensors since the reset. On a CPU the peak resident memory of this
+    process, both models and PyTorch included, since the reset (since its start if Linux did not permit a reset)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""What a measurement ran on and with, as seen and not as asked for: device, threads, types, kernels."""
+"""How a measurement ran, as observed rather than requested: device, threads, dtypes, kernels."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _PRODUCTS = frozenset({"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "mv"
 
 
 class ProductTypes(TorchDispatchMode):
-    """Within its `with` block, the types in which matrix products run; those of attention and of Triton programs are
-    not among them. Operators take several times as long under it."""
+    """A `with` block that records the dtypes of matrix products, except those inside attention and Triton kernels.
+    Operators are several times slower under it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class ProductTypes(TorchDispatchMode):
 
 
 def seen(transformer: Transformer, products: ProductTypes, ran: Ran) -> Json:
-    """Where the model lies, PyTorch's threads, the types of its weights and of the products, and what ran of each
-    kernel."""
+    """The model's device, PyTorch's threads, the dtypes of weights and products, and the implementation of each kernel
+    that ran."""
     return {"device": device_name(transformer.head.weight.device), "threads": torch.get_num_threads(),
             "dtypes": {"weights": _names({parameter.dtype for parameter in transformer.parameters()}),
                        "products": _names(products.seen)}, "kernels": named(ran)}
@@ -42,7 +42,7 @@ def _names(dtypes: set[torch.dtype]) -> list[str]:
 
 
 def execution(model: LanguageModel, ran: Ran) -> Json:
-    """What is `seen` of a measurement that was made with the model just now; products are those of one more forward."""
+    """As `seen`, for a measurement just made with the model; product dtypes are those of one extra forward."""
     assert isinstance(model, DecodableTransformer)
     tokens_BL = torch.full((1, 1), model.spec.mask_id, device=model.spec.device)
     with torch.inference_mode(), recording(), ProductTypes() as products:

@@ -1,4 +1,4 @@
-"""What an experiment is to the command line, and how it ends."""
+"""The interface of an experiment to the command line, and its exceptions."""
 
 import tempfile
 from pathlib import Path
@@ -9,24 +9,24 @@ class Experiment(Protocol):
     """What the command line runs."""
 
     def check(self) -> None:
-        """ValueError with the reason if it could not be run; before anything is made."""
+        """ValueError with the reason if it cannot run. Called before any work."""
         ...
 
     def run(self, folder: Path) -> int:
-        """Make what is missing in `folder`. Returns how many points failed."""
+        """Compute what is missing in `folder`. Returns the number of points that failed."""
         ...
 
 
 class Unavailable(Exception):
-    """What an experiment needs could not be had, for a reason outside of its input; the message is one line."""
+    """A requirement of the experiment is unavailable for a reason other than its input. The message is one line."""
 
 
 class PointsFailed(Exception):
-    """Points failed and are recorded as such. An exception, so that the other jobs of a multirun still run."""
+    """Points failed, and their records say so. An exception, so that the other jobs of a multirun still run."""
 
 
 def check_folder(name: str, folder: Path) -> None:
-    """ValueError where no file can be made in the folder that the option `name` names; it is made if it is missing."""
+    """Create the folder if it is missing. ValueError names the option `name` if the folder is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,5 +1,5 @@
-"""What a GPU is, and how fast its clocks run while it works. Idle it lowers them and takes a while to raise them again:
-what is timed first after a pause would be timed on a slower card."""
+"""GPU model and clocks under load. An idle GPU lowers its clocks and takes a while to raise them: without a warm-up the
+first timing after a pause would be too slow."""
 
 import math
 import shutil
@@ -13,14 +13,14 @@ import torch
 from .records import Json
 
 _FACTS = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "temperature.gpu")
-_PAUSE_SECONDS = 2.0  # without work for longer, clocks are taken to be down
+_PAUSE_SECONDS = 2.0  # after a longer pause clocks are assumed to be low
 _RAMP_SECONDS, _SHORT_SECONDS = 0.3, 0.03
 _NUM_PRODUCTS, _WIDTH = 16, 4096
 
 
 def hardware(meanwhile: Callable[[], None] = lambda: time.sleep(0.01)) -> Json:
-    """The GPU, its driver and its clocks, as nvidia-smi says while `meanwhile` is called again and again; empty where
-    it is not installed."""
+    """GPU 0, its driver and its clocks from nvidia-smi, while `meanwhile` is called repeatedly. Empty if nvidia-smi is
+    not installed or its output cannot be parsed."""
     if shutil.which("nvidia-smi") is None:
         return {}
     command = ["nvidia-smi", f"--query-gpu={','.join(_FACTS)}", "--format=csv,noheader", "--id=0"]
@@ -42,8 +42,8 @@ def multiply() -> None:
 
 @dataclass
 class Ramp:
-    """Brings a GPU's clocks up before something is timed, and reads them while it works. After a pause that takes
-    longer; in between, what was read last is still true."""
+    """Warms a GPU up before a timing. After a pause the warm-up is longer and the clocks are read under load; otherwise
+    the last reading is returned."""
 
     work: Callable[[], None] = multiply
     read: Callable[[Callable[[], None]], Json] = hardware
@@ -51,7 +51,7 @@ class Ramp:
     found: Json = field(default_factory=dict)
 
     def __call__(self, device: torch.device) -> Json:
-        """The hardware under load; on a CPU there is none."""
+        """`hardware` under load; empty on a CPU."""
         if device.type != "cuda":
             return {}
         paused = time.monotonic() - self.last > _PAUSE_SECONDS
@@ -65,4 +65,4 @@ class Ramp:
 
 
 ramp = Ramp()
-"""This process's own."""
+"""The instance of this process."""

@@ -1,5 +1,5 @@
-"""Interruption (SIGINT) that comes once, and in one process: `timeout` and a terminal send it to every process of a
-group, and `timeout` twice to the first, where the second would break the report that the first lets it write."""
+"""SIGINT handled once, in one process. `timeout` and terminals send it to every process of a group, and `timeout` twice
+to the first process: the second would abort the report that is written after the first."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ _SAME_SECONDS = 1.0
 
 @dataclass
 class _Once:
-    """A handler that raises KeyboardInterrupt, except so soon after the last one that it is the same interruption."""
+    """A handler that raises KeyboardInterrupt, unless the last one was less than a second ago."""
 
     last: float = -math.inf
 
@@ -32,18 +32,18 @@ def _end(number: int, frame: object) -> None:
 
 
 def end_when_interrupted() -> None:
-    """Let an interruption end the process with one line, while it imports and has done nothing: a KeyboardInterrupt
-    would be raised inside a library, which need not let it through."""
+    """Exit with one line on SIGINT during imports: a KeyboardInterrupt would be raised inside a library, which may
+    swallow it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def interrupt_once() -> None:
-    """Let an interruption raise KeyboardInterrupt once; where a shell has switched interruption off it stays off."""
+    """Raise KeyboardInterrupt once for repeated SIGINTs. If the shell ignores SIGINT, it stays ignored."""
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end):
         signal.signal(signal.SIGINT, _Once())
 
 
 def leave_interrupts_to_parent() -> None:
-    """In a child process: the parent is interrupted as well, and ends this process when it is done with it."""
+    """Ignore SIGINT in a child process: the parent gets it too, and ends the child itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A growing file of JSON lines that is whole at every moment: a row is in it entirely or not at all."""
+"""A JSON-lines file with atomic appends: a row is in it entirely or not at all."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class JsonLines:
     path: Path
 
     def rows(self) -> list[Json]:
-        """Every row. ValueError names the file and the line if one is no JSON object."""
+        """All rows. ValueError names the file and the line of a row that is not a JSON object."""
         if not self.path.exists():
             return []
         found = []
@@ -31,13 +31,13 @@ class JsonLines:
         return found
 
     def append(self, row: Json) -> None:
-        """Add a row. ValueError if it holds a NaN or an infinity."""
+        """Append a row. ValueError if it holds a NaN or an infinity."""
         before = self.path.read_bytes() if self.path.exists() else b""
         clear_temporaries(self.path)
         atomic_write(self.path, before + _line(row))
 
     def replace(self, rows: Iterable[Json]) -> None:
-        """Let the file hold these rows and no others."""
+        """Replace all rows. ValueError as in `append`."""
         clear_temporaries(self.path)
         atomic_write(self.path, b"".join(_line(row) for row in rows))
 

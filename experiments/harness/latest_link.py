@@ -1,4 +1,4 @@
-"""A link `latest` to the newest of the reports that lie side by side in an output folder."""
+"""A symbolic link `latest` to the newest report in an output folder."""
 
 import contextlib
 import os
@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def link_latest(folder: Path) -> None:
-    """Let `latest` beside a folder link to it. Nothing is done where there can be no link, or is a folder of that name.
-    """
+    """Point `latest`, next to `folder`, to it. Does nothing if links are not supported or `latest` is a folder."""
     temporary = folder.with_name(f".latest.{os.getpid()}")
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Locks between processes: one for each file being made, and one for the whole machine while something is timed.
+"""Locks between processes: one for each file being written, and one for the machine, shared by a user's processes.
 
-Timed work holds the machine lock alone; other heavy work (training) shares it. flock releases a lock when its process
-ends, however it ends, so nothing is ever left locked.
+Timing holds the machine lock exclusively; other heavy work (training) shares it. flock releases a lock when its process
+ends, however it ends, so no stale lock remains.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ _MACHINE = Path(tempfile.gettempdir()) / f"quicksilver-{os.getuid()}.lock"
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold `path` (made if missing) alone."""
+    """Hold an exclusive lock on `path`, which is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _held(path, fcntl.LOCK_EX):
         yield
@@ -24,14 +24,14 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextmanager
 def machine_alone() -> Iterator[None]:
-    """Wait until no other process of this library works, then keep them waiting: for timing."""
+    """Hold the machine lock exclusively, for timing: waits for this user's other work, then blocks it."""
     with _held(_MACHINE, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def machine_shared() -> Iterator[None]:
-    """Work that may run beside other work, but not beside timing."""
+    """Hold the machine lock shared: for work that may run concurrently with other work, but not with timing."""
     with _held(_MACHINE, fcntl.LOCK_SH):
         yield
 

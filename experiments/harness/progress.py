@@ -1,4 +1,4 @@
-"""Progress that a person can read: a bar with time left on a terminal, a line now and then in a log."""
+"""Progress display: a bar with the remaining time on a terminal, a line every 15 seconds in a log."""
 
 import os
 import sys
@@ -22,14 +22,14 @@ _in_lines = False
 
 
 def print_lines() -> None:
-    """Let this process print lines on a terminal too, which it shares with others."""
+    """Print lines instead of bars on a terminal too, since other processes print to it."""
     global _in_lines
     _in_lines = True
 
 
 class Bar(Protocol):
     def update(self, done: int, facts: str) -> None:
-        """`done` of the total are finished; `facts` are a few words beside the bar."""
+        """`done` of the total are finished; `facts` is a short text next to the bar."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, machine, versions."""
+"""Provenance of a result: commit, machine, versions."""
 
 import hashlib
 import os
@@ -18,15 +18,15 @@ from .cores import available_cores
 from .records import Json
 
 _SOURCE = Path(__file__).resolve().parents[2]
-# Among them how long waiting threads spin.
+# Environment variables that change speed, such as how long waiting threads spin.
 _CHANGES_SPEED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_BLOCKTIME", "ATEN_CPU_CAPABILITY",
                   "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "CUDA_LAUNCH_BLOCKING", "TRITON_INTERPRET")
 
 
 @cache
 def provenance() -> Json:
-    """Facts of this process that hold for all its records. `commit` is "none" outside a git checkout, where
-    `source_hash` still tells one state of the code from another."""
+    """The provenance of all records of this process. `commit` is "none" outside a git checkout; `source_hash`
+    identifies the code there too."""
     commit = _git("rev-parse", "HEAD")
     sources = [str(_SOURCE / folder) for folder in ("kernels", "models", "decoders", "experiments", "conf")]
     return {
@@ -41,20 +41,20 @@ def provenance() -> Json:
 
 
 def provenance_on(device: str) -> Json:
-    """That of a row of a kernel or a step on a device ("none" where nothing ran); what ran, the row says itself."""
+    """The provenance of a benchmark row on a device ("none" if nothing ran). The row itself names what ran."""
     return provenance() | {"device": device}
 
 
 @cache
 def machine() -> Json:
-    """What is there, used or not: a result says where it was measured."""
+    """The hardware and system of this machine, whether used or not."""
     return {"cpu": _cpu_name(), "cores": available_cores(), "memory_gib": _memory_gib(),
             "system": platform.platform(), "gpu": _gpu()}
 
 
 def _torch() -> Json:
-    """How PyTorch computes in this process: what it was built for, the processor's instructions that it uses, how it
-    multiplies float32, and what was set of the environment that changes its speed."""
+    """PyTorch's configuration in this process: build, CPU capability, precision of float32 products, and the
+    environment variables that change its speed."""
     build = f"cuda {torch.version.cuda}" if torch.version.cuda else f"hip {torch.version.hip}"
     return {"build": build if torch.version.cuda or torch.version.hip else "cpu",
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -63,7 +63,7 @@ def _torch() -> Json:
 
 
 def _own_version() -> str:
-    """This package's version: as installed; where it was never installed, as its checkout says; else "unknown"."""
+    """This package's version: as installed, else from the checkout's pyproject.toml, else "unknown"."""
     try:
         return metadata.version("quicksilver")
     except metadata.PackageNotFoundError:
@@ -80,7 +80,7 @@ def _gpu() -> Json | None:
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command in the checkout that holds this file; empty where there is none."""
+    """The output of a git command in this file's checkout; empty if there is no checkout or no git."""
     if not (_SOURCE / ".git").exists() or shutil.which("git") is None:
         return ""
     return subprocess.run(["git", "-C", str(_SOURCE), *arguments], capture_output=True, text=True).stdout.strip()

@@ -1,10 +1,10 @@
-"""Records: one JSON file a measured point, named by the hash of the point and written atomically.
+"""Records: one JSON file per measured point, named by the hash of the point and written atomically.
 
-A record's existence is the resume check. A file that does not parse, or whose name is not its point's hash, is
-damaged: it is named and treated as absent, never read as data.
+A point with a record is not measured again. A file that does not parse, or whose name is not its point's hash, is
+damaged: it is reported, never read as data.
 
-Records outlive the names in the code. A class whose name changes keeps its `kind`; a point whose class serves several
-studies has it as a field:
+Records outlive class names: a class that is renamed keeps its `kind`. A point class used by several studies has `kind`
+as a field:
 
     class TokenChoice:
         kind: ClassVar[str] = "OwnChoice"
@@ -25,17 +25,18 @@ from .progress import console
 
 Json = dict[str, Any]
 ADDED_LATER = {"added_later": True}
-"""Metadata of a field that a point's class got when there were records already: left out of what describes the point
-where it has its default, so that those records keep their names."""
+"""Metadata of a field that was added to a point's class when records existed: a default value is left out of the
+description, so that those records keep their names."""
 
 
 def kind_of(cls: type) -> str:
-    """The name of a class in records: its own `kind`, else its class name. A subclass does not inherit it."""
+    """The name of a class in records: its own `kind` (not an inherited one), else its class name."""
     return vars(cls).get("kind", cls.__name__)
 
 
 def describe(value: object) -> Any:
-    """A frozen dataclass (or a value of one) as JSON values: the kind of its class, then its fields."""
+    """A frozen dataclass, or a value inside one, as JSON values; a dataclass as its kind and fields. ValueError for
+    other types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)
                   if not ("added_later" in field.metadata and getattr(value, field.name) == field.default)}
@@ -48,13 +49,13 @@ def describe(value: object) -> Any:
         return value.value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    if isinstance(value, Real):  # of another library: what is equal has one key
+    if isinstance(value, Real):  # of another library, as numpy: equal numbers have one key
         return int(value) if isinstance(value, Integral) else float(value)
     raise ValueError(f"{value!r}: a point holds dataclasses, enums, numbers, strings, lists and dicts only")
 
 
 def key_of(point: object) -> str:
-    """The name of a point: 16 hex digits of the SHA-256 of its description."""
+    """The key of a point: 16 hex digits of the SHA-256 of its description."""
     return _key(describe(point))
 
 
@@ -72,12 +73,12 @@ class RecordStore:
         return self.folder / f"{key_of(point)}.json"
 
     def read(self, point: object) -> Json | None:
-        """The point's record, or None where there is none yet. ValueError names a damaged file."""
+        """The point's record, or None if there is none. ValueError names a damaged file."""
         path = self.path(point)
         return read_record(path) if path.exists() else None
 
     def read_whole(self, point: object) -> Json | None:
-        """As `read`, but a damaged file is named on the screen and counts as absent."""
+        """As `read`, but a damaged file is reported on the console and treated as absent."""
         try:
             return self.read(point)
         except ValueError as error:
@@ -93,7 +94,7 @@ class RecordStore:
         return record
 
     def all(self) -> Iterator[Json]:
-        """Every record of the folder. ValueError names a damaged one."""
+        """All records of the folder. ValueError names a damaged one."""
         for path in sorted(self.folder.glob("*.json")):
             yield read_record(path)
 

@@ -1,5 +1,5 @@
-"""The physical floor: no kernel is faster than its bytes over the memory's bandwidth, nor than its products over the
-peak of the units that run them."""
+"""The roofline bound: no kernel is faster than its bytes over the memory bandwidth, nor than its FLOPs over the peak
+FLOP/s of its dtype."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ from ...kernels.case import Cost
 
 @dataclass(frozen=True)
 class Card:
-    """What a GPU sustains: bytes a second from memory, and floating-point operations a second by input type."""
+    """A GPU's sustained memory bandwidth (bytes/s) and FLOP/s by input dtype."""
 
     name: str
     bytes_per_second: float
     flops_per_second: dict[str, float]
 
 
-# Bandwidth and 16-bit products as well-tuned programs reach them; float32 without tensor cores is the data sheet's.
+# Bandwidth and 16-bit FLOP/s as tuned kernels reach them; float32 (no tensor cores) from the data sheet.
 H200 = Card("H200", 4.3e12, {"bfloat16": 790e12, "float16": 790e12, "float32": 67e12})
 
 
 @dataclass(frozen=True)
 class Floor:
-    """The least time in microseconds, and what sets it."""
+    """The least time in microseconds, and its bound: memory or compute."""
 
     microseconds: float
     bound: str
 
 
 def floor(cost: Cost, dtype_name: str, card: Card = H200) -> Floor:
-    """The floor of a piece of work with inputs of a type."""
+    """The roofline bound of a cost with inputs of a dtype."""
     memory = 1e6 * cost.num_bytes / card.bytes_per_second
     compute = 1e6 * cost.num_flops / card.flops_per_second[dtype_name]
     return Floor(memory, "memory") if memory >= compute else Floor(compute, "compute")

@@ -1,5 +1,5 @@
-"""The style that all figures share: PNGs with one legend and their sources below. Colours after Okabe and Ito (2008),
-which the colour-blind can tell apart; shapes differ as well."""
+"""The style of all figures: PNGs with one legend and their sources below. The palette of Okabe and Ito (2008) is safe
+for colour-blind readers; markers differ as well."""
 
 import io
 import textwrap
@@ -21,14 +21,14 @@ _DOTS_PER_INCH = 130
 
 @contextmanager
 def own_style() -> Iterator[None]:
-    """Draw as matplotlib does by default, whatever the user's style is: a figure is a file that others look at."""
+    """Draw with matplotlib's defaults, whatever the user's style is."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         yield
 
 
 def _legend(figure: Figure, most_columns: int) -> None:
-    """Each label once, above the panels, in as many columns as the figure is wide."""
+    """Each label once, above the panels, in as many columns as fit the figure, at most `most_columns`."""
     handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
     for columns in range(most_columns, 0, -1):
         legend = figure.legend(handles=list(handles.values()), loc="outside upper center", ncols=columns, frameon=False,
@@ -39,8 +39,8 @@ def _legend(figure: Figure, most_columns: int) -> None:
 
 
 def png(figure: Figure, sources: Sequence[str], legend_columns: int | None) -> bytes:
-    """The figure with one legend in at most so many columns (None: its panels have their own), and below it its
-    sources, which say so when they are more than one."""
+    """The figure as a PNG, with one legend of at most `legend_columns` columns (None: panels have their own) and its
+    sources below, with a warning if there are several."""
     figure.set_dpi(_DOTS_PER_INCH)
     if legend_columns is not None:
         _legend(figure, legend_columns)

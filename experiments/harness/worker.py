@@ -1,8 +1,8 @@
-"""Child processes of this Python with an environment of their own (another Triton, the interpreter, a GPU), which
-answer one call at a time. A call that kills its process, as a compiler or a GPU fault may, is an error like any other;
-the next call starts a new one.
+"""Worker processes of this Python with their own environment (another Triton, the interpreter, a GPU), one call at a
+time. A call that kills its process, as a compiler or a GPU fault may, is an error like any other; the next call starts
+a new process.
 
-The child is this file: python -m quicksilver.experiments.harness.worker
+A worker runs this file: python -m quicksilver.experiments.harness.worker
 """
 
 import os
@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from .interrupts import leave_interrupts_to_parent
 
-ENOUGH_SECONDS = 60.0  # a call that has not answered by then hangs
-LATE_SECONDS = 10.0  # what a call may take beyond the end of the time in which it began
+ENOUGH_SECONDS = 60.0  # a call without an answer by then is taken to hang
+LATE_SECONDS = 10.0  # by how much a call may overrun the time limit of its run
 
 
 def running_environment(device: str) -> dict[str, str]:
@@ -28,15 +28,15 @@ def running_environment(device: str) -> dict[str, str]:
 
 
 class CallFailed(RuntimeError):
-    """A call raised an error, killed its process, or took too long: the message says which."""
+    """A call raised an error, killed its process, or timed out; the message says which."""
 
 
 class CutShort(CallFailed):
-    """A call was given less than ENOUGH_SECONDS and was not done: nothing is known of it."""
+    """A call timed out with a limit below ENOUGH_SECONDS: whether it would fail is unknown."""
 
 
 class Worker:
-    """A process that is started by the first call and again after it died. Use it as a context manager."""
+    """A process, started by the first call and restarted after it dies. Use it as a context manager."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
@@ -50,9 +50,9 @@ class Worker:
         self.end()
 
     def ask(self, function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-        """function(*arguments) in the child: a function of a module, arguments and result that can be pickled.
-        CallFailed with the child's own words if it raises, dies, or gives no answer within `seconds`, CutShort if those
-        were few."""
+        """function(*arguments) in the process. The function is at module level, arguments and result are picklable.
+        CallFailed with the process's message if it raises, dies or exceeds `seconds`; CutShort if it exceeds `seconds`
+        below ENOUGH_SECONDS."""
         if self._process is None:
             self._start()
         process = self._process
@@ -101,7 +101,7 @@ class Worker:
 
 
 class Pool:
-    """Workers with one environment, between which calls are shared out. Use it as a context manager."""
+    """Workers with one environment that share the calls. Use it as a context manager."""
 
     def __init__(self, environment: Mapping[str, str], num_processes: int) -> None:
         self._workers = [Worker(environment) for _ in range(num_processes)]
@@ -115,7 +115,8 @@ class Pool:
 
     def ask_all(self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], seconds: float | None = None
                 ) -> Iterator[tuple[int, Any]]:
-        """Make the calls, each within `seconds`. Yields, as they come, a call's place and its answer or CallFailed."""
+        """Run the calls, each within `seconds`. Yields a call's index and its result or CallFailed, in order of
+        completion."""
         idle: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._workers:
             idle.put(worker)
@@ -141,10 +142,10 @@ class Pool:
 
 
 def _serve() -> None:
-    """Answer calls until the parent is gone."""
+    """Serve calls until the parent exits."""
     leave_interrupts_to_parent()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # compilers print; answers go where nobody prints
+    os.dup2(2, 1)  # compilers print to stdout; answers have a descriptor of their own
     while True:
         try:
             function, arguments = pickle.load(sys.stdin.buffer)
@@ -152,7 +153,7 @@ def _serve() -> None:
             return
         try:
             answer = (True, function(*arguments))
-        except Exception as error:  # whatever a kernel raises becomes the answer
+        except Exception as error:  # any error becomes the answer
             answer = (False, f"{type(error).__name__}: {error}")
         pickle.dump(answer, answers)
         answers.flush()
