@@ -1,5 +1,5 @@
-"""A composed configuration held against the annotations of what it builds, so that a value of another type than
-expected is refused by its name on the command line, before anything is built."""
+"""Type check of a composed configuration against the annotations of the classes and functions that it builds. A value
+of a wrong type is refused by its name on the command line, before anything is built."""
 
 import dataclasses
 import inspect
@@ -20,13 +20,13 @@ _LONGEST_SHOWN = 60
 
 @dataclasses.dataclass(frozen=True)
 class ConfigTypes:
-    """The check of one configuration: dicts, lists and scalars, its interpolations still written out."""
+    """The check of one configuration: dicts, lists and scalars, interpolations unresolved."""
 
     config: Mapping[str, Any]
 
     def check(self, place: Place, hint: Any) -> None:
-        """ValueError names the node, that at `place` or one below it or one that it stands for, whose value is none of
-        what is annotated."""
+        """ValueError names a node whose value is not of its annotated type. Checks the node at `place`, those below it
+        and those that interpolations refer to."""
         place, value = followed(self.config, place)
         if value == _MISSING:
             raise ValueError(f"{_named(place)}: must be given")
@@ -36,7 +36,7 @@ class ConfigTypes:
             raise ValueError(f"{_named(place)}={_shown(value)}: must be {_in_words(hint)}")
 
     def _is(self, place: Place, value: Any, hint: Any) -> bool:
-        """Whether a value that builds nothing is of one type; what it holds is checked on the way."""
+        """Whether a value without `_target_` is of one type; its children are checked too."""
         kind = typing.get_origin(hint) or hint
         if kind is Any or isinstance(kind, typing.TypeVar):
             return True
@@ -55,13 +55,13 @@ class ConfigTypes:
         return True
 
     def _check_call(self, place: Place, call: Mapping[str, Any], hint: Any) -> None:
-        """What a `_target_` names, and the arguments that it is given."""
+        """Check a call's `_target_` and arguments."""
         target = _target(place, call["_target_"])
         made = _made(target)
         if isinstance(made, type) and not any(_makes(made, choice) for choice in _choices(hint)):
             raise ValueError(f"{_named(place)}={target.__name__}: must be {_in_words(hint)}")
         if isinstance(target, EnumType):
-            return  # its value has no name; the class itself says what it may be
+            return  # its argument has no name; the class itself checks it
         hints = _parameters(target)
         for key in call:
             if key.startswith("_"):
@@ -73,7 +73,7 @@ class ConfigTypes:
 
 @cache
 def _parameters(target: Any) -> Mapping[str, Any]:
-    """What a class or a function takes by name, and as what it is annotated."""
+    """The parameters of a class or a function with their annotations."""
     is_plain_class = isinstance(target, type) and not dataclasses.is_dataclass(target)
     hints = typing.get_type_hints(target.__init__ if is_plain_class else target)
     return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
@@ -81,7 +81,7 @@ def _parameters(target: Any) -> Mapping[str, Any]:
 
 @cache
 def _made(target: Any) -> Any:
-    """The class of what a class or a function returns, as far as it is annotated."""
+    """The type of object that calling a class or a function returns, None if not annotated."""
     return target if isinstance(target, type) else typing.get_type_hints(target).get("return")
 
 
@@ -95,7 +95,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 @cache
 def _importable(path: str) -> Any:
-    """What a dotted name names, or None."""
+    """The object with a dotted name, or None if it cannot be imported."""
     try:
         return pkgutil.resolve_name(path)
     except (ImportError, AttributeError, ValueError):
@@ -112,7 +112,7 @@ def _target(place: Place, path: object) -> Any:
 
 @cache
 def _makes(target: type, hint: Any) -> bool:
-    """Whether an object of the class is what is annotated; a protocol wants its members."""
+    """Whether an instance of the class satisfies the annotation; for a protocol, whether it has all members."""
     if hint is Any:
         return True
     if not isinstance(hint, type) or hint in _SCALARS:

@@ -1,7 +1,7 @@
-"""What a composed configuration is read for: the nodes that an experiment is made of, by its interpolations.
+"""The nodes of a composed configuration that an experiment reads, directly or through interpolations.
 
-A configuration is plain here: dicts, lists and scalars, interpolations still written out ("${model.experts}"). A place
-in it is the tuple of keys that lead there, since a key may hold dots.
+A configuration is dicts, lists and scalars, interpolations unresolved ("${model.experts}"). A place in it is the tuple
+of keys that lead there, since a key may contain dots.
 """
 
 import re
@@ -14,8 +14,8 @@ _REFERENCE = re.compile(r"\$\{([^${}:]+)\}")
 
 
 def followed(config: Mapping[str, Any], place: Place) -> tuple[Place, Any]:
-    """Place and value of a node, or of the one that it stands for where it is nothing but an interpolation. The value
-    is None where there is no such node."""
+    """Place and value of a node, or of its target if it is a single interpolation. The value is None if there is no
+    such node."""
     at: Place = ()
     value: Any = config
     for key in place:
@@ -27,7 +27,7 @@ def followed(config: Mapping[str, Any], place: Place) -> tuple[Place, Any]:
 
 
 def reads(config: Mapping[str, Any], start: Place) -> dict[Place, Any]:
-    """All nodes that `start` is made of: those below it, and those that interpolations name."""
+    """All nodes that `start` depends on: those below it, and those that interpolations refer to."""
     found: dict[Place, Any] = {}
     left = [start]
     while left:
@@ -43,7 +43,7 @@ def reads(config: Mapping[str, Any], start: Place) -> dict[Place, Any]:
 
 
 def children(value: Any) -> Mapping[str, Any]:
-    """What a dict or a list holds, by its keys in words; nothing where it is a scalar."""
+    """The values of a dict or a list by their keys or indices as strings; empty for a scalar."""
     if isinstance(value, Mapping):
         return {str(key): child for key, child in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -52,7 +52,7 @@ def children(value: Any) -> Mapping[str, Any]:
 
 
 def _place(reference: str, holder: Place) -> Place:
-    """Where an interpolation points to: from the root, or, where it begins with dots, from the node that holds it."""
+    """The place that an interpolation refers to: absolute, or relative to its holder if it begins with dots."""
     path = reference.replace("[", ".").replace("]", "")
     keys = path.lstrip(".")
     num_dots = len(path) - len(keys)

@@ -1,4 +1,4 @@
-"""Options of the command line that have another name now: who types the old one is told the new one."""
+"""Renamed command-line options: the error for an old name gives the new one."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _CHOICES = {
 
 
 def check_names(arguments: Sequence[str]) -> None:
-    """ValueError with the present name for an option that has another one."""
+    """ValueError with the new name for an option given by its old one."""
     chosen = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     preset = chosen.get("decoder", "")
     for key, value in chosen.items():
@@ -32,7 +32,7 @@ def check_names(arguments: Sequence[str]) -> None:
 
 
 def _instead(preset: str, rest: str, value: str) -> str:
-    """What a part's option is as a knob of the preset, where it has such a knob."""
+    """The knob of the preset that replaces a part's option, if it has one."""
     last = rest.rpartition(".")[2]
     knob = "block" if last == "size" else last
     if knob in knobs(preset):

@@ -1,4 +1,4 @@
-"""What the command line says of itself: --help, and the options of one group at GROUP=help, both read from conf."""
+"""Command-line help, generated from conf: --help, and GROUP=help for the options of one group."""
 
 import re
 import textwrap
@@ -12,14 +12,14 @@ PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 
 def options(group: str) -> dict[str, str]:
-    """The text of each option of a group, by name; none where there is no such group."""
+    """The YAML text of each option of a group, by name; empty if there is no such group."""
     folder = resources.files("quicksilver.conf") / group
     files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
     return {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
 
 
 def usage() -> str:
-    """What can be run, what can be chosen, and where results go: at most 40 lines of 100 columns."""
+    """Experiments, groups, keys and where results go: at most 40 lines of 100 columns."""
     config = (resources.files("quicksilver.conf") / "config.yaml").read_text()
     keys = re.findall(r"^(\w+): (\S+) +# (.+)$", config, flags=re.MULTILINE)
     return "\n".join([
@@ -40,7 +40,7 @@ def usage() -> str:
 
 
 def listed(group: str) -> Iterator[str]:
-    """A line for each option of a group: presets with their source and knobs, others with what their file says."""
+    """A line per option of a group: presets with source and knobs, others with their file's first comment."""
     found = options(group)
     if group == "decoder":
         yield "decoder=NAME decoder.KNOB=VALUE; steps are those of a block, or of the answer where there is no block"
@@ -53,24 +53,24 @@ def listed(group: str) -> Iterator[str]:
 
 
 def _line(name: str, width: int, about: str) -> str:
-    """A name and what it stands for, cut where the line would be too long."""
+    """A name and its description, shortened to the width of a line."""
     head = f"  {name:{width}}  "
     return (head + textwrap.shorten(about, _WIDTH - len(head), placeholder=" ...")).rstrip()
 
 
 def _about(text: str) -> str:
-    """What an option's file says at its head; where it says nothing, its values."""
+    """The comment at the head of an option's file, else its values."""
     first = next(line for line in text.splitlines() if not line.startswith("# @"))
     return first.removeprefix("# ") if first.startswith("# ") else _knobs(text)
 
 
 def _knobs(text: str) -> str:
-    """The values in an option's file; OPTION where another group chooses one."""
+    """The keys and values in an option's file; OPTION for a value that comes from another group."""
     return " ".join(f"{key}={'OPTION' if value.startswith('$') else value}"
                     for key, value in re.findall(r"^ *([a-z]\w*): ([^\s#{]\S*)", text, flags=re.MULTILINE))
 
 
 def _source(docstring: str) -> str:
-    """The reference at the end of a preset's summary; "ours" where there is none."""
+    """The reference in parentheses at the end of a preset's summary, after its last comma; "ours" if it begins so."""
     said = docstring.splitlines()[0].rpartition("(")[2].rstrip(").")
     return "ours" if said.startswith("ours") else said.rpartition(", ")[2]
