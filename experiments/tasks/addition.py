@@ -1,8 +1,8 @@
 """Addition of two numbers, most significant digit first: the answer's first digit may depend on a carry from its last.
 
-Half of the training and test problems have a long carry chain: at `chain_digits` adjacent positions the operands'
-digits sum to nine, at the position below them to ten or more. Test operands never occur in training: a pair is a test
-pair if and only if (31 a + b) mod 97 is 0.
+About half of the problems have a long carry chain: at `chain_digits` adjacent positions the operands' digits sum to
+nine, and at the next lower position to ten or more. Test operands never occur in training: a pair is a test pair if and
+only if (31 a + b) mod 97 is 0.
 
     12345678+87654321=099999999
 """
@@ -38,7 +38,7 @@ class Addition(PromptedTask):
     def draw(self, rng: np.random.Generator, size: int, *, held_out: bool) -> PromptedProblems:
         a = np.empty((0, self.num_digits), np.int64)
         b = a.copy()
-        # A test pair is one in 97, so a test set takes some hundred times as many draws.
+        # One pair in 97 is a test pair, so a test set takes about 100 times as many draws.
         batch = 4 * size * (_HELD_OUT_MODULUS if held_out else 1)
         while len(a) < size:
             more_a, more_b = self._operands(rng, batch)
@@ -54,7 +54,7 @@ class Addition(PromptedTask):
     def _operands(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
         a = rng.integers(10, size=(size, self.num_digits))
         b = rng.integers(10, size=(size, self.num_digits))
-        # Digits `first` to `first + chain_digits` sum to nine, the one after them to ten or more.
+        # The `chain_digits` digit pairs from `first` on sum to nine each, the next pair to ten or more.
         first = rng.integers(self.num_digits - self.chain_digits, size=(size, 1))
         place = np.arange(self.num_digits)
         has_chain = np.arange(size)[:, None] % 2 == 0

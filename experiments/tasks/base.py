@@ -1,4 +1,4 @@
-"""Tasks and formats: problems with an exact checker, and how they become token rows for each family."""
+"""Tasks (problems with an exact checker) and formats (their token rows for each family)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sized
@@ -12,9 +12,9 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class Encoded:
-    """Solved problems as token rows: tokens int64 [n, L], the target positions of the loss (bool [n, L]), and the first
-    position of the completion. Targets are decoded. `ungraded` positions (bool [n, L]) are decoded too, so that the
-    length of the answer is not leaked."""
+    """Solved problems as token rows: `tokens` (int64 [n, L]), the `target` positions of the loss (bool [n, L]), and
+    `start`, the first position of the completion. Targets are decoded; so are `ungraded` positions (bool [n, L]), so
+    that the length of the answer is not leaked."""
 
     tokens: np.ndarray
     target: np.ndarray
@@ -23,7 +23,7 @@ class Encoded:
 
     @property
     def decoded(self) -> np.ndarray:
-        """The positions that are masked for a decoder, bool [n, L]."""
+        """The positions that a decoder gets masked, bool [n, L]."""
         return self.target if self.ungraded is None else self.target | self.ungraded
 
 
@@ -34,7 +34,7 @@ class Task(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def end_id(self) -> int | None:
-        """The token that ends an answer, if answers differ in length."""
+        """The token that ends an answer; None if all answers have one length."""
         ...
 
     def training_problems(self, rng: np.random.Generator, size: int) -> Any: ...
@@ -44,17 +44,17 @@ class Task(Protocol):
         ...
 
     def count_answer_tokens(self, problems: Any, answer: np.ndarray) -> int:
-        """Answer tokens up to and including the end token, without those given in the problem. Tokens per second count
-        these for both families, whatever else a format makes a decoder write."""
+        """Answer tokens up to and including the end token, without those given in the problem. Tokens per second counts
+        only these for both families, even if a format makes a decoder write more."""
         ...
 
     def describe_answers(self, problems: Any, answer: np.ndarray) -> dict[str, float]:
-        """Quality measures of free text, shown together; empty for tasks with one right answer."""
+        """Quality measures of free text; empty for tasks whose answers are right or wrong."""
         ...
 
 
 class Format(Protocol):
-    """How problems become token rows, and how answers are read from decoded rows."""
+    """Encodes problems as token rows, and extracts answers from decoded rows."""
 
     def encode(self, task: Any, problems: Any) -> Encoded: ...
     def answer(self, task: Any, problems: Any, tokens: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ class PromptedProblems(Sized):
 
 
 class PromptedTask(OneRightAnswer, ABC):
-    """A task of prompts and right answers. Subclasses draw the problems."""
+    """A task with a prompt and one right answer per problem. Subclasses implement `draw`."""
 
     test_seed: int
 
@@ -97,8 +97,8 @@ class PromptedTask(OneRightAnswer, ABC):
         return self.draw(rng, size, held_out=False)
 
     def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones. Drawn in chunks of fixed size, so that a shorter list is
-        a prefix of a longer one."""
+        """The first `num` test problems, deterministic. Drawn in chunks of fixed size, so that a shorter list is a
+        prefix of a longer one."""
         chunks = [self.draw(np.random.default_rng([self.test_seed, 1, chunk]), _CHUNK, held_out=True)
                   for chunk in range(-(-num // _CHUNK))]
         return PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks])[:num],

@@ -1,9 +1,9 @@
 """One-line Python statements, generated without a prompt: free text, judged by several measures.
 
-The corpus is the running interpreter's standard library: distinct simple statements of 8 to 47 characters that parse by
-themselves. A file is a test file if the last byte of its path's MD5 is 9 modulo 10; test lines that also occur in a
-training file are dropped. Tokens are a byte-level BPE trained on the training lines. The corpus depends on the
-interpreter, so its version is part of the task.
+The corpus is the running interpreter's standard library without its tests: distinct simple statements of 8 to 47 ASCII
+characters, each a line that parses by itself. A file is a test file if the last byte of its path's MD5 is 9 modulo 10;
+test lines that also occur in a training file are dropped. Tokens are a byte-level BPE trained on the training lines.
+The corpus depends on the interpreter, so its version is part of the task.
 
     valid                 parses as a Python statement
     unique, novel         share of distinct lines; share of lines that are not in the training corpus
@@ -106,7 +106,7 @@ class CodeLines:
 
 @dataclass(frozen=True)
 class WholeLine:
-    """The line and end tokens up to the end of the row: what an any-order decoder fills."""
+    """The line, then end tokens up to the end of the row, for any-order decoders."""
 
     def encode(self, task: CodeLines, problems: LineProblems) -> Encoded:
         target = np.broadcast_to(np.arange(problems.rows.shape[1]) >= 1, problems.rows.shape)
@@ -119,7 +119,7 @@ class WholeLine:
 @dataclass(frozen=True)
 class LineUpToEnd:
     """The line and its first end token, where a left-to-right decoder stops. The rest of the row is decoded but not a
-    target: a row that ended with the held-out line would leak its length."""
+    target: a row that stops where the held-out line does would leak its length."""
 
     def encode(self, task: CodeLines, problems: LineProblems) -> Encoded:
         ended = np.cumsum(problems.rows == task.end_id, axis=1)

@@ -3,12 +3,13 @@
     86,28,13,31, 96  ->  86+28=114,31-13=18,114-18=96
 
 The rules are those of the public test rows of "Beyond Autoregression" (arXiv 2410.14157): inputs from 1 to 99; targets
-from 10 to 100, nine of them held out for the test; no negative numbers. As there, inputs and a target that they can
-reach are drawn uniformly, and sums and products name the numbers in their order. The solution is drawn uniformly from
-all solutions. An answer is right if every equation is true, every input is used once, and the last value is the target.
+from 10 to 100, nine of them held out for the test; no negative numbers. As there, inputs and a reachable target are
+drawn uniformly, and sums and products keep the order of their numbers. The solution is drawn uniformly from all; if it
+is longer than the longest public answer, the problem is dropped. An answer is right if every equation is true, every
+input is used once, and the last value is the target.
 
 Tokens are characters, as in the published results: intermediate values have up to four digits, too many and too rare
-for one token each. Prompts have columns of fixed width. An end token fills the row after the answer.
+for a token each. Prompts have columns of fixed width. End tokens fill the row after the answer.
 """
 
 import json
@@ -79,7 +80,7 @@ class Countdown:
 
     @property
     def longest_answer(self) -> int:
-        """Characters of the longest answer. Rows hold one more token, the end."""
+        """Characters of the longest answer. A row has one more token for it, the end."""
         return _PUBLIC[self.num_inputs].longest_answer
 
     def training_problems(self, rng: np.random.Generator, size: int) -> PromptedProblems:
@@ -88,7 +89,7 @@ class Countdown:
         return PromptedProblems(rows.prompt[pick].astype(np.int64), rows.solution[pick].astype(np.int64))
 
     def test_problems(self, num: int) -> PromptedProblems:
-        """The first `num` test problems, always the same ones. Those of a file are repeated if there are fewer."""
+        """The first `num` test problems, deterministic. Those of a file are repeated if there are fewer."""
         if self.path is None:
             chunks = [_test_chunk(self, chunk) for chunk in range(-(-num // _CHUNK))]
             rows = PromptedProblems(np.concatenate([chunk.prompt for chunk in chunks]),
@@ -159,10 +160,10 @@ def _drawn(task: Countdown, rng: np.random.Generator, targets: Sequence[int], si
 
 
 def solutions(inputs: np.ndarray, target: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The number of solutions of each row of inputs [n, k] for its target [n], and a random one of them: int64 [n].
+    """The number of solutions of each row of inputs [n, k] for its target [n], and one drawn uniformly: int64 [n] each.
 
-    A solution is a number in base 64 with one digit per step: four times the index of the pair of available numbers,
-    plus that of the sign. The result of a step is appended to the available numbers."""
+    A solution is encoded as a number in base 64 with one digit per equation: four times the index of the pair of
+    available numbers, plus the index of the sign. The result of an equation is appended to the available numbers."""
     number_of, chosen = np.zeros(len(inputs), np.int64), np.zeros(len(inputs), np.int64)
 
     def count(rows: np.ndarray, code: int) -> None:
@@ -194,7 +195,7 @@ def solutions(inputs: np.ndarray, target: np.ndarray, rng: np.random.Generator) 
 
 
 def _written(inputs: np.ndarray, chosen: np.ndarray) -> list[str]:
-    """The text of encoded solutions of `solutions`."""
+    """The text of solutions as encoded by `solutions`."""
     available, row = inputs, np.arange(len(inputs))
     steps = []
     for size in range(inputs.shape[1], 1, -1):

@@ -1,8 +1,8 @@
-"""Extraction of one record: six typed fields, stated in shuffled clauses, read out in a fixed order.
+"""Extraction of one record: typed fields, stated in shuffled clauses, answered in a fixed order.
 
 A clause is a cue (one of several words for the field), a filler word and a value; no two fields share values. The
-prompt determines each answer token by itself, so parallel decoding costs no quality here. Test prompts never occur in
-training: a record is a test record if and only if the sum of its value numbers is a multiple of seven.
+prompt alone determines every answer token, so parallel decoding costs no quality here. Test prompts never occur in
+training: a record is a test record if and only if the sum of its value indices is a multiple of seven.
 
     <start> was-born-in the 1984 | lives-in old Oslo | ...  ->  name city year job price colour
 """

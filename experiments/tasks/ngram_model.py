@@ -1,9 +1,9 @@
-"""A character n-gram model with Witten-Bell smoothing: a judge of text that knows neither family.
+"""A character n-gram model with Witten-Bell smoothing: a judge of text that is independent of both families.
 
     p(c | h) = (count(h c) + types(h) p(c | h')) / (count(h) + types(h)),    h' = h without its first character
 
-down to a uniform distribution over the characters seen and one for all others (Witten and Bell, 1991). Each line is
-read between a start and an end mark.
+down to a uniform distribution over the characters seen and one symbol for all others (Witten and Bell, 1991). Each line
+is padded with start marks and one end mark.
 """
 
 import math
@@ -16,7 +16,8 @@ _START, _END = "\x02", "\x03"
 
 @dataclass(frozen=True)
 class NgramJudge:
-    """`counts` of every n-gram up to `order`; `totals` and `types` of what follows each context."""
+    """`counts` of every n-gram up to `order`; `totals` and `types` of each context: the number of characters, and of
+    distinct characters, that follow it."""
 
     order: int
     counts: Counter[str]
@@ -39,7 +40,7 @@ class NgramJudge:
         return cls(order, counts, totals, types, types[""] + 1)
 
     def probability(self, context: str, character: str) -> float:
-        """p(character | context), of which at most order - 1 characters count."""
+        """p(character | context), using the last order - 1 characters of the context."""
         p = 1 / self.num_characters
         for length in range(min(self.order, len(context) + 1)):
             history = context[len(context) - length :]
@@ -50,7 +51,7 @@ class NgramJudge:
         return p
 
     def nats_per_char(self, lines: Sequence[str]) -> float:
-        """Mean negative log-likelihood a character, the end of each line counted as one."""
+        """Mean negative log-likelihood per character; the end of a line counts as a character."""
         nats, num = 0.0, 0
         for line in lines:
             text = _START * (self.order - 1) + line + _END

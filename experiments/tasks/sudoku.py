@@ -1,8 +1,8 @@
 """Sudoku: fill the blanks of a grid that has exactly one solution.
 
 Boxes are box_height x box_width; the grid's side is their product. A puzzle is a random full grid from which cells are
-blanked while the solution stays unique, then transformed by the grid's symmetries (digits, rows within a band, bands,
-columns within a stack, stacks). Test puzzles come from other full grids, none of them a training grid with its digits
+blanked while the solution stays unique. Training puzzles are also transformed by the grid's symmetries (digits, rows
+within a band, bands, columns within a stack, stacks). Beyond 4x4, no test grid is a training base with its digits
 renamed. Small grids have few classes under these symmetries (training covers all 288 fillings of 4x4 and many of 6x6):
 there only the clue patterns are new. 9x9 grids do not recur.
 
@@ -76,7 +76,7 @@ class Sudoku(OneRightAnswer):
         return self._varied(rng, puzzle[pick], solution[pick])
 
     def test_problems(self, num: int) -> SudokuProblems:
-        """The first `num` test puzzles, always the same ones."""
+        """The first `num` test puzzles, deterministic."""
         return _test_problems(self, num)
 
     def grade(self, problems: SudokuProblems, answer: np.ndarray) -> np.ndarray:
@@ -102,12 +102,12 @@ class Sudoku(OneRightAnswer):
         return self._count(blanks, used, limit)
 
     def _flip(self, used: list[int], cell: int, bit: int) -> None:
-        """Take a digit, as its bit, in the units of a cell, or give it free again."""
+        """Mark a digit, as its bit, as used in the units of a cell, or as free again."""
         for unit in self._units_of[cell]:
             used[unit] ^= bit
 
     def _allowed(self, used: list[int], cell: int) -> int:
-        """The digits that none of a cell's units has, as bits."""
+        """The digits that are not used in any unit of a cell, as bits."""
         row, column, box = self._units_of[cell]
         return self._every & ~(used[row] | used[column] | used[box])
 
@@ -155,8 +155,8 @@ class Sudoku(OneRightAnswer):
         return np.array(cells)
 
     def dig(self, grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Blank cells of a full grid in random order while the solution stays unique. Retried in another order if
-        that gives too few blanks."""
+        """Blank `num_blanks` cells of a full grid in random order, skipping cells without which the solution is not
+        unique. Retried in another order if that gives too few; ValueError after `_MAX_ATTEMPTS`."""
         for _ in range(_MAX_ATTEMPTS):
             puzzle, blanks, used = grid.copy(), [], [self._every] * (3 * self.side)
             for cell in rng.permutation(self.num_cells).tolist():
@@ -172,8 +172,7 @@ class Sudoku(OneRightAnswer):
         raise ValueError(f"num_blanks={self.num_blanks}: no puzzle with so many blanks in {_MAX_ATTEMPTS} attempts")
 
     def _has_other(self, blanks: list[int], used: list[int], cell: int, bit: int) -> bool:
-        """Whether a puzzle with one solution gets another one when `cell`, its digit `bit`, is blanked too: that has
-        another digit there."""
+        """Whether blanking `cell` (digit `bit`) too gives a puzzle a second solution, one with another digit there."""
         others, found = self._allowed(used, cell) & ~bit, 0
         while others and not found:
             other = others & -others
