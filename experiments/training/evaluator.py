@@ -23,14 +23,14 @@ class Evaluator:
     format: Format
 
     def requests(self, task: Task, problems: Any, seed: int) -> list[Request]:
-        """One request per problem, masked at the positions to decode. Its sampling seed is the item's number with the
-        run's seed."""
+        """One request per problem, masked at the positions to decode. Its sampling seed combines `seed` and the item's
+        index."""
         encoded = self.format.encode(task, problems)
         rows = np.where(encoded.decoded, self.model.spec.mask_id, encoded.tokens).tolist()
         return [Request(row, encoded.start, seed=(seed << 32) + item) for item, row in enumerate(rows)]
 
     def decode(self, requests: Sequence[Request]) -> "TimedBatch":
-        """Decode one batch. The time is from the requests to the last step; reading the result is not part of it."""
+        """Decode one batch. Timing covers prefill and all steps, not the transfer of the result to the host."""
         device = self.model.spec.device
         wait_for(device)
         began = time.perf_counter()
@@ -49,7 +49,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class TimedBatch:
-    """Completions, seconds from the requests to the last and to the first step, and the accounting of the decode."""
+    """Completions, seconds from the requests to the end of the last and of the first step, and the accounting."""
 
     completions: list[Completion]
     seconds: float
@@ -63,12 +63,12 @@ def batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request
 
 
 def canvases(completions: Sequence[Completion]) -> np.ndarray:
-    """The decoded canvases as rows, int64 [n, L]."""
+    """The decoded token rows, int64 [n, L]."""
     return np.array([completion.tokens for completion in completions])
 
 
 def accuracy(evaluator: Evaluator, task: Task, num_items: int, batch_size: int, seed: int = 0) -> float:
-    """The share of the first `num_items` test problems that are answered correctly."""
+    """The share of right answers on the first `num_items` test problems."""
     problems = task.test_problems(num_items)
     completions = [completion for batch in batches(evaluator.requests(task, problems, seed), batch_size)
                    for completion in evaluator.decode(batch).completions]

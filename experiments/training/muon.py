@@ -1,12 +1,12 @@
-"""Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon), with its products in a dtype of one's choice.
+"""Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon), with matrix products in a given dtype.
 
     M <- M + (1 - mu) (G - M)                       momentum, mu = 0.95
     X  = (G + mu (M - G)) / |G + mu (M - G)|_F      Nesterov
-    X <- a X + (b A + c A^2) X, A = X X^T           five times: all singular values come near 1
+    X <- a X + (b A + c A^2) X, A = X X^T           five times: brings all singular values near 1
     W <- W - lr sqrt(max(1, rows / columns)) X
 
-torch.optim.Muon does the same, one matrix after another and always in bfloat16, which processors without such
-instructions multiply ten times slower than float32. Here matrices of one shape go through the iteration together.
+torch.optim.Muon computes the same, but one matrix at a time and always in bfloat16, which is ten times slower than
+float32 on processors without bfloat16 instructions. Here matrices of one shape are batched.
 """
 
 import math
@@ -22,7 +22,7 @@ _EPS = 1e-7
 
 
 def orthogonalised(update_NRC: Tensor) -> Tensor:
-    """Each of N matrices with its singular values near 1: float [N, R, C], computed in its dtype."""
+    """N matrices with their singular values brought near 1: float [N, R, C], computed in its dtype."""
     a, b, c = _COEFFICIENTS
     tall = update_NRC.shape[1] > update_NRC.shape[2]
     x = update_NRC.mT.contiguous() if tall else update_NRC
@@ -34,7 +34,7 @@ def orthogonalised(update_NRC: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices that multiply hidden states; `dtype` is that of the products, momentum has the weights' own."""
+    """For 2-D weights of hidden layers. `dtype` is that of the matrix products; momentum has the weights' dtype."""
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, dtype: torch.dtype) -> None:
         super().__init__(matrices, {"lr": lr})
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                 matrix.sub_(step_RC, alpha=rate)
 
     def _update(self, matrix: nn.Parameter) -> Tensor:
-        """What the matrix is to move by, before it is orthogonalised; its momentum goes on."""
+        """Update the momentum; returns the Nesterov update before orthogonalisation."""
         assert matrix.grad is not None
         momentum = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
         momentum.lerp_(matrix.grad, 1 - _MOMENTUM)

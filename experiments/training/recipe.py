@@ -1,4 +1,4 @@
-"""What one model is trained of: the recipe, and the point of a study that is one model in training."""
+"""How one model is trained: its recipe, and the training point of a study."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ LARGEST_SEED = 2**31 - 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained. Every field changes its weights, or when it is evaluated.
+    """How one model is trained. Every field changes its weights or its evaluation in training.
 
     With precision bfloat16, matrix products (Muon's included) run in bfloat16; weights, norms and softmax stay float32.
     Which precision is faster depends on the processor."""
@@ -84,7 +84,7 @@ class TrainingPoint:
                                  self.recipe.shape)
 
     def check(self, decoder: Decoder, head: Head) -> None:
-        """ValueError with the reason if the decoder cannot decode this model and task. Trains nothing."""
+        """ValueError with the reason if the decoder does not fit this model and task. Trains nothing."""
         transformer, problems = _untrained(self)
         evaluator = self.evaluator(transformer, decoder, head)
         decoder.check(evaluator.model, evaluator.requests(self.task, problems, self.seed)[0])
@@ -97,6 +97,6 @@ class TrainingPoint:
 
 @lru_cache(maxsize=64)
 def _untrained(point: TrainingPoint) -> tuple[Transformer, np.ndarray]:
-    """A model without memory and one problem, which the checks of all its decoders share."""
+    """A model on the meta device and one problem, shared by the checks of all its decoders."""
     with torch.device("meta"):
         return Transformer(point.config()), point.task.test_problems(1)

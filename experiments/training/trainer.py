@@ -1,8 +1,8 @@
 """One training loop for all families.
 
-Muon for the blocks' matrices, AdamW for all other parameters (stacked experts included); linear warm-up, then cosine
-decay to zero; gradients clipped at norm 1. A recipe fixes the number of updates; seconds are measured. Every random
-number is a function of (seed, update), so a resumed training ends in the same weights as an uninterrupted one.
+Muon for the 2-D weights of the layers, AdamW for all other parameters (stacked experts included); linear warm-up times
+cosine decay to zero; gradients clipped at norm 1. A recipe fixes the number of updates; seconds are measured. Every
+random number is a function of (seed, update), so a resumed training ends in the same weights as an uninterrupted one.
 """
 
 import math
@@ -32,14 +32,14 @@ _SECONDS_BETWEEN_SAVES = 10.0
 
 
 class TrainingPaused(Exception):
-    """A training reached its time limit. Its state is saved; the next call resumes it."""
+    """Training reached its time limit. Its state is saved, and the next call resumes it."""
 
 
 def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf, models_at_once: int = 1
                   ) -> tuple[Transformer, Json]:
     """The point's model and training record: loaded from `folder` if complete there, else trained from the last saved
-    state. Of several processes that want the same point, one trains it. TrainingPaused at `stop_at`, a time of
-    time.perf_counter(), if it is not complete by then. The record says how many models the caller trains at once."""
+    state. If several processes need the same point, one trains it. TrainingPaused if training is not complete at
+    `stop_at`, a time of time.perf_counter(). `models_at_once`, how many the caller trains in parallel, is recorded."""
     weights = _weights(point, folder)
     with exclusive(folder / "locks" / key_of(point)):
         record = _finished(point, folder)
@@ -59,7 +59,7 @@ def load_or_train(point: TrainingPoint, folder: Path, stop_at: float = math.inf,
 
 
 def is_trained(point: TrainingPoint, folder: Path) -> bool:
-    """Whether `load_or_train` would load the model."""
+    """Whether `folder` has the point's checkpoint and a record without failure."""
     return _finished(point, folder) is not None
 
 
@@ -68,7 +68,7 @@ def _weights(point: TrainingPoint, folder: Path) -> Path:
 
 
 def _finished(point: TrainingPoint, folder: Path) -> Json | None:
-    """The record of a training that is complete in `folder`."""
+    """The record of a completed training in `folder`, else None."""
     record = RecordStore(folder / "records").read_whole(point)
     if record is None or "failed" in record["result"] or not _weights(point, folder).exists():
         return None
@@ -76,7 +76,7 @@ def _finished(point: TrainingPoint, folder: Path) -> Json | None:
 
 
 def initialized(point: TrainingPoint) -> Transformer:
-    """The model before its first update."""
+    """The model with its initial weights."""
     torch.manual_seed(point.seed)
     return Transformer(point.config())
 
@@ -177,8 +177,8 @@ def _train(point: TrainingPoint, state_path: Path, stop_at: float) -> tuple[Tran
 
 
 def _watched_update(point: TrainingPoint) -> tuple[ProductTypes, Ran]:
-    """The types and kernels of the recipe's updates: those of one more, made of an untrained model once the clock has
-    stopped, since operators are slow under the watch."""
+    """The product dtypes and kernels of the recipe's updates, recorded in one untimed update of an untrained model:
+    recording slows operators down."""
     run = _begin(point)
     with recording() as ran, ProductTypes() as products:
         _update(run, point)
@@ -186,7 +186,7 @@ def _watched_update(point: TrainingPoint) -> tuple[ProductTypes, Ran]:
 
 
 def _update(run: _Run, point: TrainingPoint) -> float:
-    """One update. Returns the loss in nats per target token."""
+    """One optimizer update. Returns the loss in nats per target token, without the balancing loss."""
     recipe, task = point.recipe, point.task
     rng = np.random.default_rng([point.seed, run.update])
     encoded = recipe.format.encode(task, task.training_problems(rng, recipe.batch_size))
