@@ -1,5 +1,5 @@
-"""What experiments over tasks, seeds and settings have in common: checking what they are told, measuring the points
-that are not on record, and what they say at the end."""
+"""Shared by experiments over tasks, seeds and settings: input checks, measuring the points without a record, and the
+final message."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,22 +21,23 @@ _Point = TypeVar("_Point")
 
 
 def check_machine(device: str, kernels: str, threads: int, models_at_once: int = 1) -> None:
-    """ValueError unless this machine has the device and can run the implementation of the kernels that is named."""
+    """ValueError unless this machine has the device and can run the named implementation of the kernels, and the counts
+    are at least 1."""
     check_device(device)
     with using(Implementation.named(kernels)):
-        pass  # refused here if it could not run
+        pass  # raises if it cannot run here
     check_integer("threads", threads)
     check_integer("models_at_once", models_at_once)
 
 
 def check_invariance(enabled: bool, device: str) -> None:
-    """ValueError where `batch_invariant` is asked for and the device cannot promise it."""
+    """ValueError if `batch_invariant` is enabled and the device does not support it."""
     with batch_invariant(enabled):
         check_device_invariance(device)
 
 
 def check_tasks(tasks: Mapping[str, TaskSetup], seeds: Sequence[int]) -> None:
-    """ValueError unless there are tasks and different seeds."""
+    """ValueError unless there is at least one task and one seed, and the seeds are distinct."""
     for name, setup in tasks.items():
         check_instance(f"task.{name}", setup, TaskSetup)
     if not tasks or not seeds:
@@ -47,7 +48,7 @@ def check_tasks(tasks: Mapping[str, TaskSetup], seeds: Sequence[int]) -> None:
 
 
 def check_counts(name: str, values: Sequence[int]) -> None:
-    """ValueError unless `values` are different numbers of at least 1, one of them or more."""
+    """ValueError unless `values` are one or more distinct integers of at least 1."""
     if not values:
         raise ValueError(f"{name}=[]: needs at least one")
     for value in values:
@@ -56,7 +57,7 @@ def check_counts(name: str, values: Sequence[int]) -> None:
 
 
 def check_batches(batch_sizes: Sequence[int], num_items: Sequence[int]) -> None:
-    """ValueError unless each of the different batch sizes has its number of items."""
+    """ValueError unless the batch sizes are distinct and each has a number of items."""
     check_counts("batch_sizes", batch_sizes)
     if len(batch_sizes) != len(num_items):
         raise ValueError(f"batch_sizes={list(batch_sizes)}, num_items={list(num_items)}: must be as many of one as of "
@@ -66,14 +67,14 @@ def check_batches(batch_sizes: Sequence[int], num_items: Sequence[int]) -> None:
 
 
 def check_different(name: str, values: Sequence[object]) -> None:
-    """ValueError if a value is there twice."""
+    """ValueError if a value occurs twice."""
     if len(set(values)) < len(values):
         raise ValueError(f"{name}={list(values)}: must all be different")
 
 
 def on_record(runner: Runner, points: Sequence[_Point], title: Callable[[_Point], str],
               measure: Callable[[_Point, Runner], Json]) -> list[Json]:
-    """The points' records, in their order, with a progress bar; what is missing is measured."""
+    """The records of the points, in order; measures those that are missing, with a progress bar."""
     records = []
     with bar("measure", len(points)) as shown:
         for number, point in enumerate(points):
@@ -83,7 +84,7 @@ def on_record(runner: Runner, points: Sequence[_Point], title: Callable[[_Point]
 
 
 def concluded(report: Path, records: Sequence[Json]) -> int:
-    """Say where the report is, and link to it; the number of records that failed."""
+    """Print the report's path and point `latest` to its folder. Returns the number of failed records."""
     link_latest(report.parent)
     console.print(f"report: {report}", markup=False)
     return sum("failed" in record["result"] for record in records)

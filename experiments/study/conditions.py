@@ -1,4 +1,4 @@
-"""The conditions of a measurement that no figure, row or average may mix."""
+"""The conditions of a measurement. No figure, row or average mixes several."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from ..harness.records import Json
 
 @dataclass(frozen=True, order=True)
 class Conditions:
-    """`precision` is that of the models' training (both where a pair was trained in two); `device` the name of the
-    processor or GPU that did the work, on `threads` threads."""
+    """`precision` is that of training (both if the models of a pair differ); `device` is the name of the CPU or GPU
+    that did the work, with `threads` threads."""
 
     precision: str
     device: str
@@ -21,10 +21,10 @@ class Conditions:
 
 
 def conditions_of(record: Json) -> Conditions:
-    """Those of a training, or of what was measured of a trained model."""
+    """The conditions of a training record, or of a measurement of a trained model."""
     point, origin = record["point"], record["provenance"]
     models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
-    work = models[0] | point  # what a point does not say is as its model was trained
+    work = models[0] | point  # a field that the point lacks is that of training
     gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
     device = origin["machine"]["cpu"]
     if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
@@ -33,7 +33,7 @@ def conditions_of(record: Json) -> Conditions:
 
 
 def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:
-    """The records of each conditions, which are sorted."""
+    """The records grouped by conditions, in sorted order."""
     found: dict[Conditions, list[Json]] = {}
     for record in records:
         found.setdefault(conditions_of(record), []).append(record)
@@ -41,7 +41,7 @@ def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:
 
 
 def refuse_mixed(records: Iterable[Json]) -> None:
-    """ValueError that names the conditions if there are several."""
+    """ValueError names the conditions if there are several."""
     found = by_conditions(records)
     if len(found) > 1:
         raise ValueError(f"records of {' and of '.join(each.label for each in found)}: must be of one")

@@ -1,5 +1,5 @@
-"""What is measured of one decoder setting on one task: tokens per second and quality of the same outputs, beside an
-autoregressive reference that is timed in turns with it, in the same process."""
+"""The measurement of one decoder setting on one task: tokens per second and quality of the same outputs, interleaved
+with the timing of an autoregressive reference in the same process."""
 
 import hashlib
 import statistics
@@ -27,8 +27,8 @@ _NUM_ROUNDS = 8
 
 @dataclass(frozen=True)
 class DecodePoint:
-    """One decoder setting of one task at one batch size, with the autoregressive reference it is timed against. `kind`
-    names it in records, where the report finds the points of a study by it."""
+    """One decoder setting on one task at one batch size, with the autoregressive reference it is timed against. `kind`
+    is the study's name for it in records, by which the report finds its points."""
 
     name: str
     model: TrainingPoint
@@ -54,7 +54,7 @@ class DecodePoint:
 
 
 def measure(point: DecodePoint, runner: Runner) -> Json:
-    """Decode and time one point, with the machine to itself."""
+    """Decode and time one point, holding the machine lock exclusively."""
     torch.set_num_threads(point.threads)
     evaluator = point.model.evaluator(runner.model(point.model).to(point.device), point.decoder, point.head)
     reference = point.reference.evaluator(runner.model(point.reference).to(point.device), point.reference_decoder,
@@ -77,7 +77,7 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     timed: list[TimedBatch] = []
     speed_ups = []
     for number, begin in enumerate(range(0, len(work), size)):
-        # Who goes first changes from round to round, so that neither gains by it.
+        # The order alternates from round to round, so that neither side gains by it.
         if number % 2:
             of_reference = reference.decode(reference_work[begin])
             in_round = [evaluator.decode(batch) for batch in work[begin : begin + size]]
@@ -110,7 +110,7 @@ def _seconds_per_item(decoded: Sequence[TimedBatch]) -> float:
 
 
 def _total(accounts: list[Json]) -> Json:
-    """Sums over batches; the store's size is that of the largest."""
+    """Sums over batches; for the KV cache size, the maximum."""
     total: Json = {"forwards": {}}
     for account in accounts:
         for kind, count in account["forwards"].items():
@@ -124,6 +124,6 @@ def _total(accounts: list[Json]) -> Json:
 
 
 def _quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed."""
+    """Nearest-rank percentile: the smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]

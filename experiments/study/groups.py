@@ -1,4 +1,4 @@
-"""Records of the same setting, grouped over seeds."""
+"""Records grouped by setting, over seeds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from .rows import family_of, without_seeds
 
 @dataclass(frozen=True)
 class Group:
-    """The results of one setting, one a seed. `task` names the model's family too where that is not masked diffusion;
-    `number` counts from 1 the settings that are named alike."""
+    """The results of one setting, one per seed. `task` includes the model's family unless that is masked diffusion;
+    `number` counts settings with the same name from 1."""
 
     task: str
     name: str
@@ -21,8 +21,8 @@ class Group:
 
 
 def groups_of(records: Iterable[Json], name: str) -> list[Group]:
-    """A group for each setting, sorted by task, what the field `name` of its points holds, and steps. Records of one
-    group differ in the seed alone; failed points are left out. ValueError if they are of several conditions."""
+    """One group per setting, sorted by task, the points' field `name`, and steps. Records of one group differ only in
+    the seed; failed points are left out. ValueError if conditions are mixed."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     refuse_mixed(succeeded)
     found: dict[tuple[str, str, int], dict[str, list[Json]]] = {}

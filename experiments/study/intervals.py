@@ -1,4 +1,4 @@
-"""Intervals for measured shares and for paired differences."""
+"""Confidence intervals of shares, paired differences and means."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ def wilson(num_right: int, num_items: int) -> tuple[float, float]:
 
 
 def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> tuple[float, float]:
-    """Mean of a - b over the same items, and the half-width of its 95 % interval. With few or no disagreements the
-    normal interval would shrink to nothing, so two are added, one each way (Agresti and Min, 2005)."""
+    """Mean of a - b over the same items, and the half-width of its 95 % interval. With few disagreements the normal
+    interval would shrink to zero, so two are added, one in each direction (Agresti and Min, 2005)."""
     if len(a) != len(b) or not a:
         raise ValueError(f"{len(a)} and {len(b)} items: must be the same items, at least one")
     difference = np.subtract(np.asarray(a, float), np.asarray(b, float))
@@ -33,7 +33,8 @@ _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean of one value a seed, and the half-width of its 95 % interval by Student's t: None of a single one."""
+    """The mean of one value per seed, and the half-width of its 95 % interval: by Student's t up to ten values, normal
+    above, None for one."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None

@@ -1,4 +1,4 @@
-"""From records to rows: one row a decoder setting, pooled over seeds, and the speed-up at equal quality."""
+"""Table rows from records: one per decoder setting, pooled over seeds, and the speed-up at equal quality."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +13,8 @@ from .intervals import paired_difference, wilson
 
 @dataclass(frozen=True)
 class Row:
-    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds. `number` counts from 1 the
-    settings that are named alike; `reference` tells the autoregressive decode that it was timed beside."""
+    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds. `number` counts settings
+    with the same name from 1; `reference` identifies the autoregressive decode that it was timed against."""
 
     task: str
     batch_size: int
@@ -60,12 +60,12 @@ class Row:
 
 
 def numbered(name: str, number: int) -> str:
-    """The name of a setting, which tells it from others named alike."""
+    """The name of a setting, made unique by its number."""
     return name if number == 1 else f"{name} ({number})"
 
 
 def without_seeds(point: Json) -> str:
-    """What a point shares with those of other seeds, as JSON."""
+    """A point without its seeds, as JSON."""
     models = {name: point[name] | {"seed": None} for name in ("model", "reference") if name in point}
     return json.dumps(point | models, sort_keys=True)
 
@@ -75,7 +75,7 @@ _FAMILIES = {"AutoregressiveNLL": "autoregressive", "MaskedDiffusion": "masked d
 
 
 def family_of(point: Mapping) -> str:
-    """A training point's family, in words."""
+    """The name of a training point's family."""
     kind: str = point["recipe"]["objective"]["kind"]
     return _FAMILIES.get(kind, kind)
 
@@ -84,8 +84,8 @@ _NAMES = ("name", "batch_size", "family", "order", "steps", "sampler")
 
 
 def rows(records: Iterable[Json]) -> list[Row]:
-    """A row for each setting, sorted by task, batch size, family, order and steps. Records of one row differ in the
-    seed alone; failed points are left out. ValueError if the records are of several conditions."""
+    """One row per setting, sorted by task, batch size, family, sampler, order and steps. Records of one row differ only
+    in the seed; failed points are left out. ValueError if conditions are mixed."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     refuse_mixed(succeeded)
     alike: dict[tuple, dict[str, list[Json]]] = {}
@@ -107,7 +107,7 @@ def _row(number: int, records: Sequence[Json]) -> Row:
     results = list(by_seed.values())
     right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
     num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
-    # A batch's forward serves all of its rows: an item takes as many forwards as its batch did.
+    # A forward serves all rows of its batch: an item takes as many forwards as its batch.
     positions = sum(result["accounting"]["positions_computed"] for result in results)
     num_forwards = batch_size * sum(sum(result["accounting"]["forwards"].values()) for result in results)
 
@@ -136,10 +136,9 @@ _ONE_POINT = 0.01
 
 @dataclass(frozen=True)
 class EqualQuality:
-    """The fastest diffusion setting that is not worse than the reference by more than `tolerance` (a share): None where
-    there is no such setting, and where the reference solves under 5 %: to be as good as that says nothing. `highest` is
-    the diffusion setting of the best quality, `best` the fastest within a point of that; None where none was measured.
-    """
+    """`fastest` is the fastest diffusion setting at most `tolerance` (a share) worse than the reference: None if there
+    is none, or if the reference solves under 5 %, too little for a comparison. `highest` is the diffusion setting of
+    best quality, `best` the fastest within one percentage point of it; both are None if none was measured."""
 
     task: str
     batch_size: int
@@ -160,8 +159,8 @@ class EqualQuality:
 
 
 def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
-    """For each task with one right answer, each batch size and each reference. The tolerance is one point, or the
-    half-width of the paired difference's interval where the items are too few to see one point."""
+    """One for each task with one right answer, batch size and reference. The tolerance is one percentage point, or the
+    half-width of the paired difference's interval if that is larger."""
     found = []
     for key in dict.fromkeys((row.task, row.batch_size, row.reference) for row in all_rows):
         here = [row for row in all_rows if (row.task, row.batch_size, row.reference) == key]
@@ -184,14 +183,15 @@ def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
 
 
 def paired(row: Row, reference: Row) -> tuple[float, float]:
-    """Mean difference of two rows over the items that both decoded under the same seed, and its half-width."""
+    """Mean difference of two rows over the items that both decoded with the same seed, and the half-width of its
+    interval. (-1, 0) if they have no seed in common."""
     pairs = [pair for seed in row.right_by_seed.keys() & reference.right_by_seed.keys()
              for pair in zip(row.right_by_seed[seed], reference.right_by_seed[seed], strict=True)]
     return paired_difference(*zip(*pairs, strict=True)) if pairs else (-1.0, 0.0)
 
 
 def sources(records: Iterable[Json]) -> list[str]:
-    """The distinct conditions, machines and states of the code that records come from, each as a line."""
+    """The distinct conditions, machines, PyTorch versions and commits of the records, one line each."""
     lines = []
     for record in records:
         origin, conditions = record["provenance"], conditions_of(record)
@@ -203,7 +203,7 @@ def sources(records: Iterable[Json]) -> list[str]:
 
 
 def commit_of(record: Json) -> str:
-    """The state of the code that made a record, in words."""
+    """The commit of a record, with the source hash if it had local changes or no checkout."""
     origin = record["provenance"]
     commit = origin["commit"][:10]
     if origin["dirty"] or commit == "none":
@@ -212,5 +212,5 @@ def commit_of(record: Json) -> str:
 
 
 def is_collapsed(text: Json) -> bool:
-    """Whether free text repeats itself: under half of its samples are distinct."""
+    """Whether free text has collapsed: under half of its samples are distinct."""
     return bool(text) and text["unique"] < 0.5

@@ -1,4 +1,4 @@
-"""Runs the missing points of an experiment and keeps a record of each, of the failed ones too."""
+"""Runs the missing points of an experiment and records each, failed ones included."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
 
 
 class Runner:
-    """The records and models of one output folder. A point that fails is recorded with its reason, the others go on,
-    and the next run tries it again. `models_at_once` may be in training side by side."""
+    """The records and models of one output folder. A failed point is recorded with its reason and retried by the next
+    run; the other points still run. Up to `models_at_once` models train in parallel."""
 
     def __init__(self, folder: Path, models_at_once: int = 1) -> None:
-        provenance()  # the state of the code now, not after it was edited during a long run
+        provenance()  # read (and cached) now, before the code can be edited during a long run
         self.folder = folder
         self.records = RecordStore(folder / "records")
         self._models_at_once = models_at_once
@@ -29,13 +29,13 @@ class Runner:
         self._errors: dict[TrainingPoint, BaseException] = {}
 
     def train_ahead(self, points: Sequence[TrainingPoint], stop_at: float = math.inf) -> None:
-        """Train those that are missing, several at once; `train` then gives their records, or fails as they did."""
+        """Train the missing points in parallel, if that is enabled; `train` then returns their records."""
         missing = [point for point in dict.fromkeys(points) if not is_trained(point, self.folder)]
         if min(self._models_at_once, len(missing)) > 1:
             self._errors |= train_side_by_side(missing, self.folder, self._models_at_once, stop_at)
 
     def train(self, point: TrainingPoint, stop_at: float = math.inf) -> Json:
-        """The point's training record, made if it is missing. TrainingPaused as in `load_or_train`."""
+        """The point's training record; trains it if missing. TrainingPaused as in `load_or_train`."""
         try:
             if point in self._errors:
                 raise self._errors.pop(point)
@@ -45,14 +45,14 @@ class Runner:
         return record
 
     def model(self, point: TrainingPoint) -> Transformer:
-        """A model that `train` has made."""
+        """A model that `train` returned the record of. RuntimeError if its training failed."""
         if point not in self._models:
             raise RuntimeError(f"its model {key_of(point)} ({point.name}, seed {point.seed}) failed to train")
         return self._models[point]
 
     def record(self, point: object, measure: Callable[[], Json]) -> Json:
-        """The point's record: read where it is whole and holds a result, else measured. Of several processes that want
-        the same point, one measures it."""
+        """The point's record: read if it is intact and holds a result, else measured. If several processes need the
+        same point, one measures it."""
         with exclusive(self.folder / "locks" / key_of(point)):
             record = self.records.read_whole(point)
             if record is not None and "failed" not in record["result"]:

@@ -1,4 +1,4 @@
-"""What an experiment is told of a task: its matched models and the settings at which they are decoded."""
+"""The setup of a task in an experiment: its matched models and the settings at which they are decoded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from ..training.recipe import Recipe
 
 
 def family_for(decoder: Decoder) -> str:
-    """The family of models that the decoder's cache is made for; diffusion where it serves any."""
+    """The family of models that the decoder's cache requires; diffusion if it requires none."""
     if isinstance(decoder.cache, Append):
         return "autoregressive"
     return "block_diffusion" if isinstance(decoder.cache, (BlockCausalCache, BlockCausalCacheApart)) else "diffusion"
@@ -29,9 +29,9 @@ def family_for(decoder: Decoder) -> str:
 
 @dataclass(frozen=True)
 class TaskSetup:
-    """A task with the recipes of its matched pair and the settings at which it is decoded: the first order at all
-    `steps`, the others at `ablation_steps`. Presets in blocks take blocks of `block_size`; those of block-causal models
-    decode the model of the recipe `block_diffusion`, in its own blocks."""
+    """A task with the recipes of its matched pair and the settings at which it is decoded: the first order with all
+    `steps`, the others with `ablation_steps`. Presets in blocks use blocks of `block_size`; those for block-causal
+    models decode the model of the recipe `block_diffusion`, in its own blocks."""
 
     task: Task
     diffusion: Recipe
@@ -57,7 +57,7 @@ class TaskSetup:
 
     @property
     def recipes(self) -> Mapping[str, Recipe]:
-        """The recipe of each family; that of block diffusion is the diffusion recipe where it is one already."""
+        """The recipe of each family. For block diffusion it is `block_diffusion`, or `diffusion` if that is None."""
         return {"autoregressive": self.autoregressive, "diffusion": self.diffusion,
                 "block_diffusion": self.block_diffusion or self.diffusion}
 
