@@ -23,8 +23,7 @@ def is_mixture(record: Json) -> bool:
 
 @own_style()
 def balance(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel per task: MaxVio, averaged over layers and 20 updates. ValueError if the records are of
-    several conditions."""
+    """A PNG with one panel per task: MaxVio averaged over layers and 20 updates. ValueError if conditions are mixed."""
     refuse_mixed(training)
     tasks = list(dict.fromkeys(record["point"]["name"] for record in training))
     figure = Figure(figsize=(max(3.1 * len(tasks), 6.4), 3.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""The report experiment: the report once more, from the records in a folder alone; nothing is trained or measured."""
+"""The report experiment: builds the report from the records in a folder. Nothing is trained or measured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from .section import kinds_of_records
 
 @dataclass(frozen=True)
 class Report:
-    """`records` is the folder that holds the records; a damaged one is an error that names it."""
+    """`records` is the folder of the records. A damaged record is a ValueError that names it."""
 
     records: str
 

@@ -12,8 +12,8 @@ from ..study.rows import family_of
 
 @own_style()
 def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel a task: the share of right answers against seconds of training, at equal examples.
-    ValueError if the records are of several conditions."""
+    """A PNG with one panel per task: the share of right answers against seconds of training. ValueError if conditions
+    are mixed."""
     refuse_mixed(training)
     by_task: dict[str, list[Json]] = {}
     for record in training:

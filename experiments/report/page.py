@@ -1,7 +1,7 @@
-"""The report: figures, tables, every setting, the machine, and what was found, in one self-contained HTML file.
+"""The report: figures, tables, all settings, the machine and the findings, in one self-contained HTML file.
 
-Everything is computed from records; nothing is measured here. Every study whose folder has a module `section` adds one
-where there are records of its kinds.
+Everything is computed from records; nothing is measured here. Every study whose folder has a module `section` adds a
+section if there are records of its kinds.
 """
 
 import base64
@@ -27,7 +27,7 @@ from .training_rows import TrainingRow, training_rows
 
 @dataclass(frozen=True)
 class _Measured:
-    """What was measured under one conditions. `name` tells them from others and is empty where there are none."""
+    """The measurements under one set of conditions. `name` labels it, and is empty if it is the only one."""
 
     name: str
     sources: Sequence[str]
@@ -40,7 +40,7 @@ class _Measured:
 
 @dataclass(frozen=True)
 class _Trained:
-    """What was trained under one conditions."""
+    """The trainings under one set of conditions."""
 
     name: str
     sources: Sequence[str]
@@ -50,9 +50,9 @@ class _Trained:
 
 def write_report(folder: Path, training: Sequence[Json], measured: Sequence[Json],
                  to_come: Sequence[str] = ()) -> Path:
-    """Write report.html and the figures to `folder`, print the tables, and return the report's path. Each conditions of
-    the records have figures, tables and sentences of their own. While tasks are `to_come`, the page says so and nothing
-    is printed. ValueError for a measured record of which no section is made."""
+    """Write report.html and the figures to `folder`, print the tables, and return the report's path. Each set of
+    conditions has its own figures, tables and findings. While tasks are `to_come`, the page lists them and nothing is
+    printed. ValueError for a measured record of a kind that no section covers."""
     trained_under, measured_under = by_conditions(training), by_conditions(measured)
     trained = [_trained(records, _name(conditions, trained_under)) for conditions, records in trained_under.items()]
     parts = [_Measured(_name(conditions, measured_under), sources(records), _sections(records))
@@ -72,13 +72,13 @@ def _name(conditions: Conditions, among: Collection[Conditions]) -> str:
 
 
 def _file_name(name: str, conditions: str) -> str:
-    """An image's file name, which tells the conditions where there are several."""
+    """An image's file name, with the conditions if there are several."""
     words = re.sub(r"[^a-z0-9]+", "_", conditions.lower()).strip("_").removeprefix("models_trained_in_")
     return name.replace(".png", f"_{words}.png") if words else name
 
 
 def _sections(records: Sequence[Json]) -> list[Section]:
-    """A section for each study of which there are records, those with a summary first."""
+    """One section per study with records, those with a summary first."""
     known = kinds_of_records()
     for record in records:
         if record["point"]["kind"] not in known:
@@ -101,14 +101,14 @@ def _trained(records: Sequence[Json], name: str) -> _Trained:
 
 
 def report_name(prefix: str, tasks: Iterable[str], seeds: Sequence[int], experiment: object) -> str:
-    """The name of a report's folder: one of its own for the tasks, the seeds and all other settings."""
+    """The name of a report's folder, unique to the tasks, the seeds and all other settings."""
     seeds_name = "" if list(seeds) == [0] else "-seeds" + "+".join(map(str, seeds))
     return f"{prefix}{'+'.join(tasks)}{seeds_name}-{key_of(experiment)[:6]}"
 
 
 def related_records(records: Path, training: Sequence[Json], but: Collection[str]) -> list[Json]:
-    """The records in a folder that belong on the page of these training records: what was measured of the same models,
-    kinds that are named in `but` left out. A damaged one is named on the screen and left out too."""
+    """The records in a folder that were measured on the models of these training records, except kinds in `but`. A
+    damaged record is reported on the console and left out."""
     models, kinds, found = [record["point"] for record in training], kinds_of_records().keys() - set(but), []
     for path in sorted(records.glob("*.json")):
         try:
@@ -138,7 +138,7 @@ def _encoded(images: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def _origins(what: str, records: Sequence[Json]) -> list[Json]:
-    """Where records come from, each source with the number of records that do."""
+    """The distinct sources of the records, each with its number of records."""
     found: dict[str, list[Json]] = {}
     for record in records:
         (source,) = sources([record])
@@ -149,8 +149,7 @@ def _origins(what: str, records: Sequence[Json]) -> list[Json]:
 
 
 def _settings(training: Sequence[Json], measured: Sequence[Json]) -> list[tuple[str, str]]:
-    """Every setting behind the report: each model's point, and each task's decoders by what was done, a line of JSON a
-    point."""
+    """All settings of the report: models' points, and measured points by kind and task, one line of JSON per point."""
     found: dict[str, list[Json]] = {}
     for record in training:
         point = record["point"]
@@ -165,7 +164,7 @@ def _settings(training: Sequence[Json], measured: Sequence[Json]) -> list[tuple[
 
 
 def _print(parts: Sequence[_Measured]) -> None:
-    """Tables and sentences on the terminal."""
+    """Print the tables and findings on the console."""
     for part in parts:
         if part.name:
             console.print(part.name, markup=False, style="bold")

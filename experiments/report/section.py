@@ -1,9 +1,9 @@
-"""A section of the report: what a study adds to the page.
+"""A section of the report, added by a study.
 
-A study that has one keeps it in its module `section`, which the page finds by itself:
+A study defines its section in its module `section`, which the page discovers:
 
-    KINDS                        the kinds of records that it is made of, each with what was done, in words
-    section(records, sources)    the Section of such records, all of one conditions
+    KINDS                        the kinds of records that it covers, each with its title in the list of settings
+    section(records, sources)    the Section of such records, all under the same conditions
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ _PACKAGE = "quicksilver.experiments"
 
 @dataclass(frozen=True)
 class Section:
-    """`template`, a path below experiments/, shows `values` and `images` (PNGs by file name). `summary` and `details`,
-    templates too, show more of the values: below the findings, and at the end of the page. `findings` are sentences,
-    `shown` goes to the terminal. A `headline` takes the place of all titles at the top of the page."""
+    """`template`, a path below experiments/, renders `values` and `images` (PNGs by file name). `summary` and `details`
+    are templates that render more values, below the findings and at the end of the page. `findings` are sentences;
+    `shown` is printed on the console. A `headline` replaces all titles at the top of the page."""
 
     title: str
     template: str
@@ -37,7 +37,7 @@ class Section:
 
 
 class SectionModule(Protocol):
-    """What a study's module `section` holds."""
+    """The interface of a study's module `section`."""
 
     KINDS: Mapping[str, str]
 
@@ -45,17 +45,17 @@ class SectionModule(Protocol):
 
 
 def section_modules() -> list[SectionModule]:
-    """Those of all studies, by the names of their folders."""
+    """The modules `section` of all studies, sorted by folder name."""
     studies = sorted(folder.name for folder in files(_PACKAGE).iterdir() if folder.joinpath("section.py").is_file())
     return [cast(SectionModule, import_module(f"{_PACKAGE}.{study}.section")) for study in studies if study != "report"]
 
 
 def kinds_of_records() -> dict[str, str]:
-    """The kinds of records of which sections are made, each with what was done, in words."""
+    """The kinds of records that sections cover, as in their KINDS."""
     return {kind: words for module in section_modules() for kind, words in module.KINDS.items()}
 
 
 def listed(words: Sequence[object]) -> str:
-    """The words as a list in a sentence."""
+    """The words as an enumeration: "a, b and c"."""
     *most, last = map(str, words)
     return f"{', '.join(most)} and {last}" if most else last

@@ -1,4 +1,4 @@
-"""From training records to rows: one row a model."""
+"""Table rows from training records: one per model."""
 
 import re
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from ..study.rows import family_of
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """One model. Shares of right answers are those of the learning curve's items: at its end, and at the last look
-    within the seconds that the fastest model of its task and seed took in all (None where there was none yet)."""
+    """One model. Shares of right answers are from the learning curve: its last point (`final`), and its last point
+    within the training time of the fastest model of the same task and seed (`at_equal_seconds`, None if there is none).
+    """
 
     task: str
     family: str
@@ -29,7 +30,7 @@ class TrainingRow:
 
 
 def training_rows(records: Sequence[Json]) -> list[TrainingRow]:
-    """A row for each record, by task; failed ones are left out."""
+    """One row per record, sorted by task, family and seed; failed ones are left out."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     return sorted((_row(record, succeeded) for record in succeeded), key=lambda row: (row.task, row.family, row.seed))
 
@@ -47,7 +48,7 @@ def _row(record: Json, succeeded: Sequence[Json]) -> TrainingRow:
 
 
 def _experts(recipe: Json) -> str:
-    """A recipe's experts in words, and how they are kept busy; empty where there are none."""
+    """A recipe's experts, routing and balancing in words; empty for a dense model."""
     experts = recipe["shape"].get("experts")
     if experts is None:
         return ""
@@ -57,5 +58,5 @@ def _experts(recipe: Json) -> str:
 
 
 def _words(name: str) -> str:
-    """A class's name as words."""
+    """A class name as lower-case words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
