@@ -1,14 +1,14 @@
 """The frontier experiment: tokens per second and quality of the same outputs, for every decoder setting of each task.
 
-For each task and seed it trains the matched pair where a checkpoint is missing (the first task's models first, then
-the others of a seed side by side), then decodes the same test items with
+For each task and seed it trains the matched pair if a checkpoint is missing (the first task's pair alone, then the
+others in parallel, seed by seed), then decodes the same test items with
 
-    autoregressive          greedy, KV cache
-    orders x steps          confident, margin, random order; a fixed number of steps a window
-    thresholds              commit what is sure enough
+    autoregressive          with a KV cache
+    orders x steps          confident, margin, random order; a fixed number of steps per window
+    thresholds              commit all tokens above a confidence threshold, at least one
 
-at each batch size. Every timed point also times its autoregressive reference, in turns and in the same process, so a
-speed-up is a ratio inside one record.
+at each batch size. Every timed point also times its autoregressive reference, interleaved in the same process, so a
+speed-up is a ratio within one record.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,8 +39,8 @@ from .section import KINDS
 
 @dataclass(frozen=True)
 class Frontier:
-    """`num_items` are decoded at each of `batch_sizes`, in their order, on `device` (cpu or cuda) with the
-    implementation of the kernels that `kernels` names (auto, reference, cpu or triton)."""
+    """`num_items` and `batch_sizes` are parallel lists: how many test items are decoded at each batch size. `device` is
+    cpu or cuda; `kernels` names the implementation of the kernels (auto, reference, cpu or triton)."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -75,7 +75,7 @@ class Frontier:
                 yield from self._points(name, seed)
 
     def _pair(self, name: str, seed: int) -> tuple[TrainingPoint, TrainingPoint]:
-        """The task's diffusion and its autoregressive model."""
+        """The task's diffusion and autoregressive models."""
         setup = self.tasks[name]
         return (TrainingPoint(name, setup.task, setup.diffusion, seed),
                 TrainingPoint(name, setup.task, setup.autoregressive, seed))
@@ -103,13 +103,13 @@ class Frontier:
                     yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
 
     def check(self) -> None:
-        """ValueError with the reason if a setting could not be decoded; before anything is trained."""
+        """ValueError with the reason if a decoder does not fit its model and task. Trains nothing."""
         for point in self.points():
             point.model.check(point.decoder, point.head)
 
     def stages(self) -> Iterator[list[tuple[int, str]]]:
-        """Seeds and tasks whose models are trained together, in their order: the first alone, since its report is to
-        stand early, then the others of each seed."""
+        """Groups of (seed, task) whose models are trained in parallel, in order: the first one alone, for an early
+        report, then the others of each seed."""
         for number, seed in enumerate(self.seeds):
             pairs = [(seed, name) for name in self.tasks]
             if number == 0:
@@ -118,8 +118,8 @@ class Frontier:
             yield pairs
 
     def run(self, folder: Path) -> int:
-        """Train and measure what is missing in `folder`, a task after the other; the report is written anew after each,
-        the tables printed at the end. Returns the number of points that failed."""
+        """Train and measure what is missing in `folder`, task by task. The report is rewritten after each; the tables
+        are printed at the end. Returns the number of points that failed."""
         runner, training, measured = Runner(folder, self.models_at_once), [], []
         report = folder / report_name("", self.tasks, self.seeds, self)
         to_come = [f"{name}, seed {seed}" if len(self.seeds) > 1 else name

@@ -18,7 +18,7 @@ _PANEL_INCHES = (4.6, 3.6)
 
 @own_style()
 def frontier(rows: Sequence[Row], sources: Sequence[str], batch_size: int) -> bytes:
-    """A PNG with one panel a task: share of right answers against answer tokens per second at one batch size."""
+    """A PNG with one panel per task: share of right answers against answer tokens per second at one batch size."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(2, len(tasks))
     lines = -(-len(tasks) // columns)

@@ -1,5 +1,5 @@
-"""What was found, in plain sentences, the cases that diffusion loses included. The table of speed-ups has its numbers;
-a sentence says how they go together, over all tasks of which it holds. Every number comes from a row."""
+"""The findings as plain sentences, including the cases that diffusion loses. A sentence summarizes the table of
+speed-ups for all tasks with the same outcomes. Every number comes from a row."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -12,7 +12,7 @@ _ONE_POINT = 0.01
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """Sentences on the rows of all tasks."""
+    """The findings on the rows of all tasks, one sentence each."""
     lines = speed_ups(rows)
     return [*_equal_quality(lines), *_best_quality(lines), *_orders(rows), *_free_text(rows)]
 
@@ -43,7 +43,7 @@ def _pattern(outcomes: Mapping[int, str]) -> str:
 
 
 def _best_quality(lines: Sequence[SpeedUps]) -> Iterator[str]:
-    """Where diffusion's best quality is above the reference's, and whether it costs the speed."""
+    """Where diffusion's best quality is above the reference's, and whether it is faster or slower there."""
     told: list[str] = []
     for line in lines:
         better = {size: cell.best for size, cell in line.cells.items() if cell.best_is_better and cell.best is not None}
@@ -57,7 +57,7 @@ def _best_quality(lines: Sequence[SpeedUps]) -> Iterator[str]:
 
 
 def _orders(rows: Sequence[Row]) -> Iterator[str]:
-    """What the order of commits does, at each task's most steps and largest batch."""
+    """The effect of the commit order, at each task's largest number of steps and largest batch."""
     matters, alike = [], []
     for task in dict.fromkeys(row.task for row in rows if not row.text):
         of_task = [row for row in rows if row.task == task]
@@ -80,7 +80,8 @@ def _orders(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def best_texts(rows: Sequence[Row]) -> list[Row]:
-    """Of each task of free text and family the setting with most lines that are valid, unique and novel."""
+    """For each free-text task and family, the setting with most lines that are valid, unique and novel. Collapsed
+    settings are left out."""
     honest = [row for row in rows if row.text and not is_collapsed(row.text)]
     return [max((row for row in honest if (row.task, row.family) == key),
                 key=lambda row: row.text["valid_unique_novel"])

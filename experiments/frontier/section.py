@@ -1,4 +1,4 @@
-"""What the report says of decoder settings: speed-ups at equal quality, figures, every setting, sentences."""
+"""The frontier's section of the report: speed-ups at equal quality, figures, all settings, findings."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ KINDS = {"DecodePoint": "decode"}
 
 
 def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
-    """The section of these records."""
+    """The Section of these records."""
     settings = rows(records)
     images = {"frontier.png" if number == 0 else f"frontier_batch{batch_size}.png":
               frontier(settings, sources, batch_size)

@@ -1,4 +1,4 @@
-"""The table of speed-ups: a line a task, a cell a batch size, and in words how a line's cells go together."""
+"""The table of speed-ups: one line per task, one cell per batch size, each with its outcome in words."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ FASTER, SLOWER, NONE, FAILS, UNMEASURED = "faster", "slower", "not as good", "no
 
 @dataclass(frozen=True)
 class SpeedUps:
-    """What is compared on one task, by batch size. Each reference that a task was compared with is a line."""
+    """The comparisons of one task with one reference, by batch size. A task has one line per reference."""
 
     task: str
     cells: Mapping[int, EqualQuality]
 
     @property
     def outcomes(self) -> Mapping[int, str]:
-        """How diffusion does at autoregression's quality, by batch size."""
+        """The outcome for diffusion at autoregression's quality, by batch size."""
         return {batch_size: _outcome(cell) for batch_size, cell in self.cells.items()}
 
     @property
@@ -27,7 +27,7 @@ class SpeedUps:
 
 
 def speed_ups(rows: Sequence[Row]) -> list[SpeedUps]:
-    """A line for each task with one right answer and an autoregressive reference, in the order of the rows."""
+    """One line per task with one right answer and autoregressive reference, in the order of the rows."""
     lines: dict[tuple[str, int], dict[int, EqualQuality]] = {}
     for cell in equal_quality(rows):
         number = 1
