@@ -110,6 +110,7 @@ def test_every_option_builds_its_part(group: str, option: str) -> None:
     assert written <= declared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", RECORDED)
 def test_every_row_gives_the_decoder_that_it_always_gave(decoder: str) -> None:
     experiment = built("experiment=decode", "task=sudoku4", f"decoder={decoder}")

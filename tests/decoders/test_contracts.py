@@ -59,6 +59,10 @@ from tests.decoders.combinations import (
     working,
 )
 
+# The default run tries every option once, the slow tests every two together; both recorded decodes (test_unchanged.py).
+FURTHER_PAIRS = [pytest.param(combination, marks=pytest.mark.slow) for combination in PAIRS
+                 if str(combination) not in set(map(str, SINGLES))]
+
 
 def tokens_of(decoder: Decoder, model: LanguageModel, requests: list[Request]) -> list[list[int]]:
     return [completion.tokens for completion in decoder.decode(model, requests)]
@@ -104,7 +108,7 @@ def test_a_policy_added_by_its_yaml_changes_no_other_combination_and_a_cache_aft
         before = after
 
 
-@pytest.mark.parametrize("combination", [*PAIRS, *ENDING, GUIDED], ids=str)
+@pytest.mark.parametrize("combination", [*SINGLES, *ENDING, GUIDED, *FURTHER_PAIRS], ids=str)
 def test_contracts(combination: Combination) -> None:
     """A row decodes the same alone and in any batch, in as many steps, and again; what was given is kept; the mask is
     never written; every step commits within the quota; what is done is counted."""
@@ -242,10 +246,7 @@ def test_a_step_of_the_triton_path_reads_nothing_back_either(combination: Combin
     check_a_step(combination, Implementation.TRITON)
 
 
-# Every option once; slow, every two together.
-@pytest.mark.parametrize("combination", [
-    *SINGLES, GUIDED, *(pytest.param(combination, marks=pytest.mark.slow) for combination in PAIRS
-                        if str(combination) not in set(map(str, SINGLES)))], ids=str)
+@pytest.mark.parametrize("combination", [*SINGLES, GUIDED, *FURTHER_PAIRS], ids=str)
 def test_a_step_has_fixed_shapes_and_reads_nothing_back(combination: Combination) -> None:
     check_a_step(combination, None)
 

@@ -118,10 +118,10 @@ def test_a_process_says_its_error_on_stderr_and_makes_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("arguments", "key"), [
     (["experiment=kernel_bench", "kernel=rms_norm", "device=cpu"], "device"),
-    (["experiment=kernel_bench", "kernel=rms_norm", "task=sudoku4"], "task"),
+    pytest.param(["experiment=kernel_bench", "kernel=rms_norm", "task=sudoku4"], "task", marks=pytest.mark.slow),
     (["experiment=kernel_bench", "kernel=rms_norm", "model.width=64"], "model.width"),
-    (["experiment=kernel_bench", "kernel=rms_norm", "head=fused"], "head"),
-    (["experiment=kernel_bench", "kernel=rms_norm", "pair=experts"], "pair"),
+    pytest.param(["experiment=kernel_bench", "kernel=rms_norm", "head=fused"], "head", marks=pytest.mark.slow),
+    pytest.param(["experiment=kernel_bench", "kernel=rms_norm", "pair=experts"], "pair", marks=pytest.mark.slow),
     (["experiment=step_bench", "seeds=[3]"], "seeds"),
     (["experiment=train", "kernels=reference"], "kernels"),
     (["experiment=expert_union", "batch_invariant=true"], "batch_invariant"),

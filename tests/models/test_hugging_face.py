@@ -357,7 +357,8 @@ def test_positions_told_to_a_module_count_from_where_it_counts() -> None:
     assert not isinstance(model.cache, str)
 
 
-@pytest.mark.parametrize("compiled", ["of", "in place", "its forward"])
+@pytest.mark.parametrize("compiled", [
+    "of", *(pytest.param(way, marks=pytest.mark.slow) for way in ("in place", "its forward"))])
 def test_a_compiled_module_is_decoded_as_the_module(compiled: str) -> None:
     module: Any = llama()
     plain = llama()

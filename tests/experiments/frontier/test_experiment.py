@@ -84,6 +84,7 @@ def test_a_second_run_reuses_everything(whole: Path, frontier: Build, monkeypatc
     assert records(whole) == before
 
 
+@pytest.mark.slow
 def test_two_runs_agree_apart_from_times(first_run: Path, tmp_path: Path, frontier: Build) -> None:
     frontier().run(tmp_path)
     found = []

@@ -55,6 +55,7 @@ def test_a_command_sets_how_threads_wait_unless_told(command: str, given: dict[s
     assert printed.stdout == f"{expected}\n", printed.stderr
 
 
+@pytest.mark.slow
 def test_a_library_that_imports_quicksilver_keeps_its_own_choice() -> None:
     program = ("import os, quicksilver.decoders, quicksilver.experiments.training.trainer;"
                "print(os.environ.get('GOMP_SPINCOUNT'))")

@@ -51,6 +51,7 @@ def test_an_edited_source_makes_the_commit_dirty_and_the_hash_another(
     assert (exported["commit"], exported["dirty"], exported["source_hash"]) == ("none", None, edited["source_hash"])
 
 
+@pytest.mark.slow
 def test_a_package_that_was_linked_and_never_installed_has_its_checkout_s_version(tmp_path: Path) -> None:
     package = tmp_path / "site" / "quicksilver"
     package.mkdir(parents=True)

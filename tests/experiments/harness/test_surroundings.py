@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SHOW = ("import os; from quicksilver.experiments.harness.surroundings import mended; print(mended()); "
         "null = os.stat(os.devnull).st_rdev; "
         "print([os.fstat(number).st_rdev == null for number in range(3)], file=open('seen', 'w'))")
@@ -14,6 +16,7 @@ def test_closed_descriptors_lead_to_the_null_device_and_not_to_the_next_file(tmp
     assert (tmp_path / "seen").read_text() == "[True, True, True]\n"
 
 
+@pytest.mark.slow
 def test_other_libraries_draw_no_bars_where_nobody_watches(tmp_path: Path) -> None:
     """The command line's modules import torch, and that tqdm."""
     code = ("import quicksilver.experiments.__main__; from tqdm.auto import tqdm; "

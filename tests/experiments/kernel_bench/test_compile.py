@@ -17,6 +17,9 @@ from .planted_kernels import ProductCase
 ROOT = Path(__file__).resolve().parents[3]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     with Worker(compiler_environment(str(ROOT), tmp_path_factory.mktemp("triton"))) as worker:
@@ -31,7 +34,6 @@ def record(compiler: Worker, case: Any, target: str = "sm_90") -> dict[str, Any]
         "target": target, "needs_hgmma": needs_hgmma}
 
 
-@pytest.mark.slow
 def test_a_product_of_64_rows_uses_hgmma_and_128_bit_copies_in_its_loop(compiler: Worker) -> None:
     found = record(compiler, ProductCase(64, 256))
     assert found["tensor_core"].keys() == {"HGMMA"}

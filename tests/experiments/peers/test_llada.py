@@ -15,7 +15,7 @@ from tests.experiments.peers.stand_ins import LLADA, checkout, measured
 pytestmark = pytest.mark.usefixtures("one_layer")
 
 
-@pytest.mark.parametrize(("offset", "holds"), [(0, True), (1, False)])
+@pytest.mark.parametrize(("offset", "holds"), [pytest.param(0, True, marks=pytest.mark.slow), (1, False)])
 def test_agreement_is_counted_with_and_without_guidance(tmp_path: Path, offset: int, holds: bool) -> None:
     plain, guided = measured(agreement(checkout(tmp_path, "generate.py", LLADA, offset), num_models=1))
     assert (plain.num_decodes, guided.num_decodes) == (12, 12)

@@ -24,7 +24,7 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return command.main()
 
 
-@pytest.mark.parametrize(("offset", "code"), [(0, 0), (1, 1)])
+@pytest.mark.parametrize(("offset", "code"), [pytest.param(0, 0, marks=pytest.mark.slow), (1, 1)])
 def test_the_exit_code_says_whether_tokens_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str], offset: int, code: int) -> None:
     monkeypatch.chdir(tmp_path)

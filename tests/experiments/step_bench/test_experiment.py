@@ -215,6 +215,7 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
                           cwd=cwd, text=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_a_gpu_the_command_prints_floors_and_succeeds(tmp_path: Path) -> None:
     finished = run(cwd=tmp_path)
