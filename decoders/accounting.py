@@ -1,7 +1,7 @@
-"""What a decode did: forwards by kind, positions through the network, keys seen, and what of it was useful.
+"""Accounting of a decode: forwards by kind, positions computed, keys seen, useful tokens.
 
-A forward count alone cannot see what a cache saves, so positions and keys are counted beside it. Everything is added
-up from shapes that the host knows; no tensor is read while decoding.
+Forward counts do not show what a cache saves, so positions and keys are counted too. Forwards are counted from shapes
+known on the host; no tensor is read while decoding.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ ForwardKind = Literal["denoise", "guided", "store"]
 
 @dataclass
 class Accounting:
-    """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed a row, positions queried in all,
-    context), from which the rest follows. Tokens: `useful` up to and with the first end token; `committed` all commits,
-    those included that were overwritten or returned to mask later (`remasked`). Positions include the padding of ragged
-    rows. Of the steps of a row, those after it was finished (`finished_row_steps`) and those that changed nothing
-    (`empty_row_steps`) cost as much as others."""
+    """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed per row, positions queried in all,
+    context); positions, keys, FLOPs and bytes follow from it. Tokens: `useful` up to and including the first end token;
+    `committed` counts all commits, also those later overwritten or remasked (`remasked`). Positions include the padding
+    of ragged rows. Row steps after the row finished (`finished_row_steps`) and row steps that change nothing
+    (`empty_row_steps`) cost as much as the others."""
 
     shapes: Counter[tuple[ForwardKind, int, int, int, int]] = field(default_factory=Counter)
     row_steps: int = 0
@@ -31,7 +31,7 @@ class Accounting:
     kv_store_bytes: int = 0
 
     def count_forward(self, kind: ForwardKind, plan: Plan, num_rows: int | None = None) -> None:
-        """Count a forward of the plan with so many rows (None: the plan's); the plan's rows alone are queried."""
+        """Count one forward of the plan over `num_rows` rows (None: the plan's). Only the plan's rows are queried."""
         num_fed = plan.feed_BF.shape[1]
         context = num_fed if plan.context is None else plan.context
         num_queried = plan.query_BQ.shape[0] * plan.query_BQ.shape[1]

@@ -1,8 +1,8 @@
-"""The canvas: tokens, which of them are still masked, and when and how surely each was committed.
+"""The canvas: tokens, which positions are masked, and the step and log-probability of each commit.
 
-A request is a row of tokens that holds the model's mask id wherever a token is wanted; a prompt followed by masks is
-the common case, blanks anywhere (infilling) the general one. Rows are aligned at their first token; shorter rows end
-earlier, and one spare column at L takes whatever concerns no position.
+A request is a row of tokens with the mask id wherever a token is wanted: usually a prompt followed by masks, in general
+masks anywhere (infilling). Rows are aligned at their first token; shorter rows end earlier. The spare column L takes
+writes that concern no position.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from ..models.adapter import LanguageModel
 
 @dataclass(frozen=True)
 class Request:
-    """Token ids with the mask id where one is wanted. `start` is where the completion begins: blocks count from there.
-    ValueError names an id, a start or a seed that is no integer from 0 on."""
+    """Token ids with the mask id where one is wanted. `start` is the first position of the completion; `Blocks` count
+    from it. ValueError for an id, a start or a seed that is not an integer >= 0."""
 
     tokens: Sequence[int]
     start: int = 0
@@ -40,7 +40,7 @@ class Request:
 
 
 def check_length(length: int, model: LanguageModel) -> None:
-    """Refuse a canvas that is longer than the model's."""
+    """ValueError if a canvas is longer than the model's max_length."""
     if length > model.spec.max_length:
         raise ValueError(f"a canvas of {length} tokens: the model's max_length is {model.spec.max_length}")
 
@@ -49,8 +49,8 @@ def check_length(length: int, model: LanguageModel) -> None:
 class Canvas:
     """State of B rows, each tensor [B, S] with S = L + 1 (the spare column); written in place.
 
-    tokens int64; masked bool; given bool (what the request fixed); step int64 (within its window) of each commit, and
-    its log_prob float32 in nats where the policy asked for one (else 0); stop_B and seed_B int64."""
+    tokens int64; masked bool; given bool (tokens of the request); step int64 of each commit, counted in its window;
+    log_prob float32 of each commit, in nats, if the policy declares it (else 0); stop_B and seed_B int64."""
 
     tokens_BS: Tensor
     masked_BS: Tensor
@@ -93,23 +93,23 @@ class Canvas:
         return self.tokens_BS.shape[1] - 1
 
     def rows(self, index_B: Tensor) -> "Canvas":
-        """A copy of the rows that `index_B` names."""
+        """A copy of the rows `index_B`."""
         return Canvas(*(tensor[index_B] for tensor in vars(self).values()))
 
     def put_rows(self, index_B: Tensor, rows: "Canvas") -> None:
-        """Overwrite the rows that `index_B` names."""
+        """Overwrite the rows `index_B`."""
         for mine, theirs in zip(vars(self).values(), vars(rows).values(), strict=True):
             mine[index_B] = theirs
 
     def commit(self, query_BQ: Tensor, commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None,
                step: Tensor) -> Tensor:
-        """Write the chosen tokens at the queried positions where `commit_BQ` says so; how many of these are still
-        masked then, int64 [B]."""
+        """Write the proposed tokens at the queried positions where `commit_BQ` is true. Returns the number of queried
+        positions still masked, int64 [B]."""
         return commit(self.tokens_BS, self.masked_BS, self.step_BS, self.log_prob_BS, query_BQ, commit_BQ, token_BQ,
                       log_prob_BQ, step)
 
     def remask(self, query_BQ: Tensor, remask_BQ: Tensor, mask_id: int) -> Tensor:
-        """Return the queried positions to mask where `remask_BQ` says so; how many of the queried are masked then,
+        """Remask the queried positions where `remask_BQ` is true. Returns the number of queried positions then masked,
         int64 [B]."""
         column_BQ = torch.where(remask_BQ, query_BQ, self.length)
         self.tokens_BS.scatter_(1, column_BQ, mask_id)
@@ -118,6 +118,6 @@ class Canvas:
         return self.masked_BS.gather(1, query_BQ).sum(1)
 
     def revisable(self, query_BQ: Tensor) -> Tensor:
-        """Which of the queried positions were committed, not given, bool [B, Q]."""
+        """Which queried positions are committed, neither masked nor given, bool [B, Q]."""
         fixed_BS = self.masked_BS | self.given_BS
         return ~fixed_BS.gather(1, query_BQ) & (query_BQ < self.length)

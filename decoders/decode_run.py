@@ -1,4 +1,4 @@
-"""The state of a decode while it runs: of the whole run, and of the window that is decoded now."""
+"""State of a running decode: of the whole run, and of its current window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ from .windows import Span, Window, WindowGrid
 
 @dataclass(frozen=True)
 class Completion:
-    """A decoded request: its whole canvas, and the completion from `start` up to and with the first end token."""
+    """A decoded request: its whole canvas, and the completion from `start` up to and including the first end token."""
 
     tokens: list[int]
     completion: list[int]
 
 
 class StepCounts(NamedTuple):
-    """What is counted of a step when the decode is over: which rows were not finished before it, bool [B], and which
-    positions it committed and remasked, bool [B, Q] (None: none)."""
+    """One step, to be counted after the decode: rows unfinished before it, bool [B]; positions committed and remasked,
+    bool [B, Q] (None: none)."""
 
     unfinished_B: Tensor
     commit_BQ: Tensor
@@ -38,17 +38,18 @@ class StepCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockState:
-    """The state of a decode in one window; its tensors are written in place, so that a captured step finds them.
+    """State of a decode in one window. Its tensors are written in place, so that a captured step keeps their addresses.
 
     num_masked_at_start_B   masks of the window at its start, int64 [B]
     unfinished_B            rows that need another step, bool [B]
     has_end_B               rows that committed an end token in the window, bool [B]
-    nonfinite_BQ            where logits were not finite at a position that could be committed, bool [B, Q]
+    nonfinite_BQ            positions open to commits that had non-finite logits, bool [B, Q]
     step_B                  number of the next step, int64 [B]
-    policy_memory           the policy's, sampler_memory the sampler's
-    previous                distributions of the step before
-    bounds                  of the masks and steps of a row, on the host
-    max_masked_after        masks of a row in later windows, at most, on the host
+    policy_memory           memory of the policy
+    sampler_memory          memory of the sampler
+    previous                distributions of the previous step
+    bounds                  bounds on the masks and steps of a row, on the host
+    max_masked_after        most masks of a row in later windows, on the host
     """
 
     window: Window
@@ -64,7 +65,7 @@ class BlockState:
     max_masked_after: int
 
     def update(self, edit: Edit, num_masked_B: Tensor) -> None:
-        """Keep what the next step needs of an edit after which so many positions are masked."""
+        """Update unfinished rows and policy memory after an edit that leaves `num_masked_B` positions masked."""
         wants_more_B = None if edit.unfinished_B is None else edit.unfinished_B & self.unfinished_B
         torch.gt(num_masked_B, 0, out=self.unfinished_B)
         if wants_more_B is not None:
@@ -75,9 +76,9 @@ class BlockState:
 
 @dataclass
 class DecodeRun:
-    """The state of one decode: `full` is the canvas of all requests, `active` that of the batch that is still decoded,
-    whose row r is request rows[r]. `masked_from` holds, for each request and window, the masks that it began with from
-    that window on; `block` is the current window's."""
+    """State of one decode. `full` is the canvas of all requests, `active` that of the rows still decoded: its row r is
+    request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on. `block` is the
+    state of the current window."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -93,11 +94,11 @@ class DecodeRun:
     accounting: Accounting = field(default_factory=Accounting)
 
     def max_masked_in(self, window: int) -> int:
-        """Masks that an active row starts the window with, at most."""
+        """Most masks with which an active row starts the window."""
         return max(self.masked_from[row][window] - self.masked_from[row][window + 1] for row in self.rows)
 
     def max_masked_after(self, window: int) -> int:
-        """Masks of an active row in later windows, at most."""
+        """Most masks of an active row in later windows."""
         return max(self.masked_from[row][window + 1] for row in self.rows)
 
     def state(self, schedule: Schedule, block: BlockState, index: int) -> StepState:
@@ -108,7 +109,7 @@ class DecodeRun:
                          block.bounds.max_remaining(index), before)
 
     def count_steps(self) -> None:
-        """Fill in what the accounting counts in row steps and commits."""
+        """Fill in the accounting's row steps and commits."""
         counts = torch.zeros(4, dtype=torch.int64, device=self.active.tokens_BS.device)
         for unfinished_B, commit_BQ, remask_BQ in self.log:
             changed_B = commit_BQ.any(1)
@@ -123,7 +124,7 @@ class DecodeRun:
          self.accounting.tokens_remasked) = counts.tolist()
 
     def check_finite(self) -> None:
-        """FloatingPointError where logits that the current window was decoded by were not finite."""
+        """FloatingPointError if the current window met non-finite logits."""
         if self.block is None or not self.block.nonfinite_BQ.any():
             return
         row, place = self.block.nonfinite_BQ.nonzero()[0].tolist()
@@ -137,7 +138,7 @@ class DecodeRun:
             self.full.put_rows(torch.tensor(self.rows), self.active)
 
     def compact(self, has_end: Sequence[bool], next_window: int) -> None:
-        """Take the rows out of the batch that hold an end token or have no window left."""
+        """Remove rows from the batch that have an end token or no window left."""
         kept = [row for row, count in enumerate(self.grid.counts) if count > next_window and not has_end[row]]
         self.scatter_back()
         if not kept:

@@ -38,15 +38,15 @@ from .step import Step
 from .step_state import StepState
 from .windows import Span, WindowGrid, Windows
 
-# The head runs at all positions of a window where a larger share of them may be masked: a gather would cost more.
+# Above this share of possibly masked positions the head runs on the whole window: a gather would cost more.
 COMPACTION_THRESHOLD = 0.75
 
 TakeStep = Callable[[DecodeRun, BlockState, int], Step]
-"""`Decoder.step`, or what takes the same step otherwise, by replaying a graph of it say."""
+"""`Decoder.step`, or an equivalent, such as a replay of its CUDA graph."""
 
 
 def _end_id(end_id: object) -> int | tuple[int, ...]:
-    """One token id as it is, several ascending, each once. ValueError names what is none."""
+    """One token id as an integer, several as an ascending tuple without repeats. ValueError for anything else."""
     if isinstance(end_id, Number):
         return check_integer("end_id", end_id, at_least=0)
     ends = sorted(set(check_integers("end_id", end_id)))
@@ -57,10 +57,10 @@ def _end_id(end_id: object) -> int | tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Five interchangeable parts, and guidance if wanted. Rows stop after a window that holds `end_id`, or one of
-    several (kept in order as a tuple), where any is given: exact where no later window can change an earlier one
-    (causal and block-causal models), an approximation for bidirectional ones, whose tokens depend on all that
-    follows."""
+    """Five interchangeable parts and optional guidance. A row stops after a window with an end token: `end_id` is one
+    id, several (kept as an ascending tuple) or None. Stopping is exact where no later window can change an earlier one
+    (causal and block-causal models), and an approximation for bidirectional models, whose tokens depend on all later
+    ones."""
 
     windows: Windows
     schedule: Schedule
@@ -109,8 +109,8 @@ class Decoder:
         return self.completions(run)
 
     def begin(self, model: LanguageModel, requests: Sequence[Request]) -> DecodeRun:
-        """Check the requests against the model and the parts, and lay them on a canvas. ValueError names what does
-        not fit."""
+        """Check the requests against the model and the parts, and build the canvas. ValueError names what does not
+        fit."""
         if isinstance(model, ChecksItself):
             model.check(shows_mask=self.guidance.shows_mask)
         spans = [self.check(model, request) for request in requests]
@@ -138,9 +138,9 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, run: DecodeRun, step: TakeStep | None = None) -> Iterator[Step]:
-        """Run the decode, yielding every step. `step` takes the place of the method of that name, and may write each
-        step to the same memory. FloatingPointError once logits are not finite: at the latest where the loop first
-        reads whether the window is finished."""
+        """Run the decode, yielding every step. `step` replaces the method of that name and may write every step to the
+        same memory. FloatingPointError on non-finite logits, at the latest when the loop next reads whether the window
+        is finished."""
         take_step = step or self.step
         for number in itertools.count():
             block = self.begin_block(run, number)
@@ -151,9 +151,9 @@ class Decoder:
                 taken = take_step(run, block, index)
                 self._count(run, taken, unfinished_B, is_kept=step is None)
                 yield taken
-                block.step_B.add_(1)  # not before: who asks the step's question again draws the same
+                block.step_B.add_(1)  # after the yield: a consumer that repeats the request draws the same
                 if index + 1 < block.bounds.min_steps:
-                    continue  # no row can be finished, and nothing waits for the device
+                    continue  # no row can be finished: no host read is needed
                 num_unfinished, num_with_end, num_nonfinite = taken.status_3.tolist()
                 if num_nonfinite:
                     run.check_finite()
@@ -165,7 +165,7 @@ class Decoder:
                 return
 
     def _count(self, run: DecodeRun, taken: Step, unfinished_B: Tensor, *, is_kept: bool) -> None:
-        """Count a step, of whose tensors copies are taken unless they are kept."""
+        """Count a step. Its tensors are copied unless `is_kept`."""
         run.accounting.count_forward(self.guidance.forward_kind, taken.plan,
                                      num_rows=self.guidance.num_canvases * len(taken.rows))
         commit_BQ, remask_BQ = taken.edit.commit_BQ, taken.edit.remask_BQ
@@ -188,15 +188,15 @@ class Decoder:
         return run.block
 
     def prefill(self, run: DecodeRun, block: BlockState) -> None:
-        """Store what precedes the window, where the cache wants a forward of its own for that."""
+        """Store the keys and values before the window, if the cache needs a separate forward for them."""
         plan = self.cache.entry_plan(block.window)
         if plan is not None:
             run.model.hidden(run.active.tokens_BS, plan, run.store)
             run.accounting.count_forward("store", plan)
 
     def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
-        """Take step number `index` of a window: on tensors of fixed shape, without a host read or an effect on the
-        host, so that a CUDA graph can capture it."""
+        """Take step number `index` of a window. Shapes are fixed, and nothing is read or changed on the host, so that a
+        CUDA graph can capture it."""
         model, canvas, query_BQ = run.model, run.active, block.window.query_BQ
         state = run.state(self.schedule, block, index)
         masked_BQ = state.masked_BQ
@@ -216,7 +216,7 @@ class Decoder:
         return Step(index, block.window, tuple(run.rows), canvas, masked_BQ, plan, proposal, edit, status_3)
 
     def _propose(self, run: DecodeRun, block: BlockState, state: StepState) -> tuple[Plan, Proposal]:
-        """The forward of a step, and what it proposes at the window's positions: at those that are masked at least."""
+        """The forward of a step and its proposal, at least at the masked positions of the window."""
         plan, num_queried = self.cache.plan(state), self._num_queried(block, state)
         if num_queried == state.query_BQ.shape[1]:
             return plan, Proposal(self._statistics(run, block, plan, state))
@@ -226,8 +226,8 @@ class Decoder:
         return plan, Proposal.scattered(self._statistics(run, block, plan, some), place_BA, state.query_BQ.shape)
 
     def _num_queried(self, block: BlockState, state: StepState) -> int:
-        """At how many positions of the window the head runs: as many as may be masked, where no part uses the others
-        and these are enough to be worth the gather."""
+        """Number of window positions the head runs on: as many as may be masked, unless a part uses the others or too
+        few are saved to be worth the gather."""
         num_positions = state.query_BQ.shape[1]
         keeps_logits = block.sampler_memory is not None or block.previous is not None
         uses_all = self.policy.revises or self.policy.needs_whole_window or keeps_logits
@@ -236,7 +236,7 @@ class Decoder:
         return max(state.max_masked, 1)
 
     def _statistics(self, run: DecodeRun, block: BlockState, plan: Plan, state: StepState) -> TokenStatistics:
-        """A forward, and the sampler's statistics at the positions of the state, which the plan reads."""
+        """Run the forward; the sampler's statistics at the state's positions, which the plan reads."""
         hidden_BQE, wanted = self.guidance.hidden(run, plan), self.policy.statistics
         question = self.sampler.question(wanted, state, block.sampler_memory)
         if "canvas_log_prob" in wanted:
@@ -246,8 +246,8 @@ class Decoder:
         return run.model.statistics(hidden_BQE, question)
 
     def completions(self, run: DecodeRun) -> list[Completion]:
-        """The requests in their order, decoded as far as steps were taken; fills in what the accounting counts in
-        tokens and in row steps. FloatingPointError as from `stream`."""
+        """The requests in order, decoded as far as steps were taken. Fills in the accounting's tokens and row steps.
+        FloatingPointError as from `stream`."""
         run.check_finite()
         run.scatter_back()
         full, accounting = run.full, run.accounting
@@ -264,7 +264,7 @@ class Decoder:
         return completions
 
     def _find_end(self, block: BlockState, canvas: Canvas) -> None:
-        """Find the rows that committed an end token in the window; a given one ends nothing."""
+        """Mark the rows that committed an end token in the window. Given end tokens do not count."""
         query_BQ = block.window.query_BQ
         token_BQ = canvas.tokens_BS.gather(1, query_BQ)
         is_end_BQ = reduce(torch.logical_or, (token_BQ == end for end in self.end_ids))

@@ -1,5 +1,4 @@
-"""From prompts to tokens, text, trace and accounting: what most users call. It drives `Decoder.stream` and adds nothing
-to it."""
+"""The main entry point: from prompts to tokens, text, trace and accounting. A thin driver of `Decoder.stream`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ a tokenizer that has a chat template), or a request, which may hold the mask id 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step changed; with a tokenizer also every row's completion so far, in which each position that is not
-    committed yet, or holds half a character, is a "_"."""
+    """What a step changed; with a tokenizer also every row's completion so far, with "_" for each position that is
+    masked or holds half a character."""
 
     step: TraceStep
     texts: list[str] | None
@@ -30,8 +29,8 @@ class Update:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished run: for each prompt its whole row and its completion up to and with the first end token; with a
-    tokenizer the completions as text, without the end token; what every step did; and what all of it took."""
+    """A finished run: per prompt its whole row and its completion up to and including the first end token; with a
+    tokenizer the completions as text, without the end token; the trace of all steps; and the accounting."""
 
     completions: list[Completion]
     texts: list[str] | None
@@ -40,8 +39,8 @@ class Generation:
 
 
 class GenerationStream:
-    """A run in progress. Iterating takes its steps, each giving an Update; `finish` takes those that are left. A step
-    that an exception broke off ends the run: then both raise RuntimeError, caused by it."""
+    """A run in progress. Iterating takes its steps and yields an Update for each; `finish` takes the remaining ones. An
+    exception within a step ends the run: both then raise RuntimeError from it."""
 
     def __init__(self, decoder: Decoder, run: DecodeRun, tokenizer: Tokenizer | None) -> None:
         self._decoder, self._run, self._tokenizer = decoder, run, tokenizer
@@ -56,7 +55,7 @@ class GenerationStream:
             yield Update(step, self._texts_so_far())
 
     def finish(self) -> Generation:
-        """Take the steps that are left, and say what came out."""
+        """Take the remaining steps and return the result."""
         for _ in self._left():
             pass
         completions = self._decoder.completions(self._run)
@@ -101,17 +100,17 @@ def generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], 
              tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> Generation:
     """Decode prompts as one batch.
 
-    num_new is how many tokens each prompt is continued by; 0 fills the mask ids that stand in the prompts themselves.
-    The seeds, one a prompt, key all that is drawn (default: 0, 1, 2, ...). Requests bring their own length and seed.
+    num_new tokens are appended to each prompt; 0 fills the mask ids in the prompts themselves. The seeds, one per
+    prompt, key all random draws (default: 0, 1, 2, ...). Requests carry their own length and seed.
 
-    ValueError names what does not fit the model, the decoder or one another, FloatingPointError a model whose logits
+    ValueError names what does not fit the model, the decoder or one another. FloatingPointError if the model's logits
     are not finite."""
     return stream_generate(model, decoder, prompts, num_new=num_new, tokenizer=tokenizer, seeds=seeds).finish()
 
 
 def stream_generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,
                     tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> GenerationStream:
-    """The same run, to be watched: iterate over it for an Update a step, then call its `finish()`."""
+    """The same run as a stream: iterate over it for one Update per step, then call its `finish()`."""
     num_new = check_integer("num_new", num_new, at_least=0)
     rows = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(rows, str | bytes | Mapping | Request) or not isinstance(rows, Iterable):

@@ -1,4 +1,4 @@
-"""What a step's hidden states are made of: the model's, or the model's with and without the prompt.
+"""Guidance: a step's hidden states are the model's, or combine the model's with and without the prompt.
 
     classifier-free   h = h_without + (scale + 1) (h_with - h_without),  without: every given position masked
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 class Guidance(Protocol):
     takes_store: ClassVar[bool]
-    """Whether keys and values may be stored."""
+    """Whether it supports a KV cache."""
     shows_mask: ClassVar[bool]
-    """Whether masks stand where a causal model sees them."""
+    """Whether it feeds masks that a causal model sees."""
     forward_kind: ClassVar[ForwardKind]
-    """As what its forwards are counted."""
+    """The kind under which its forwards are counted."""
     num_canvases: ClassVar[int]
-    """Rows of a forward for each row of the batch."""
+    """Rows of a forward per row of the batch."""
 
     def hidden(self, run: "DecodeRun", plan: Plan) -> Tensor:
         """Hidden states at the positions that the plan reads, [B, Q, E], of the run's active canvas."""
@@ -47,7 +47,7 @@ class Unguided:
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """Twice the rows a forward: with the given tokens, and with these masked."""
+    """Each forward has twice the rows: with the given tokens, and with them masked."""
 
     scale: float
     takes_store: ClassVar[bool] = False

@@ -5,8 +5,8 @@
 
 `block` is the length of the blocks decoded from left to right; a preset without it decodes the whole completion as one
 window. `steps` is the number of denoising steps of one window: of each block, or of the whole completion, never a total
-over blocks. Defaults are the published values, 8 steps where a paper varies them. What all decoders have is changed
-with `replace`: `dataclasses.replace(presets.llada(), sampler=Categorical(0.7), end_id=2)`.
+over blocks. Defaults are the published values, 8 steps where a paper varies them. Fields common to all decoders are
+changed with `replace`: `dataclasses.replace(presets.llada(), sampler=Categorical(0.7), end_id=2)`.
 """
 
 import inspect
@@ -256,9 +256,9 @@ def llada2_1_multi_block(block: int = 32, draft_tau: float = 0.7, edit_tau: floa
 def mercury_style(block: int = 32, steps: int = 8, noise: float = 0.0) -> Decoder:
     """Coarse to fine in the manner of Mercury (ours; Mercury's rule is unpublished, arXiv 2506.17298).
 
-    That Mercury refines all positions of its output in parallel, in few steps, from coarse to fine, is published. Ours
-    is the rest: each step proposes every position of the block anew, commits the most probable, few first, as the
-    cosine of the time says, and remasks the others; only the block is computed after its first step (dual cache)."""
+    Published: Mercury refines all positions of its output in parallel, in few steps, from coarse to fine. Ours: each
+    step proposes every position of the block anew, commits the most probable ones (few at first, by a cosine schedule)
+    and remasks the others; after a block's first step only the block is computed (dual cache)."""
     return Decoder(Blocks(block), Free(Cosine(steps)), Greedy(), Redecide(noise), Dual())
 
 

@@ -1,4 +1,4 @@
-"""What the sampler proposes at the positions of a window: a token each, and the statistics that policies rank by."""
+"""The sampler's proposal at the positions of a window: a token each, and the statistics that policies rank by."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ from ..kernels.token_statistics import Statistic, TokenStatistics
 
 @dataclass(frozen=True)
 class Proposal:
-    """A token for each position of the window, int64 [B, Q], and statistics, float32 [B, Q], probabilities in nats.
-    Where the head did not run, since the position is not masked, they are 0. ValueError if a statistic is read that
-    the policy does not declare in its `statistics`."""
+    """A token for each position of the window, int64 [B, Q], and statistics, float32 [B, Q], log-probabilities in nats.
+    They are 0 at unmasked positions where the head did not run. ValueError on reading a statistic that the policy does
+    not declare in its `statistics`."""
 
     found: TokenStatistics
 
     @classmethod
     def scattered(cls, found: TokenStatistics, place_BA: Tensor, shape: torch.Size) -> "Proposal":
-        """The statistics of A of the window's positions, each at its place (int64 [B, A]) of `shape` [B, Q]."""
+        """The statistics of A positions of the window, scattered to their places (int64 [B, A]) in `shape` [B, Q]."""
         return cls(TokenStatistics(**{name: value.new_zeros(shape).scatter_(1, place_BA, value)
                                       for name, value in vars(found).items() if value is not None}))
 
@@ -40,7 +40,7 @@ class Proposal:
 
     @property
     def canvas_log_prob_BQ(self) -> Tensor:
-        """Log-probability, now, of the token on the canvas."""
+        """Current log-probability of the token on the canvas."""
         return self._declared("canvas_log_prob")
 
     @property
@@ -60,7 +60,7 @@ class Proposal:
 
     @property
     def divergence_BQ(self) -> Tensor:
-        """KL divergence of the distribution from that of the step before; infinite at a window's first step."""
+        """KL divergence from the previous step's distribution; infinite at a window's first step."""
         return self._declared("divergence")
 
     @property

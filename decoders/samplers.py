@@ -1,7 +1,7 @@
-"""What token: one pass over the vocabulary at the queried positions, after which no other part sees the vocabulary.
+"""Samplers: one pass over the vocabulary at the queried positions proposes tokens; no other part sees the vocabulary.
 
-Whether a policy's confidence is that of the tempered distribution is a number: statistics_temperature 1 ranks by the
-model's own distribution (LLaDA, Fast-dLLM), the sampling temperature by the tempered one (Dream, LLaDA2).
+statistics_temperature sets the distribution from which a policy's confidence is computed: 1 is the model's own (LLaDA,
+Fast-dLLM), the sampling temperature the tempered one (Dream, LLaDA2).
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,11 +23,11 @@ class Sampler(Protocol):
         ...
 
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
-        """Its memory at the start of a window of `shape` [B, Q, V], written in place; None: nothing."""
+        """Its memory at the start of a window of `shape` [B, Q, V], written in place; None if it has none."""
         ...
 
     def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
-        """What the model's distributions at the state's positions are asked for: a token and the wanted statistics."""
+        """The request to the head at the state's positions: a token and the wanted statistics."""
         ...
 
 
@@ -83,9 +83,9 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Credited:
-    """The base sampler's token of logits + alpha log(1 + credit), where a token earns credit at a masked position by
-    being its most probable one: credit = beta credit + (its probability)^gamma (dInfer, arXiv 2510.08666). It changes
-    the distribution, confidences included, and its memory is the credit, float32 [B, Q, V]."""
+    """Runs the base sampler on logits + alpha log(1 + credit). The most probable token of a masked position earns
+    credit: credit = beta credit + (its probability)^gamma (dInfer, arXiv 2510.08666). This changes the distribution,
+    confidences included. The memory is the credit, float32 [B, Q, V]."""
 
     base: Sampler = field(default_factory=Greedy)
     alpha: float = 0.7

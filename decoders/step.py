@@ -1,4 +1,4 @@
-"""One step of a decode, as its consumers see it: of the batch, or request by request."""
+"""One step of a decode as its consumers see it: for the batch, or per request."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from .windows import Window
 @dataclass(frozen=True)
 class RequestStep:
     """What a step did to one request, on the host: the window's positions (int64 [Q]), which of them were masked before
-    the step (bool), the proposed tokens (int64) with their log-probabilities in nats (float32, None where the policy
-    declares none), and which were committed and which returned to mask (bool)."""
+    the step (bool), the proposed tokens (int64) with their log-probabilities in nats (float32, None if the policy does
+    not declare them), and which were committed and which remasked (bool)."""
 
     request: int
     position_Q: Tensor
@@ -29,7 +29,7 @@ class RequestStep:
 
 @dataclass(frozen=True)
 class Step:
-    """A step that was taken; its tensors are valid until the next one.
+    """A finished step; its tensors are valid until the next one.
 
     index       number of the step in its window
     window      the positions that it could change, [B, Q]
@@ -37,9 +37,9 @@ class Step:
     canvas      the batch after the step
     masked_BQ   which positions were masked before it
     plan        the forward that it took
-    proposal    what the sampler proposed; at positions that were not masked, for policies that revise
-    edit        what was changed
-    status_3    numbers of rows, int64 [3]: not finished; with an end token in the window; whose logits were not finite
+    proposal    the sampler's; meaningful at unmasked positions only for policies that revise
+    edit        the positions committed and remasked
+    status_3    numbers of rows, int64 [3]: unfinished; with an end token in the window; with non-finite logits
     """
 
     index: int
@@ -53,7 +53,7 @@ class Step:
     status_3: Tensor
 
     def by_request(self) -> list[RequestStep]:
-        """The step, request by request in the order of the batch's rows. Waits for the device."""
+        """The step per request, in the order of the batch's rows. Synchronizes with the device."""
         commit_BQ, remask_BQ = self.edit.commit_BQ, self.edit.remask_BQ
         remask_BQ = torch.zeros_like(commit_BQ) if remask_BQ is None else remask_BQ
         position_BQ, masked_BQ, token_BQ, commit_BQ, remask_BQ = (

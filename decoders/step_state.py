@@ -1,7 +1,7 @@
-"""What every part of a decoder is given: the state of a step about to be taken.
+"""The input of every part of a decoder: the state before a step.
 
-Host integers choose shapes; tensors lie on the device, so that a CUDA graph of the step can be replayed. B rows of the
-batch, Q positions of the window, S columns of the canvas (its length and a spare one).
+Host integers determine shapes; tensors are on the device, so that a CUDA graph of the step can be replayed. B rows of
+the batch, Q positions of the window, S columns of the canvas (its length and a spare one).
 """
 
 from dataclasses import dataclass, replace
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class StepState:
-    """Fields are given. Properties are computed when a part first reads them, as they are before the step; one may be
-    assigned instead, where a state is built by hand.
+    """Properties are computed when a part first reads them and describe the state before the step; a state built by
+    hand may assign them instead.
 
     index                   number of the step in its window, from 0, on the host
-    step_B                  the same on the device, int64 [B]: it keys the draws
+    step_B                  the same on the device, int64 [B]; keys the random draws
     window                  the slice of each row that is decoded now
     canvas                  all tokens, and which of them are masked
-    schedule                whose quota and times the step goes by
+    schedule                gives the quota and times of the step
     num_masked_at_start_B   masks of the window at its start, int64 [B]
     unfinished_B            rows that need this step, bool [B]
-    memory                  what the policy returned as `Edit.memory` at the step before, or began the window with
+    memory                  the policy's `Edit.memory` of the previous step, or its memory at the window's start
     shift                   the model's: 1 if it predicts the next token
-    max_masked              masks of a row in the window now, at most, on the host
-    max_masked_before       masks of a row in this window and all later ones before the last step, at most, on the host
+    max_masked              most masks that a row may have in the window now, on the host
+    max_masked_before       most masks that a row may have had in this and later windows before the last step, on host
     """
 
     index: int
@@ -51,8 +51,8 @@ class StepState:
     @classmethod
     def of_counts(cls, schedule: "Schedule", num_masked_at_start_B: Tensor, *, size: int, size_B: Tensor | None = None,
                   seed_B: Tensor | None = None) -> "StepState":
-        """The first step of a window of `size` positions of which the counts alone are known: all that a schedule
-        reads. size_B (int64 [B]) is for rows with fewer positions, seed_B (int64 [B]) for schedules that draw."""
+        """The first step of a window of `size` positions, built from counts alone, which is all that a schedule reads.
+        size_B (int64 [B]) is for rows with fewer positions, seed_B (int64 [B]) for schedules that draw."""
         none_B0 = num_masked_at_start_B.new_zeros(len(num_masked_at_start_B), 0)
         zero_B = torch.zeros_like(num_masked_at_start_B)
         window = Window(0, none_B0, size, size_B, None, zero_B, earliest=0, begin=0, reach=size, padded=False)
@@ -63,13 +63,13 @@ class StepState:
         return state
 
     def at_step(self, index: int, num_masked_B: Tensor) -> "StepState":
-        """Another step of the same window, at which so many masks are left (int64 [B])."""
+        """Another step of the same window, with `num_masked_B` masks left (int64 [B])."""
         state = replace(self, index=index, step_B=torch.full_like(self.step_B, index))
         state.num_masked_B = num_masked_B
         return state
 
     def at(self, place_BA: Tensor) -> "StepState":
-        """The state of A of the window's positions: those at the places place_BA (int64 [B, A])."""
+        """The state of A positions of the window, at the places place_BA (int64 [B, A])."""
         return replace(self, window=replace(self.window, query_BQ=self.window.query_BQ.gather(1, place_BA)))
 
     @property
@@ -79,7 +79,7 @@ class StepState:
 
     @property
     def seed_B(self) -> Tensor:
-        """Seeds of the requests, int64 [B]: they key the draws."""
+        """Seeds of the requests, int64 [B]; they key the random draws."""
         return self.canvas.seed_B
 
     @cached_property
@@ -89,13 +89,13 @@ class StepState:
 
     @cached_property
     def num_masked_B(self) -> Tensor:
-        """How many of them, int64 [B]."""
+        """Number of masked positions, int64 [B]."""
         return self.masked_BQ.sum(1)
 
     @cached_property
     def revisable_BQ(self) -> Tensor:
-        """Which positions a policy that revises may overwrite or remask, bool [B, Q]: the committed ones of rows that
-        are not finished."""
+        """Positions that a revising policy may overwrite or remask, bool [B, Q]: the committed ones of unfinished
+        rows."""
         return self.canvas.revisable(self.window.query_BQ) & self.unfinished_B[:, None]
 
     @cached_property

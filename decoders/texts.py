@@ -1,7 +1,7 @@
-"""What tokens read as beside those before them: their text is cut out of a longer one, never decoded alone.
+"""Detokenization in context: tokens are decoded together with those before them, and their text is cut out.
 
-A tokenizer of pieces of words drops the space before the first token that it is given, and a token of bytes may hold
-half a character, which reads as U+FFFD until its other half is there.
+A subword tokenizer drops the space before its first token, and a byte-level token may hold half a character, which
+decodes to U+FFFD until the other half follows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,29 +12,29 @@ from ..kernels.checks import check_integers, shown
 
 BLANK = "_"
 _HALF = "\ufffd"
-# Tokens of a prompt that are decoded with a piece of its completion; a token is read by its nearest neighbours.
+# Prompt tokens decoded together with a piece of the completion; only near neighbours affect a token's text.
 _NEAR = 16
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; one of transformers will do. Chat messages need its `apply_chat_template` too."""
+    """The interface of a tokenizer; those of transformers fit. Chat messages also need `apply_chat_template`."""
 
     def encode(self, text: str, /) -> list[int]: ...
     def decode(self, ids: list[int], /) -> str: ...
 
 
 def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that `tokens` add to that of the tokens before them."""
+    """The text that `tokens` add to that of the tokens `before` them."""
     whole = tokenizer.decode([*before, *tokens])
     earlier = tokenizer.decode([*before]) if before else ""
-    # What is before may read otherwise here: its last character may be half of one.
+    # The earlier text may decode differently here: its last character may have been incomplete.
     same = takewhile(lambda pair: pair[0] == pair[1], zip(earlier, whole, strict=False))
     return whole[len(earlier) if whole.startswith(earlier) else len([*same]) :]
 
 
 def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int], mask_id: int) -> str:
-    """The text of a completion in progress: a "_" for each position that holds the mask id, and for half a character
-    beside one or at the end. Elsewhere what is no character stays U+FFFD, as it will not become one."""
+    """The text of a completion in progress: a "_" for each masked position, and for half a character next to one or at
+    the end. Elsewhere invalid bytes stay U+FFFD, since no later token completes them."""
     near, parts, first, past_blank = list(prompt[-_NEAR:]), [], list[int](), False
     for masked, run in groupby(tokens, lambda token: token == mask_id):
         run = list(run)
@@ -52,15 +52,15 @@ def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[in
 
 
 def _whole_characters(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
-    """The tokens without those at their end that hold half a character, which what follows must not complete."""
+    """The tokens without trailing ones that hold half a character, which later tokens must not complete."""
     while tokens and tokenizer.decode(tokens).endswith(_HALF):
         tokens = tokens[:-1]
     return tokens
 
 
 def chat_tokens(tokenizer: Tokenizer | None, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Token ids of a conversation up to where the answer begins. ValueError names messages without a role or content,
-    and a tokenizer without a template."""
+    """Token ids of a conversation up to the start of the answer. ValueError for messages without a role or content, or
+    a tokenizer without a chat template."""
     for message in messages:
         if not {"role", "content"} <= message.keys():
             raise ValueError(f"chat message {shown(message)}: must have a role and content")

@@ -1,4 +1,4 @@
-"""What every step of a decode changed, kept on the host: a consumer of its steps, which can be replayed.
+"""The trace of a decode: what every step changed, kept on the host, from which the canvas can be replayed.
 
     canvas of step n = canvas of step n - 1, with the committed tokens written, then the remasked positions masked
 """
@@ -13,8 +13,8 @@ from .step import RequestStep, Step
 
 @dataclass(frozen=True)
 class Change:
-    """What a step changed in one row: the positions at which it committed tokens, those tokens, and their
-    log-probabilities in nats (None where the policy asked for none); then the positions that it returned to mask."""
+    """What a step changed in one row: the committed positions, their tokens and log-probabilities in nats (None if the
+    policy does not declare them), and the remasked positions."""
 
     row: int
     positions: tuple[int, ...]
@@ -32,7 +32,7 @@ class Change:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """Step number `index` in window number `window`: the rows that it changed."""
+    """Step number `index` in window number `window`: one change per row that it changed."""
 
     window: int
     index: int
@@ -40,13 +40,13 @@ class TraceStep:
 
     @classmethod
     def of(cls, step: Step) -> "TraceStep":
-        """A copy of what a step did. Waits for the device."""
+        """A copy of a step's changes. Synchronizes with the device."""
         changes = (Change.of(one) for one in step.by_request())
         return cls(step.window.index, step.index,
                    tuple(change for change in changes if change.positions or change.remasked))
 
     def apply(self, canvas: Sequence[list[int]], mask_id: int) -> None:
-        """Do to the rows of a canvas what the step did."""
+        """Apply the step's changes to the rows of a canvas."""
         for change in self.changes:
             row = canvas[change.row]
             for position, token in zip(change.positions, change.tokens, strict=True):

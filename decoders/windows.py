@@ -1,4 +1,4 @@
-"""Where: the slices of a completion that are finished in order. Blocks of one are autoregression.
+"""Windows: the slices of a completion, decoded in order. Blocks of one are autoregression.
 
 A row's windows are `count` slices of `size` positions from `first` on; positions and block grids count from the row's
 first token, so a row's windows do not depend on its batch.
@@ -24,7 +24,7 @@ class Span:
     count: int
 
     def count_from(self, tokens: Sequence[int], token: int) -> list[int]:
-        """How often a token stands in each of the row's windows and all after it; 0 behind the last."""
+        """Occurrences of a token in each of the row's windows and all later ones; then a 0."""
         starts = range(self.first, self.first + self.size * self.count, self.size)
         counts = [list(tokens[start : start + self.size]).count(token) for start in starts]
         return list(accumulate(reversed(counts), initial=0))[::-1]
@@ -33,7 +33,7 @@ class Span:
 class Windows(Protocol):
     @property
     def num_revised(self) -> int:
-        """How many windows before the current one are still open to revision."""
+        """Number of windows before the current one that are still open to revision."""
         ...
 
     def span(self, start: int, stop: int) -> Span:
@@ -73,7 +73,7 @@ class Blocks:
 @dataclass(frozen=True)
 class GridBlocks:
     """Blocks of `size` counted from the row's first token, as block-causal models are trained (SDAR, LLaDA2). The
-    first window may begin inside the prompt. A policy that revises may revise `num_revised` finished blocks too
+    first window may begin inside the prompt. A revising policy may also revise the last `num_revised` finished blocks
     (LLaDA2.1's multi-block editing)."""
 
     size: int
@@ -95,13 +95,13 @@ def _divided(first: int, stop: int, size: int) -> Span:
 
 @dataclass(frozen=True)
 class Window:
-    """The current window of every row: the positions that may be committed or revised in it, int64 [B, Q], L where a
-    row has none; with them the windows before it that are still open to revision. Without these it has `size`
-    positions, in each row size_B (int64 [B]), None where rows do not differ.
+    """The current window of every row. query_BQ: positions that may be committed or revised, int64 [B, Q], L where a
+    row has none; they include earlier windows still open to revision. Without those the window has `size` positions,
+    size_B of them in each row (int64 [B]; None if rows do not differ).
 
-    before_BP are the positions before those that no earlier window has passed: the prompt at the first window, then the
-    window that has just closed, None where none has. stop_B is where each row ends. Over all rows, windows begin from
-    `earliest` to `begin` and end by `reach`; `padded` says that rows differ."""
+    before_BP: positions that have closed since the previous window: the prompt at the first window, then the window
+    that has just closed; None if there are none. stop_B: the end of each row. Over all rows, windows begin between
+    `earliest` and `begin` and end by `reach`; `padded` says whether rows differ."""
 
     index: int
     query_BQ: Tensor
@@ -117,8 +117,8 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """The windows of all rows: positions of the first one, [B, size], where each row ends, and how many windows it has.
-    Rows may begin at different positions and have different numbers of windows."""
+    """The windows of all rows: positions of the first one, [B, size], and each row's end and number of windows. Rows
+    may begin at different positions and have different numbers of windows."""
 
     first_BQ: Tensor
     stop_B: Tensor
@@ -139,7 +139,7 @@ class WindowGrid:
                    ragged=len(set(firsts)) > 1 or ends != {length}, num_revised=num_revised)
 
     def rows(self, index_B: Tensor, kept: Sequence[int]) -> "WindowGrid":
-        """The windows of the rows that `index_B`, in the host's words `kept`, names."""
+        """The windows of the rows `index_B`; `kept` are the same row numbers on the host."""
         return replace(self, first_BQ=self.first_BQ[index_B], stop_B=self.stop_B[index_B],
                        counts=tuple(self.counts[row] for row in kept))
 
@@ -152,7 +152,7 @@ class WindowGrid:
         elif index == 0 and self.largest_first:
             position_P = torch.arange(self.largest_first, device=self.stop_B.device)
             before_BP = torch.where(position_P < self.first_BQ[:, :1], position_P, self.length)
-        # The row that begins last may be finished already, so its windows only bound those of the others.
+        # The row that begins last may have finished already, so `begin` and `reach` are only upper bounds.
         size = self.first_BQ.shape[1]
         begin, reach = (min(self.largest_first + number * size, self.length) for number in (index, index + 1))
         size_B = (open_ones[-1] < self.length).sum(1) if self.ragged else None

@@ -1,4 +1,4 @@
-"""What is recomputed at a step, and what is read from a store."""
+"""Caches: what a step recomputes, and what it reads from the KV cache."""
 
 from .approximate import Delayed, Dual, Prefix, Vicinity
 from .base import Cache

@@ -1,11 +1,11 @@
 """Caches for bidirectional models, whose stored keys and values go stale as later positions are committed: approximate,
-with an error that experiment=cache_error measures. Each feeds the whole canvas at the first step of a window.
+with an error that experiment=cache_error measures. The first step of a window feeds the whole canvas; later steps feed
 
-    prefix     then the window and all that follows it                           (Fast-dLLM, arXiv 2505.22618)
-    dual       then the window alone                                             (Fast-dLLM)
-    vicinity   then the window and `radius` positions on either side; the whole canvas in the first `warm_up` steps of
-               the first window and every `refresh_every` steps                  (dInfer, arXiv 2510.08666)
-    delayed    then what is masked, anywhere, and what the last step committed; the whole canvas every `refresh_every`
+    prefix     the window and all later positions                                (Fast-dLLM, arXiv 2505.22618)
+    dual       the window alone                                                  (Fast-dLLM)
+    vicinity   the window and `radius` positions on either side; the whole canvas in the first `warm_up` steps of the
+               first window and every `refresh_every` steps                      (dInfer, arXiv 2510.08666)
+    delayed    all masked positions and those that the last step committed; the whole canvas every `refresh_every`
                steps                                                             (dKV-Cache, arXiv 2505.15781)
 """
 
@@ -24,7 +24,7 @@ from .exact import full_forward
 
 
 class _ForBidirectional(Cache, Protocol):
-    """What the caches have in common."""
+    """Checks that the caches share."""
 
     is_exact: ClassVar[bool] = False
 
@@ -45,8 +45,8 @@ def _stored_forward(state: StepState) -> Plan:
 
 
 def neighbourhood(state: StepState, before: int, after: int) -> Plan:
-    """A forward of the window with so many positions before and after it, as far as the row goes, and those from which
-    a shifted model reads the window's first ones; it reads the whole canvas from the store."""
+    """A forward of the window with `before` and `after` positions around it, clipped to the row, and those from which a
+    shifted model predicts the window's first ones. It reads the whole canvas from the store."""
     window, length = state.window, state.canvas.length
     before, after = min(max(before, state.shift), length), min(after, length)
     device = window.query_BQ.device
@@ -75,8 +75,8 @@ class Dual(_ForBidirectional):
 
 @dataclass(frozen=True)
 class Vicinity(_ForBidirectional):
-    """Steps are counted in each window. The published code counts them through the whole run, and after a step that
-    computes everything it takes one of the window before it looks at the count again."""
+    """Steps are counted per window. The published code counts them over the whole run, and after a full forward always
+    takes one step of the window before it checks the count again."""
 
     radius: int = 16
     warm_up: int = 4
@@ -96,8 +96,8 @@ class Vicinity(_ForBidirectional):
 
 @dataclass(frozen=True)
 class Delayed(_ForBidirectional):
-    """The published code computes everything in the second step of a window too, where nothing is known of the step
-    before the last."""
+    """The published code also runs a full forward at the second step of a window, where the step before the last is
+    unknown."""
 
     refresh_every: int = 8
     recomputes_committed: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""What is recomputed: the interface of a cache."""
+"""The interface of a cache: what a step recomputes."""
 
 from typing import ClassVar, Protocol
 
@@ -11,23 +11,23 @@ class Cache(Protocol):
     """A subclass states what differs from these defaults."""
 
     is_exact: ClassVar[bool]
-    """Whether a step gives what recomputing everything gives, up to rounding."""
+    """Whether a step equals a full recompute, up to rounding."""
     recomputes_committed: ClassVar[bool] = True
-    """Whether committed positions of the window are computed again, as revision needs."""
+    """Whether committed positions of the window are recomputed, as revision requires."""
     stores: ClassVar[bool] = True
     """Whether a KVStore is needed."""
 
     def check_windows(self, windows: Windows) -> None:
-        """ValueError with the reason if the cache cannot serve these windows. By default any will do."""
+        """ValueError with the reason if the cache cannot serve these windows. By default it serves all."""
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         """ValueError with the reason if the cache would be wrong for this model."""
         ...
 
     def entry_plan(self, window: Window) -> Plan | None:
-        """A forward that stores what precedes the window, run once before its first step."""
+        """The prefill: a forward that stores what precedes the window, run once before its first step."""
         return None
 
     def plan(self, state: StepState) -> Plan:
-        """The forward of one step. Its shapes depend on the state's host integers alone."""
+        """The forward of one step. Its shapes depend only on the state's host integers."""
         ...

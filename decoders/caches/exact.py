@@ -1,10 +1,10 @@
-"""Caches that give what recomputing everything gives, up to rounding.
+"""Exact caches: each step equals a full recompute, up to rounding. Fed at a step are
 
-    recompute             everything, every step; nothing stored
+    recompute             all positions; nothing is stored
     append                the positions committed since the last forward; for causal models in blocks of one
-    block-causal          the current block, and in its first forward the finished block before it, which is stored; for
-                          block-causal models
-    block-causal, apart   the same with a forward of its own for the finished block
+    block-causal          the current block, and in its first forward also the finished block before it, to store it;
+                          for block-causal models
+    block-causal, apart   the current block; a separate forward stores the finished block
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Recompute(Cache):
 
 
 def full_forward(window: Window, length: int, context: int | None = None) -> Plan:
-    """A forward of all positions of every row of a canvas, stored where a context is given."""
+    """A forward of all positions of every row of a canvas, stored if a context is given."""
     position_L = torch.arange(length, device=window.query_BQ.device)
     if not window.padded:
         return Plan(position_L.expand(len(window.query_BQ), -1).contiguous(), window.query_BQ, context)
@@ -63,7 +63,7 @@ class Append(Cache):
 
 
 class _ForBlockCausal(Cache, Protocol):
-    """What the two ways of storing finished blocks have in common."""
+    """Checks that the two block-causal caches share."""
 
     is_exact: ClassVar[bool] = True
 
@@ -79,7 +79,7 @@ class _ForBlockCausal(Cache, Protocol):
 
 
 def block_forward(window: Window) -> Plan:
-    """A forward of the window alone, which reads what precedes it from the store."""
+    """A forward of the window alone; earlier positions are read from the store."""
     is_one = window.query_BQ.shape[1] == window.reach - window.begin
     return Plan(window.query_BQ, context=window.reach, no_mask=is_one and not window.padded)
 

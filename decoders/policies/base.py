@@ -1,4 +1,4 @@
-"""Which: the interface of a policy."""
+"""The interface of a policy: which positions a step commits."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -12,12 +12,11 @@ from ..step_state import StepState
 
 @dataclass(frozen=True)
 class Edit:
-    """What to change at the window's positions, each bool [B, Q]: masked positions to commit, as many as the quota
-    allows, and any revisable ones to overwrite, with the proposed tokens; revisable positions to return to mask (None:
-    none).
+    """Changes at the window's positions, bool [B, Q] each. commit_BQ: masked positions to commit, within the quota, and
+    revisable ones to overwrite, both with the proposed tokens. remask_BQ: revisable positions to remask (None: none).
 
-    unfinished_B (bool [B]) marks rows that want another step even if nothing of theirs is masked (None: none do);
-    `memory` is handed back at the next step."""
+    unfinished_B (bool [B]) marks rows that need another step even if none of their positions is masked (None: no row).
+    `memory` is passed to the next step."""
 
     commit_BQ: Tensor
     remask_BQ: Tensor | None = None
@@ -29,22 +28,22 @@ class Policy(Protocol):
     """A subclass states what differs from these defaults."""
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset()
-    """What the sampler must compute for it: the proposal has no others."""
+    """Statistics that the sampler must compute; the proposal has no others."""
     needs_open_quota: ClassVar[bool] = False
-    """Whether an exact quota would leave it without effect."""
+    """Whether an exact quota would make it ineffective."""
     needs_free_quota: ClassVar[bool] = False
-    """Whether it may commit nothing at a step, so that any least number would contradict it."""
+    """Whether it may commit nothing at a step, so that it cannot meet a minimum quota."""
     needs_times: ClassVar[bool] = False
     """Whether it reads the diffusion times of a step."""
     revises: ClassVar[bool] = False
-    """Whether it overwrites committed positions or returns them to mask."""
+    """Whether it overwrites or remasks committed positions."""
     needs_whole_window: ClassVar[bool] = False
     """Whether it reads proposals for committed positions although it does not revise."""
 
     def begin(self, query_BQ: Tensor) -> Tensor | None:
-        """Its memory at the start of a window with these positions; None: nothing."""
+        """Its memory at the start of a window with these positions; None if it has none."""
         return None
 
     def select(self, state: StepState, proposal: Proposal) -> Edit:
-        """What to change after a forward."""
+        """The edit that follows a forward."""
         ...

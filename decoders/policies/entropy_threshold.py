@@ -1,4 +1,4 @@
-"""Entropy threshold: commit whatever is certain enough (dParallel, arXiv 2509.26488)."""
+"""Entropy threshold: commit every position of low enough entropy (dParallel, arXiv 2509.26488)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,9 +14,9 @@ from .ranking import select_top
 
 @dataclass(frozen=True)
 class EntropyThreshold(Policy):
-    """Commit every position whose distribution has an entropy of at most `nats`, within the quota: the most certain
-    ones where fewer than the quota's least do, or more than its most. Equality passes, as in the published code for
-    LLaDA; that for Dream leaves it out."""
+    """Commit every position whose distribution has an entropy of at most `nats`, within the quota: the lowest entropies
+    first where fewer pass than its minimum or more than its maximum. Equality passes, as in the published code for
+    LLaDA; the code for Dream excludes it."""
 
     nats: float
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"entropy"})

@@ -1,4 +1,5 @@
-"""Expert affinity: of sure positions first those whose experts nobody shares, so that later steps read fewer. Ours."""
+"""Expert affinity: of probable positions first those with rare experts, so that later steps read fewer experts (ours).
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +14,8 @@ from .ranking import select_top
 
 @dataclass(frozen=True)
 class ExpertAffinity(Policy):
-    """Commit the positions with the largest probability of the proposed token + `weight` * expert rarity. It pays where
-    committed positions are no longer fed (cache delayed), and needs a model that tells the rarity
+    """Commit the positions with the largest probability of the proposed token + `weight` * expert rarity. It saves
+    reads with a cache that no longer feeds committed positions (delayed), and needs a model that computes the rarity
     (`models.ExpertAware`)."""
 
     weight: float

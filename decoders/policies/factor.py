@@ -1,4 +1,4 @@
-"""Factor: the more tokens at once, the surer each must be (Fast-dLLM, arXiv 2505.22618)."""
+"""Factor: the more tokens a step commits, the more probable each must be (Fast-dLLM, arXiv 2505.22618)."""
 
 from dataclasses import dataclass
 from typing import ClassVar

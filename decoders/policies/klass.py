@@ -1,4 +1,4 @@
-"""KLASS: commit what is sure and no longer changes (KL-guided fast inference, arXiv 2511.05664)."""
+"""KLASS: commit probable tokens whose distribution is stable (KL-guided fast inference, arXiv 2511.05664)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,11 +17,11 @@ from .ranking import select_passing_first
 @dataclass(frozen=True)
 class Klass(Policy):
     """Commit every position whose proposed token has a probability above `tau` and whose distribution diverged from
-    that of the step before by less than `epsilon` nats in each of the last `history` steps, within the quota: where
-    fewer are ready than its least, the most probable others too (published: only where none is).
+    that of the previous step by less than `epsilon` nats in each of the last `history` steps, within the quota: where
+    fewer are ready than its minimum, the most probable others too (published: only where none is).
 
-    What came before the window is not known, so nothing is stable in a window's first `history` steps; the published
-    code remembers it, and has one such step less in all windows but the first."""
+    A window starts without history, so nothing is stable in its first `history` steps; the published code keeps the
+    history, and has one such step fewer in all windows but the first."""
 
     tau: float
     epsilon: float
@@ -35,7 +35,7 @@ class Klass(Policy):
         integer_field(self, "history")
 
     def begin(self, query_BQ: Tensor) -> Tensor:
-        """For how many steps each position has been stable."""
+        """Number of steps for which each position has been stable."""
         return torch.zeros_like(query_BQ)
 
     def select(self, state: StepState, proposal: Proposal) -> Edit:

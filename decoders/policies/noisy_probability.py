@@ -1,4 +1,4 @@
-"""Noisy probability: the surest positions more often than not (Dream's alg_temp, arXiv 2508.15487)."""
+"""Noisy probability: positions sampled by confidence (Dream's alg_temp, arXiv 2508.15487)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +14,8 @@ from .ranking import select_top
 
 @dataclass(frozen=True)
 class NoisyProbability(Policy):
-    """Commit positions drawn one after the other, without replacement, from softmax(probability of the proposed token /
-    temperature) over the masked ones: the largest of probability / temperature + Gumbel noise are such a draw."""
+    """Commit positions drawn without replacement from softmax(probability of the proposed token / temperature) over the
+    masked ones: those with the largest probability / temperature + Gumbel noise."""
 
     temperature: float
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})

@@ -16,11 +16,11 @@ from .ranking import keep_top_fraction
 @dataclass(frozen=True)
 class PathPlanning(Policy):
     """Rank masked positions by their proposed token's log-probability, committed ones by `eta` times their own token's,
-    and keep as many as the time says: with eta 0 committed ones rank before all masked ones, the larger it is the more
-    of them return to mask. Ends when its time does.
+    and keep as many as the diffusion time requires. With eta 0 committed ones rank before all masked ones; a larger eta
+    remasks more of them. Ends when its time does.
 
-    The model is its own planner. It judges a committed position by the token that stands there; the published code by
-    the one that it would draw there now, and all of them by logits with the noise of the draw."""
+    The model is its own planner. It scores a committed position by the token on the canvas; the published code by the
+    token that it would draw there now, and all positions by logits with the noise of the draw."""
 
     eta: float = 1.0
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob", "canvas_log_prob"})
@@ -33,9 +33,9 @@ class PathPlanning(Policy):
 
     def select(self, state: StepState, proposal: Proposal) -> Edit:
         masked_BQ, revisable_BQ, after_B = state.masked_BQ, state.revisable_BQ, state.times.after
-        # Not times -inf: 0 times that is no number.
+        # Clamped, since 0 * -inf is NaN.
         canvas_BQ = proposal.canvas_log_prob_BQ.clamp(min=torch.finfo(torch.float32).min)
-        # A probability may round to 1, but no masked position is surer than a committed one of weight 0.
+        # A probability may round to 1, but with eta 0 no masked position may rank before a committed one.
         proposed_BQ = proposal.log_prob_BQ.clamp(max=-torch.finfo(torch.float32).tiny)
         kept_BQ = keep_top_fraction(torch.where(masked_BQ, proposed_BQ, self.eta * canvas_BQ), masked_BQ | revisable_BQ,
                                     after_B)

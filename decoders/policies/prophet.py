@@ -1,4 +1,4 @@
-"""Prophet: commit everything at once when the answer is clear (early answer convergence, arXiv 2508.19982)."""
+"""Prophet: commit everything at once when the answer has converged (early answer convergence, arXiv 2508.19982)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,12 +16,12 @@ from .ranking import select_top
 
 @dataclass(frozen=True)
 class Prophet(Policy):
-    """Commit the quota's least, most probable first; but all masks of the window as soon as their two best logits lie
-    apart, on average, by at least `early` in the first third of the window's time (before 0.33), `middle` in the second
+    """Commit the quota's minimum, most probable first. Commit all masks of the window once the mean gap between their
+    two best logits is at least `early` in the first third of the window's time (before 0.33), `middle` in the second
     (before 0.67), `late` in the last.
 
-    The published code averages over an answer whose place it is told, counts the steps of all windows and then fills
-    the whole canvas. Approximate: what is committed at once was not conditioned on one another."""
+    The published code averages over an answer whose place is given, counts the steps of all windows and then fills the
+    whole canvas. Approximate: tokens committed at once are not conditioned on one another."""
 
     early: float = 7.5
     middle: float = 5.0

@@ -1,5 +1,5 @@
-"""Top-k decoding with remasking: every step decides every position anew and keeps the surest (Ye et al., "Beyond
-autoregression", arXiv 2410.14157; Zheng et al., arXiv 2302.05737)."""
+"""Top-k decoding with remasking: every step proposes every position anew and keeps the most probable ones (Ye et al.,
+"Beyond autoregression", arXiv 2410.14157; Zheng et al., arXiv 2302.05737)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,8 +16,8 @@ from .ranking import keep_top_fraction
 @dataclass(frozen=True)
 class Redecide(Policy):
     """Rank masked and committed positions alike by their proposed token's log-probability, with Gumbel noise times
-    `noise` times the time that remains after the step; keep as many as the time says, with the tokens proposed now, and
-    return the others to mask. Ends when its time does."""
+    `noise` times the diffusion time after the step. Keep as many as that time requires, with the tokens proposed now,
+    and remask the others. Ends when its time does."""
 
     noise: float = 0.0
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})

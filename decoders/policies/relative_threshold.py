@@ -1,4 +1,4 @@
-"""Relative threshold: commit what is sure enough, or about as sure as the surest (dInfer, arXiv 2510.08666)."""
+"""Relative threshold: commit tokens that are probable enough or nearly tie with the best (dInfer, arXiv 2510.08666)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from .ranking import select_passing_first
 @dataclass(frozen=True)
 class RelativeThreshold(Policy):
     """Commit every position whose proposed token has a probability of at least min(tau, largest - slack), where the
-    largest is that of the row's masked positions: all that nearly tie with it, even if none reaches tau."""
+    largest is over the row's masked positions: all near-ties with it pass, even if none reaches tau."""
 
     tau: float
     slack: float = 1e-5

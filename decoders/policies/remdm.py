@@ -1,12 +1,12 @@
-"""ReMDM: committed tokens return to mask at random, so that mistakes can be mended (arXiv 2503.00307).
+"""ReMDM: committed tokens are remasked at random, so that errors can be corrected (arXiv 2503.00307).
 
 With alpha = 1 - time, before (t) and after (s) the step, and a rate sigma of at most (1 - alpha_s) / alpha_t:
 
-    a committed token returns to mask with probability sigma
+    a committed token is remasked with probability sigma
     a masked one is committed with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
 
-after which a position is masked with probability 1 - alpha_s, whatever sigma. The published sampler stops just before
-time 0 and fills what is left with the most probable tokens of one more forward; here the last step decides it.
+after which a position is masked with probability 1 - alpha_s for any sigma. The published sampler stops just before
+time 0 and fills the masks left with the most probable tokens of one more forward; here the last step commits them.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from .base import Edit, Policy
 
 class Rate(Protocol):
     def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
-        """The probability of returning to mask, [B, 1] or [B, Q], given the largest one allowed."""
+        """The probability of remasking, [B, 1] or [B, Q], given the largest one allowed."""
         ...
 
 
@@ -58,7 +58,7 @@ class Rescaled:
 @dataclass(frozen=True)
 class ByConfidence:
     """sigma = largest softmax(-probability at its commit), over the row's committed positions. Masked positions have no
-    rate, as published, so fewer are committed than the marginals ask for."""
+    rate, as published, so fewer are committed than the marginals require."""
 
     def sigma(self, largest_B1: Tensor, state: StepState) -> Tensor:
         doubt_BQ = -state.commit_log_prob_BQ.exp()
@@ -68,7 +68,7 @@ class ByConfidence:
 
 @dataclass(frozen=True)
 class Remdm(Policy):
-    """Return committed positions to mask at `rate`, and commit as many more. Ends when its time does."""
+    """Remask committed positions at `rate`, and commit as many more. Ends when its time does."""
 
     rate: Rate
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})
@@ -83,8 +83,8 @@ class Remdm(Policy):
 
 
 def remasking(state: StepState, alpha_B1: Tensor, next_alpha_B1: Tensor, sigma: Tensor) -> Edit:
-    """One step of the process, with one uniform a position; sigma is [B, 1] or [B, Q]. Where the time ends, everything
-    is committed and nothing returns to mask."""
+    """One step of the process, with one uniform draw per position; sigma is [B, 1] or [B, Q]. When the time ends,
+    everything is committed and nothing remasked."""
     unfinished_B = state.times.after > 0
     u_BQ = uniform(state.seed_B, state.query_BQ, state.step_B)
     commit_BQ = (u_BQ < (next_alpha_B1 - (1 - sigma) * alpha_B1) / (1 - alpha_B1)) | ~unfinished_B[:, None]

@@ -1,4 +1,4 @@
-"""ReMDM's loop: decide, hold the number of masks while tokens are exchanged, decide the rest (arXiv 2503.00307)."""
+"""ReMDM's loop: commit, hold the number of masks while tokens are exchanged, commit the rest (arXiv 2503.00307)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,11 +17,11 @@ _ROUNDING = 1e-9  # times are quotients
 
 @dataclass(frozen=True)
 class RemdmLoop(Policy):
-    """From time 1 to `hold_from`, alpha rises from 0 to `alpha`; from there to `hold_until` it stays, and steps that
-    begin there return committed tokens to mask at the rate eta; then it rises to 1. Ends when its time does.
+    """From time 1 to `hold_from`, alpha rises from 0 to `alpha`. Until `hold_until` it is constant, and steps beginning
+    in this phase remask at rate eta. Then it rises to 1. Ends when its time does.
 
-    The published code takes both alphas of a step from the phase that it begins in, after which too few positions are
-    masked where `hold_from` is no multiple of the step."""
+    The published code takes both alphas of a step from the phase in which it begins, which leaves too few positions
+    masked where `hold_from` is not a multiple of the step."""
 
     eta: float
     hold_from: float = 0.55

@@ -1,4 +1,4 @@
-"""Threshold: commit whatever is sure enough, at least one (Fast-dLLM, arXiv 2505.22618)."""
+"""Threshold: commit every token that is probable enough (Fast-dLLM, arXiv 2505.22618)."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from .ranking import select_top
 @dataclass(frozen=True)
 class Threshold(Policy):
     """Commit every position whose proposed token has a probability of at least `tau`, within the quota: the most
-    probable ones where fewer than the quota's least do, or more than its most."""
+    probable first where fewer pass than its minimum or more than its maximum."""
 
     tau: float
     statistics: ClassVar[frozenset[Statistic]] = frozenset({"log_prob"})

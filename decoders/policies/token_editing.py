@@ -1,4 +1,5 @@
-"""Token editing: draft boldly, and correct what has become unlikely (LLaDA2.1, arXiv 2602.08676)."""
+"""Token editing: draft at a low threshold, and replace tokens for which a better one is found (LLaDA2.1, arXiv
+2602.08676)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,10 +17,10 @@ from .ranking import select_passing_first
 
 @dataclass(frozen=True)
 class TokenEditing(Policy):
-    """Commit masked positions whose proposed token has a probability above `draft_tau`, within the quota; replace
-    committed tokens by other ones of a probability above `edit_tau`. Once nothing is masked, edit on for at most
-    `num_passes` steps, until one changes nothing. Windows that keep blocks open to revision extend the editing to
-    these."""
+    """Commit masked positions whose proposed token has a probability above `draft_tau`, within the quota. Replace
+    committed tokens by other tokens of a probability above `edit_tau`. Once nothing is masked, keep editing until a
+    step changes nothing, for at most `num_passes` steps. Blocks that the windows keep open to revision are edited
+    too."""
 
     draft_tau: float
     edit_tau: float
@@ -34,7 +35,7 @@ class TokenEditing(Policy):
         integer_field(self, "num_passes", at_least=0)
 
     def begin(self, query_BQ: Tensor) -> Tensor:
-        """How many steps each row has taken without a mask."""
+        """Number of steps that each row has taken without a mask."""
         return torch.zeros_like(query_BQ[:, 0])
 
     def select(self, state: StepState, proposal: Proposal) -> Edit:

@@ -1,4 +1,4 @@
-"""How many: the interface of a schedule."""
+"""The interface of a schedule: how many positions a step commits."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -12,23 +12,23 @@ from ..step_state import StepState
 
 @dataclass(frozen=True)
 class Quota:
-    """Commits allowed at this step, int64 [B] each; at_least <= at_most <= masks left."""
+    """Minimum and maximum commits of this step, int64 [B] each; at_least <= at_most <= masks left."""
 
     at_least_B: Tensor
     at_most_B: Tensor
 
 
 class Times(NamedTuple):
-    """Diffusion times before and after a step, floats [B] from 1 to 0: the share of the window that is expected to be
-    masked."""
+    """Diffusion times before and after a step, floats [B] from 1 to 0: the expected share of the window that is masked.
+    """
 
     before: Tensor
     after: Tensor
 
 
 class QuotaKind(Enum):
-    """What a schedule leaves to the policy: nothing (EXACT); any number from a least one on (MINIMUM); any number, none
-    included (ANY)."""
+    """How many commits a schedule lets the policy make: a fixed number (EXACT), at least a minimum (MINIMUM), or any
+    number including 0 (ANY)."""
 
     EXACT = "exact"
     MINIMUM = "minimum"
@@ -36,7 +36,7 @@ class QuotaKind(Enum):
 
 
 class Schedule(Protocol):
-    """A subclass states what differs from these defaults. It is hashable, as a frozen dataclass is."""
+    """A subclass states what differs from these defaults. It must be hashable, as a frozen dataclass is."""
 
     quota_kind: ClassVar[QuotaKind] = QuotaKind.EXACT
 
@@ -52,12 +52,12 @@ class Schedule(Protocol):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the quota is drawn, so that it is not known before the step."""
+        """Whether the quota is random, so that it is not known before the step."""
         return False
 
     def quota(self, state: StepState) -> Quota:
-        """The quota of this step, a function of the state's counts, sizes, steps and seeds. Of two rows that differ in
-        their masks alone, the one with more has no fewer left after the least commits."""
+        """The quota of this step, a function of the state's counts, sizes, steps and seeds. Of two rows that differ
+        only in their masks, the one with more must have no fewer left after the minimum commits."""
         ...
 
     def times(self, state: StepState) -> Times | None:
@@ -66,13 +66,13 @@ class Schedule(Protocol):
 
 
 def exactly(num_B: Tensor, state: StepState) -> Quota:
-    """A quota of exactly so many commits, as far as masks are left."""
+    """A quota of exactly `num_B` commits, capped at the masks left."""
     num_B = torch.minimum(num_B, state.num_masked_B)
     return Quota(num_B, num_B)
 
 
 def linear_times(state: StepState, steps: int, end: float = 0.0) -> Times:
     """Times of `steps` equal steps from 1 to `end`, float64 [B]."""
-    # Divided last, so that the share at the end is exactly 1, and the time exactly 0.
+    # steps / steps is exactly 1, so that the last time is exactly 0 where `end` is 0.
     before, after = (1 - (state.step_B + later).clamp(max=steps).double() / steps * (1 - end) for later in (0, 1))
     return Times(before, after)

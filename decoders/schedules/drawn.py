@@ -18,7 +18,7 @@ from .base import Quota, Schedule, Times, exactly, linear_times
 
 
 def _uniform(state: StepState, step_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers 0 to size - 1, int64 [B, N], and a uniform for each."""
+    """The numbers 0 to size - 1, int64 [B, N], and a uniform draw for each."""
     number_BN = torch.arange(state.window.size, device=state.seed_B.device).expand(len(state.seed_B), -1)
     return number_BN, uniform(state.seed_B, number_BN, step_B, COUNT_STREAM)
 

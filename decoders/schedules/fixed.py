@@ -59,8 +59,8 @@ class LinearRemainderLast(Schedule):
 
 @dataclass(frozen=True)
 class Even(Schedule):
-    """As many commits a step as finish a wholly masked window in `steps` steps: rows of which part is given take fewer
-    steps, not smaller ones."""
+    """As many commits per step as finish a fully masked window in `steps` steps: partly given rows take fewer steps,
+    not smaller ones."""
 
     steps: int
 
@@ -85,7 +85,7 @@ class Cosine(Schedule):
         integer_field(self, "steps")
 
     def quota(self, state: StepState) -> Quota:
-        # The sine of a sixth of a circle may fall short of a half.
+        # sin(pi / 6) may fall short of 1/2 by a rounding error.
         left_B = (state.num_masked_at_start_B * self.times(state).after + 1e-9).long()
         return exactly((state.num_masked_B - left_B).clamp(min=1), state)
 
@@ -102,8 +102,8 @@ def _dream_times(state: StepState, steps: int, eps: float) -> Times:
 
 @dataclass(frozen=True)
 class Dream(Schedule):
-    """Finish a window in `steps` steps, each rounded down, the last one taking what is left; each row by its own masks
-    (Dream takes the batch's mean)."""
+    """Finish a window in `steps` steps, each rounded down; the last one commits all masks left. Each row uses its own
+    number of masks (Dream uses the batch's mean)."""
 
     steps: int
     eps: float = 1e-3
@@ -122,7 +122,7 @@ class Dream(Schedule):
 
 @dataclass(frozen=True)
 class DreamUntruncated(Schedule):
-    """Finish a window in `steps` steps whose sums, not whose parts, are rounded down."""
+    """Finish a window in `steps` steps; the masks left after each, not its commits, are rounded down."""
 
     steps: int
     eps: float = 1e-3

@@ -16,7 +16,7 @@ from .base import Quota, QuotaKind, Schedule, Times
 
 @dataclass(frozen=True)
 class Unbounded(Schedule):
-    """One at least, all masks that are left at most."""
+    """At least one, at most all masks left."""
 
     quota_kind: ClassVar[QuotaKind] = QuotaKind.MINIMUM
 
@@ -33,7 +33,7 @@ class Unbounded(Schedule):
 
 @dataclass(frozen=True)
 class Floor(Schedule):
-    """As many as the base schedule commits at least, all masks that are left at most."""
+    """At least as many as the base schedule commits, at most all masks left."""
 
     base: Schedule
     quota_kind: ClassVar[QuotaKind] = QuotaKind.MINIMUM
@@ -59,7 +59,7 @@ class Floor(Schedule):
 
 @dataclass(frozen=True)
 class Free(Schedule):
-    """Any number a step, and all masks that are left once the base schedule's time is over."""
+    """Any number per step, and all masks left once the base schedule's time is over."""
 
     base: Schedule
     quota_kind: ClassVar[QuotaKind] = QuotaKind.ANY

@@ -1,14 +1,14 @@
-"""The oracle: a decode with any cache, and at every step the same canvas computed whole beside it.
+"""The oracle: a decode with any cache, compared at every step with a full forward of the same canvas.
 
-With h and p a layer's state and distribution from the cache, h* and p* the same from the whole canvas, per position:
+With h and p a layer's state and distribution from the cache, h* and p* those of the full forward, per position:
 
     KL              sum_v p*_v (log p*_v - log p_v), in nats
     flip            argmax p != argmax p*
     relative error  |h - h*| / |h*|
 
-A layer's state is its residual stream after the final norm, and its distribution what the head makes of that (a logit
-lens); the last layer's are the model's answer. The decode goes on with what the cache gave, so that errors build up as
-they do in use; the policy is only asked what it would have done.
+A layer's state is its residual stream after the final norm, and its distribution the head's output on that (a logit
+lens); the last layer's are the model's prediction. The decode continues from the cached result, so that errors
+accumulate as in use; the policy is also run on the exact result, without effect on the decode.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,11 +29,10 @@ from ...models import DecodableTransformer, KVStore, LanguageModel, ModelSpec, P
 class StepError:
     """One step, number `index` of its window. `rows` maps the batch to the requests.
 
-    Float32 and bool [N, B, Q] by layer, first to last, one layer where a model does not show them: `kl` in nats,
-    `flipped`, `relative_error`; they count where a position is masked, bool [B, Q]. Bool [B, Q] too: what was
-    committed; where the policy would have committed or returned to mask otherwise; and the committed positions at which
-    the exact proposal has another token. Positions through the network, padding included, forwards that only store
-    counted with the step that follows."""
+    kl_NBQ (float32, nats), flipped_NBQ (bool) and relative_error_NBQ (float32) are [N, B, Q] by layer, first to last;
+    one layer if a model does not expose them. They count at masked positions, masked_BQ. Bool [B, Q] too: positions
+    committed; positions where the policy's exact edit differs; committed positions where the exact proposal has another
+    token. positions_computed includes padding; forwards that only store count with the step that follows."""
 
     window: int
     index: int
@@ -51,7 +50,7 @@ class StepError:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The steps of a decode, its completions, and those of a decode of its own in which everything is recomputed."""
+    """The steps of a decode, its completions, and the completions of a separate decode with full recompute."""
 
     steps: list[StepError]
     completions: list[Completion]
@@ -60,10 +59,10 @@ class Comparison:
 
 @torch.inference_mode()
 def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[Request]) -> Comparison:
-    """Decode the requests as one batch and compare every step. Inner layers are seen of a DecodableTransformer alone.
+    """Decode the requests as one batch and compare every step. Only a DecodableTransformer exposes its inner layers.
 
-    ValueError where the decoder or the model does not fit, where the head is fused (whole distributions are compared),
-    and with a guidance that no cache serves."""
+    ValueError if the decoder or the model does not fit, if the head is fused (full distributions are compared), or if
+    the guidance supports no KV cache."""
     if not model.spec.materializes_logits:
         raise ValueError("a fused head: the oracle compares all logits of a position, which only a separate head holds")
     if not decoder.guidance.takes_store:
@@ -101,7 +100,8 @@ def _step_error(step: Step, policy: Policy, state: StepState, seen: "_Seen") -> 
 
 
 def _divergence(model: LanguageModel, cached_BQE: Tensor, exact_BQE: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(exact || cached) of what the head makes of two states, in nats, and whether their argmaxes differ, [B, Q]."""
+    """KL(exact || cached) of the head's distributions for two states, in nats, and whether their argmaxes differ,
+    [B, Q]."""
     shape = torch.Size((*cached_BQE.shape[:2], model.spec.vocab_size))
     request = StatisticsRequest(frozenset({"divergence"}),
                                 previous=PreviousDistribution.empty(shape, model.spec.device))
@@ -115,7 +115,7 @@ def _remask(edit: Edit) -> Tensor:
 
 
 def _kept(policy: Policy, states: list[StepState]) -> Policy:
-    """The policy, which also puts a copy of every state into `states`, and has the whole window queried."""
+    """The policy, which also appends a copy of every state to `states` and needs the whole window queried."""
 
     class Kept(Policy):
         statistics = policy.statistics
@@ -140,14 +140,14 @@ def _kept(policy: Policy, states: list[StepState]) -> Policy:
 
 @dataclass
 class _Layers:
-    """The states of a model's layers in its last forward. `transformer` is None where a model does not show them."""
+    """The layers' states in a model's last forward. `transformer` is None if a model does not expose them."""
 
     transformer: Transformer | None
     outputs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def states(self, hidden_BQE: Tensor, index_BQ: Tensor | None) -> Tensor:
-        """Every layer's states at the queried positions, [N, B, Q, E], of the forward that gave `hidden_BQE`, with
-        index_BQ where these lie among the fed ones (None: each at its place)."""
+        """Every layer's states at the queried positions, [N, B, Q, E], of the forward that gave `hidden_BQE`. index_BQ
+        are the indices of the queried positions among the fed ones (None: the same)."""
         outputs, self.outputs = self.outputs, []
         if self.transformer is None or not hidden_BQE.shape[1]:
             return hidden_BQE[None]
@@ -158,7 +158,7 @@ class _Layers:
 
 @contextmanager
 def _watching(model: LanguageModel) -> Iterator[_Layers]:
-    """The model's layers, seen by hooks while the context lasts."""
+    """The model's layers, recorded by forward hooks within the context."""
     layers = _Layers(model.transformer if isinstance(model, DecodableTransformer) else None)
 
     def keep(block: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
@@ -176,8 +176,8 @@ def _at(index_BQ: Tensor | None, x_BFE: Tensor) -> Tensor:
 
 @dataclass
 class _Seen:
-    """A LanguageModel that keeps the layers' states of its last forward and the last question asked of it, and counts
-    the positions it computes."""
+    """A LanguageModel that keeps the layers' states of its last forward and its last statistics request, and counts the
+    positions it computes."""
 
     model: LanguageModel
     layers: _Layers
@@ -207,7 +207,7 @@ class _Seen:
 
 
 def _of_its_own(request: StatisticsRequest) -> StatisticsRequest:
-    """The request with copies of its state, which is written in place."""
+    """The request with copies of the state that is written in place."""
     previous, credit = request.previous, request.credit
     copied = None if previous is None else PreviousDistribution(previous.log_probs_BQV.clone())
     return replace(request, previous=copied,

@@ -1,10 +1,10 @@
-"""The cache_error experiment: what each cache gets wrong, held against computing everything anew on the same canvases.
+"""The cache_error experiment: the error of each cache, against a full recompute of the same canvases.
 
     python -m quicksilver.experiments experiment=cache_error [task=[sudoku6]] [family=block_diffusion]
 
-The trained models are those of the sweep in the same folder. A task is decoded in blocks of its own size, which are
-those of the model where that is block-causal, at each number of steps a block; every step is compared by the oracle
-(`experiments.oracle`). Caches that cannot serve a task's model are left out of it.
+The trained models are those of the sweep in the same folder. A task is decoded in blocks of its own size (the model's
+if it is block-causal), at each number of steps per block; the oracle (`compare.py`) compares every step. Caches that
+cannot serve a task's model are left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from .compare import Comparison, StepError, beside_recompute
 
 @dataclass(frozen=True)
 class CacheErrorPoint:
-    """One cache on one task, at so many steps a window."""
+    """One cache on one task, at `steps` steps per window."""
 
     name: str
     model: TrainingPoint
@@ -51,8 +51,8 @@ class CacheErrorPoint:
 
 @dataclass(frozen=True)
 class CacheError:
-    """Every cache at each of `steps` steps a window (as many as its positions where that is fewer); `num_items` of each
-    task are decoded."""
+    """Every cache at each of `steps` steps per window, capped at its positions; `num_items` items of each task are
+    decoded."""
 
     tasks: Mapping[str, TaskSetup]
     family: str
@@ -93,7 +93,7 @@ class CacheError:
                                           self.threads, self.device, self.kernels, self.batch_invariant)
 
     def _windows(self, model: TrainingPoint) -> tuple[Windows, int]:
-        """What the model is decoded in, and how many positions that is at most."""
+        """The model's windows, and the most positions that one has."""
         attention, setup = model.recipe.objective.attention, self.tasks[model.name]
         if isinstance(attention, Causal):
             return Blocks(1), 1
@@ -120,7 +120,7 @@ class CacheError:
         return served
 
     def check(self) -> None:
-        """ValueError with the reason if a task could not be decoded; before anything is trained."""
+        """ValueError with the reason if a task cannot be decoded, before anything is trained."""
         for model in self.training_points():
             self._served(model)
 
@@ -162,7 +162,7 @@ def _marks(values: np.ndarray) -> str:
 
 
 def _pooled(compared: Sequence[Comparison]) -> list[Json]:
-    """Each step of each window, summed over batches: sums over masked positions, one a layer, and counts."""
+    """Each step of each window, summed over batches: sums over masked positions, one per layer, and counts."""
     found: dict[tuple[int, int], Json] = {}
     for error in (error for batch in compared for error in batch.steps):
         sums, key = _sums(error), (error.window, error.index)
@@ -188,6 +188,6 @@ def _added(one: Json, other: Json) -> Json:
 
 
 def _rounded(sums: Json) -> Json:
-    """Six digits are more than a sum of float32 is worth."""
+    """Sums to six significant digits, which exceeds float32 precision of such sums."""
     return {name: [float(f"{item:.6g}") for item in value] if isinstance(value, list) else value
             for name, value in sums.items()}

@@ -1,4 +1,4 @@
-"""The figure of what caches get wrong: per task KL and argmax flips against the step, and KL by layer."""
+"""The figure of cache errors: per task KL and argmax flips by step, and KL by layer."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,12 +16,12 @@ _STYLES = {"recompute": (GREY, ""), "prefix": (BLUE, "o"), "dual": (VERMILION, "
 _OTHER = ("#F0E442", "<")
 _ZERO_LINE = "recompute"
 FEW_POSITIONS = 20
-"""Below so many eligible positions a mark is hollow."""
+"""Below this number of masked positions a marker is hollow."""
 
 
 @own_style()
 def cache_error(rows: Sequence[CacheRow], sources: Sequence[str]) -> bytes:
-    """A PNG with a column of three panels a task, of rows that have one number of steps a task."""
+    """A PNG with a column of three panels per task; the rows of a task have one number of steps."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     figure = Figure(figsize=(max(2.75 * len(tasks) + 0.4, 5.5), 8.4), layout="constrained")
     grid = figure.subplots(3, len(tasks), squeeze=False, sharey="row")
@@ -54,7 +54,7 @@ def cache_error(rows: Sequence[CacheRow], sources: Sequence[str]) -> bytes:
 
 
 def _draw(axes: Axes, cache: str, x: Sequence[int], y: Sequence[float], is_certain: Sequence[bool]) -> None:
-    """A line with marks, which are hollow where few positions stand behind them."""
+    """A line with markers, hollow where they average few positions."""
     is_zero_line = cache == _ZERO_LINE
     colour, marker = _STYLES.get(cache, _OTHER)
     label = f"{cache} (zero line)" if is_zero_line else cache
@@ -67,7 +67,7 @@ def _draw(axes: Axes, cache: str, x: Sequence[int], y: Sequence[float], is_certa
 
 
 def _mark_windows(axes: Axes, curve: Sequence[StepRow]) -> None:
-    """A dotted line where the next window is entered."""
+    """A dotted line where the next window begins."""
     for number, (before, after) in enumerate(pairwise(curve), start=1):
         if after.window != before.window:
             axes.axvline(number + 0.5, color="#666666", linewidth=0.8, linestyle=":", zorder=1)

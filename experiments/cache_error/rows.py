@@ -1,4 +1,4 @@
-"""From the records of caches to rows: one row a cache and number of steps, pooled over seeds."""
+"""From the records of caches to rows: one row per cache and number of steps, pooled over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ EXACT_NATS = 1e-6
 
 @dataclass(frozen=True)
 class StepRow:
-    """One step of a decode, number `index` of its window: how many positions were eligible over all items, and of the
-    answer's mean KL in nats and share of argmax flips there."""
+    """One step of a decode, number `index` of its window: masked positions over all items, and there the last layer's
+    mean KL in nats and share of argmax flips."""
 
     window: int
     index: int
@@ -27,10 +27,10 @@ class StepRow:
 
 @dataclass(frozen=True)
 class CacheRow:
-    """One cache on a task at a number of steps a window. Means and flips are over all eligible positions of all steps,
-    by layer from the first on; positions are the share that went through the network of those that recomputing takes;
-    edits are where the policy would have decided otherwise, for each committed token (a swap counts twice); tokens the
-    share of committed ones that the exact model has otherwise; answers the share of items that differ."""
+    """One cache on a task at a number of steps per window. Means and flips are over all masked positions of all steps,
+    by layer from the first on. positions: positions computed, as a share of a full recompute's. edits: positions where
+    the exact edit differs, per committed token (a swap counts twice). tokens: share of committed tokens that differ
+    from the exact proposal. answers: share of items whose answer differs."""
 
     task: str
     cache: str
@@ -56,7 +56,7 @@ _ORDER = ("recompute", "append", "block_causal", "block_causal_apart", "prefix",
 
 
 def cache_rows(records: Iterable[Json]) -> list[CacheRow]:
-    """A row for each task, cache and number of steps; failed points are left out."""
+    """A row per task, cache and number of steps; failed points are left out."""
     rank = {name: place for place, name in enumerate(_ORDER)}
     groups = sorted(groups_of(records, "cache"), key=lambda group: (group.task, rank.get(group.name, len(rank))))
     return [_row(group.task, numbered(group.name, group.number), group.steps, group.results) for group in groups]
@@ -89,7 +89,7 @@ def _sum(entries: Iterable[Json], name: str) -> int:
 
 
 def _means(entries: Sequence[Json], name: str) -> list[float]:
-    """Means by layer over eligible positions."""
+    """Means by layer over masked positions."""
     return (np.sum([entry[name] for entry in entries], axis=0) / max(_sum(entries, "num_eligible"), 1)).tolist()
 
 

@@ -1,4 +1,4 @@
-"""What the report says of caches: figure, sentences, tables."""
+"""The report's section on caches: figure, sentences, tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +33,7 @@ def small(value: float) -> str:
 
 
 def _findings(finest: Sequence[CacheRow]) -> Iterator[str]:
-    """Over all tasks, each at its most steps; the table has each cache's numbers."""
+    """Sentences over all tasks, each at its most steps; the table has the details."""
     rows = [row for row in finest if row.cache != "recompute"]
     exact, other = ([row for row in rows if row.is_exact is wanted] for wanted in (True, False))
     if exact:
@@ -50,7 +50,7 @@ def _findings(finest: Sequence[CacheRow]) -> Iterator[str]:
 
 
 def _differing(rows: Sequence[CacheRow]) -> Iterator[str]:
-    """Of each task the fewest and the most answers that a cache changes."""
+    """Per task the fewest and the most answers that a cache changes."""
     for task in dict.fromkeys(row.task for row in rows):
         here = [row for row in rows if row.task == task]
         counts = [round(row.answers * row.num_items) for row in here]

@@ -1,12 +1,12 @@
-"""The expert_union experiment: how the advantage of sparse activation shrinks as a step widens, and what wins it back.
+"""The expert_union experiment: how wider steps lose the advantage of sparse activation, and what recovers it.
 
     python -m quicksilver.experiments experiment=expert_union [task=[sudoku6]] [seeds=[0,1,2]]
 
 For each router it trains the autoregressive and the masked model, and measures
 
-    unions       distinct experts a forward touches, bytes it reads and time it takes, at each width and batch size, of
-                 the untrained, the partly and the wholly trained model, beside the dense pair
-    mitigations  what rules for routers and an order of commits save of it, and what they cost in right answers
+    unions       distinct experts, bytes and time of a forward at each width and batch size, of the untrained, the
+                 partly and the fully trained model, and of the dense pair
+    mitigations  how much routing rules and an order of commits save, and their cost in right answers
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ _USUAL_RULE, _USUAL_ORDER = "own choice", "usual order"
 
 @dataclass(frozen=True)
 class RouterSetup:
-    """Experts in the place of a recipe's feed-forward networks, and how they are kept busy."""
+    """Experts that replace a recipe's feed-forward networks, and their load balancing."""
 
     experts: ExpertShape
     balancing: Balancing
@@ -54,11 +54,11 @@ class RouterSetup:
 
 @dataclass(frozen=True)
 class ExpertUnion:
-    """Each of `routers` in each of `states` (0: as initialised; else trained to the end with this share of the updates;
-    the first router is the one of which times
-    are taken and mitigations tried). Mitigations, of the masked model in blocks of the task's size: `rules` for the
-    routers with the dual cache, which feeds a block, and orders of commits by `affinity` (weights) with the delayed
-    cache, which feeds no decided positions; `tokens_per_step` are committed at a step, `num_decoded` items decoded."""
+    """Each of `routers` in each of `states` (0: as initialised; else trained to the end with this share of the
+    updates). Only the first router is timed and mitigated. Mitigations decode the masked model in blocks of the task's
+    size: routing `rules` with the dual cache, which feeds a block, and orders of commits by `affinity` (weights) with
+    the delayed cache, which no longer feeds committed positions. A step commits `tokens_per_step` tokens; `num_decoded`
+    items are decoded."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -119,7 +119,7 @@ class ExpertUnion:
                         yield from self._pair(name, setup, seed, router, state)
 
     def _dense(self, name: str, setup: TaskSetup, seed: int) -> Iterator[UnionPoint]:
-        """The dense pair, of which only bytes and times are of interest."""
+        """The dense pair, for its bytes and times alone."""
         diffusion, autoregressive = (TrainingPoint(name, setup.task, replace(
             recipe, shape=replace(recipe.shape, experts=None), balancing=NoBalancing()), seed)
             for recipe in (setup.diffusion, setup.autoregressive))
@@ -163,12 +163,12 @@ class ExpertUnion:
                                self.num_decoded, self.threads, self.device, self.kernels)
 
     def training_points(self) -> list[TrainingPoint]:
-        """The models that must be trained, each once; the references come before what is timed beside them."""
+        """The models to train, each once; references come before the models timed against them."""
         needed = [model for point in self.union_points() if point.state > 0 for model in (point.reference, point.model)]
         return list(dict.fromkeys([*needed, *(point.model for point in self.mitigation_points())]))
 
     def check(self) -> None:
-        """ValueError with the reason if a setting could not be measured; before anything is trained."""
+        """ValueError with the reason if a setting cannot be measured, before anything is trained."""
         for point in self.union_points():
             length = point.model.config().max_length
             for width in point.widths:

@@ -1,4 +1,4 @@
-"""The figure of sparse activation under parallel decoding: what a forward touches and must yield, what wins it back."""
+"""The figure of sparse activation under parallel decoding: experts touched, tokens to break even, mitigations."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -14,15 +14,16 @@ from .rows import Estimate, MitigationRow, UnionRow
 _BATCH_COLOURS = (BLUE, GREEN, PURPLE, ORANGE)
 _OTHER_COLOURS = ("#882255", "#999933", "#44AA99")
 _UNIFORM, _DENSE_TIME, _TIME, _ONE = BLACK, GREY, VERMILION, BLACK
-_NEAR = 0.06  # of an axis, from which on marks are named apart
+_NEAR = 0.06  # of an axis: closer markers share a label
 _MARKERS = {"dual": "o", "delayed": "s"}
 
 
 @own_style()
 def expert_union(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow], router: str,
                  sources: Sequence[str]) -> bytes:
-    """A PNG with three panels a task, of the trained model with this router: the share of the experts that a forward
-    touches, the tokens it must yield to equal autoregression, and what an answer reads and costs under mitigations."""
+    """A PNG with three panels per task, for the trained model with this router: the share of experts that a forward
+    touches, the tokens it must yield to break even with autoregression, and an answer's bytes and quality under
+    mitigations."""
     tasks = list(dict.fromkeys(row.task for row in unions))
     figure = Figure(figsize=(13.2, 5.3 * len(tasks)), layout="constrained")
     grid = figure.subplots(len(tasks), 3, squeeze=False)
@@ -67,7 +68,7 @@ def _touched(axes: Axes, rows: Sequence[UnionRow]) -> None:
 
 
 def _other_routers(axes: Axes, rows: Sequence[UnionRow]) -> None:
-    """Trained, at batch 1."""
+    """The other routers, trained, at batch 1."""
     for colour, router in zip(cycle(_OTHER_COLOURS), dict.fromkeys(row.router for row in rows)):
         here = [row for row in rows if (row.router, row.state, row.batch_size) == (router, 1, 1)
                 and row.family != "autoregressive"]
@@ -114,7 +115,7 @@ def _won_back(axes: Axes, rows: Sequence[MitigationRow]) -> None:
 
 
 def _named(axes: Axes, marks: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside marks; marks that lie together are named together."""
+    """Labels next to markers; markers close to each other share one label."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     together: list[list[tuple[float, float, str]]] = []
     for mark in sorted(marks):

@@ -1,4 +1,4 @@
-"""What wins sparse activation back: a rule for the routers or an order of commits, and what it costs a decode."""
+"""Mitigations: a routing rule or an order of commits that reads fewer experts, and its cost to a decode."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from ..training.recipe import TrainingPoint
 
 @dataclass(frozen=True)
 class MitigationPoint:
-    """One way to read fewer experts, `mitigation` by name: a rule and a decoder. It is timed in turns with `usual`, the
-    decoder that it is a change of, whose positions take their own experts."""
+    """One way to read fewer experts, named `mitigation`: a routing rule and a decoder. Its runs are timed alternating
+    with `usual`, the unchanged decoder with token-choice routing."""
 
     name: str
     model: TrainingPoint
@@ -37,7 +37,7 @@ class MitigationPoint:
 
 
 def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
-    """Right answers, experts and positions of a step, and its time beside the usual one's."""
+    """Right answers, experts and positions per step, and the time relative to the usual decode."""
     torch.set_num_threads(point.threads)
     transformer = runner.model(point.model).to(point.device)
     evaluator = point.model.evaluator(with_routing_rule(transformer, point.rule), point.decoder, SeparateHead())
@@ -76,7 +76,7 @@ def _aware(evaluator: Evaluator) -> Evaluator:
 
 
 def _steps(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[list[Tensor]]:
-    """Of each step of a decode, the experts that its forward's positions chose in each layer, [B, F, A]."""
+    """For each step of a decode, the experts chosen by the fed positions in each layer, [B, F, A]."""
     model, decoder = evaluator.model, evaluator.decoder
     assert isinstance(model, DecodableTransformer)
     decoding = decoder.begin(model, requests)
@@ -87,8 +87,8 @@ def _steps(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[list[T
 
 
 def _touched(steps: Sequence[Sequence[Tensor]]) -> tuple[float, float]:
-    """Means over steps of the distinct experts of a forward, over the layers that all of its positions always pass (a
-    last layer may compute no more than what is asked of), and of its positions."""
+    """Means over steps: distinct experts of a forward, averaged over the layers that always compute all fed positions
+    (a last layer may compute only the queried ones), and positions fed."""
     whole = [layer for layer in range(len(steps[0]))
              if all(step[layer].shape[1] == step[0].shape[1] for step in steps)]
     distinct = statistics.fmean(len(step[layer].unique()) for step in steps for layer in whole)

@@ -14,7 +14,7 @@ _ONE_POINT = 0.01
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and the half-width of its 95 % interval (None of a single seed)."""
+    """A mean over seeds, and the half-width of its 95 % interval (None for a single seed)."""
 
     mean: float
     half_width: float | None
@@ -32,10 +32,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class UnionRow:
-    """A forward of `width` positions of each of `batch_size` rows. `distinct` experts of a layer, mean over layers, and
-    what uniform choices would touch: None of a dense model. `bytes_ratio` and `time_ratio` (None where not timed) are
-    those of the pair's own next autoregressive token at the same batch size: the tokens that a forward must yield to
-    break even."""
+    """A forward of `width` positions in each of `batch_size` rows. `distinct` experts per layer, mean over layers, and
+    the `uniform` expectation: None for a dense model. `bytes_ratio` and `time_ratio` (None if not timed) are relative
+    to one autoregressive token of the same pair at the same batch size: the tokens that a forward must yield to break
+    even."""
 
     task: str
     family: str
@@ -54,7 +54,7 @@ class UnionRow:
 
     @property
     def share(self) -> Estimate | None:
-        """Of all experts, those that the forward touches."""
+        """The share of all experts that the forward touches."""
         if self.distinct is None or self.num_experts is None:
             return None
         half = self.distinct.half_width
@@ -62,8 +62,8 @@ class UnionRow:
 
 
 def union_rows(records: Iterable[Json]) -> list[UnionRow]:
-    """A row for each setting, sorted by task, router, state, family, batch size and width; failed points are left
-    out. ValueError if the records are of several conditions."""
+    """A row per setting, sorted by task, router, state, family, batch size and width; failed points are left out.
+    ValueError if the records mix conditions."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     refuse_mixed(succeeded)
     cells: dict[tuple, dict[int, tuple[Json, Json]]] = {}
@@ -100,10 +100,10 @@ def _union_row(key: tuple, by_seed: dict[int, tuple[Json, Json]], references: di
 
 @dataclass(frozen=True)
 class MitigationRow:
-    """A way to read fewer experts on one task. `bytes_saved` is a share of what a step reads where every position takes
-    its own experts in the usual order with the same cache; `share_lost`, of right answers, and `time_ratio` are beside
-    that too. `answer_bytes` are those of all steps of an answer, as a multiple of what autoregression reads for one
-    (None where that was not measured)."""
+    """A way to read fewer experts on one task. `bytes_saved` (a share of a step's bytes), `share_lost` (of right
+    answers) and `time_ratio` are relative to the usual decode: token-choice routing in the usual order with the same
+    cache. `answer_bytes` are read over all steps of an answer, as a multiple of autoregression's (None if that was not
+    measured)."""
 
     task: str
     cache: str
@@ -124,14 +124,14 @@ class MitigationRow:
 
     @property
     def is_equal(self) -> bool:
-        """Whether no more right answers are lost than `tolerance`: one point, or the half-width of the paired
-        difference's 95 % interval over the items of all seeds where they are too few to see one point."""
+        """Whether the loss of right answers is within `tolerance`: one point, or the half-width of the paired
+        difference's 95 % interval over the items of all seeds where they are too few to resolve one point."""
         return self.share_lost.mean <= self.tolerance
 
 
 def mitigation_rows(records: Iterable[Json]) -> list[MitigationRow]:
-    """A row for each mitigation in these records of unions and mitigations, the usual one of its cache first; failed
-    points are left out. ValueError if the records are of several conditions."""
+    """A row per mitigation in these records of unions and mitigations, each cache's usual decode first; failed points
+    are left out. ValueError if the records mix conditions."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     refuse_mixed(succeeded)
     found: dict[tuple[str, str], dict[tuple[bool, str], dict[int, Json]]] = {}

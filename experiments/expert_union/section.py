@@ -1,4 +1,4 @@
-"""What the report says of sparse activation under parallel decoding: figure, tables, sentences."""
+"""The report's section on sparse activation under parallel decoding: figure, tables, sentences."""
 
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +28,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
 
 
 def _by_model(unions: Sequence[UnionRow]) -> dict[str, list[UnionRow]]:
-    """The rows of each model, which is named."""
+    """The rows by model name."""
     found: dict[str, list[UnionRow]] = {}
     for row in unions:
         name = f"{row.task}, {row.router}, {row.family}, after {100 * row.state:.0f} % of the updates"
@@ -53,7 +53,7 @@ def _findings(unions: Sequence[UnionRow], mitigations: Sequence[MitigationRow]) 
 
 
 def _saved(usual: MitigationRow, rows: Sequence[MitigationRow]) -> str:
-    """The mitigation that saves most at equal quality under one cache, in words."""
+    """The clause for the mitigation that saves most bytes at equal quality under one cache."""
     best = max((row for row in rows if not row.is_usual and row.is_equal), key=lambda row: row.bytes_saved.mean,
                default=None)
     where = f"with the {usual.cache} cache"

@@ -1,9 +1,9 @@
-"""How many experts a forward of a given width touches, and how long it takes, on canvases that a decode goes through.
+"""Experts that a forward of a given width touches, and its time, on the canvases of a decode.
 
-A decode is followed step by step, and each of its canvases goes through the model once more, whole and watched. A step
-that feeds a block of W positions of B rows touches, in each layer, the union of what these positions choose there.
-Blocks lie on a grid from position 0 and count while one of their positions is masked. An autoregressive step feeds the
-position before the one that it decides.
+Each canvas of a decode is run through the model once more in a full forward that records routing. A step that feeds a
+block of W positions in each of B rows touches, per layer, the union of the experts that these positions choose. Blocks
+start at multiples of W and count while one of their positions is masked. An autoregressive step feeds the position
+before the one that it commits.
 """
 
 import statistics
@@ -45,9 +45,9 @@ _STEPS = 8
 
 @dataclass(frozen=True)
 class UnionPoint:
-    """A model at each of `widths` and `batch_sizes`; `state` says with what share of the recipe's updates it was
-    trained to the end (0: not at all), and `router` names its experts. Where it is to be timed, then in turns with one
-    position of the `reference`."""
+    """A model at each of `widths` and `batch_sizes`. `state` is the share of the recipe's updates with which it was
+    trained to the end (0: untrained); `router` names its experts. If timed, it alternates with forwards of one position
+    of the `reference`."""
 
     name: str
     model: TrainingPoint
@@ -65,9 +65,9 @@ class UnionPoint:
 
 @dataclass(frozen=True)
 class Seen:
-    """A canvas on the way: its tokens [B, L], which positions a step is for (bool [B, L]: those that are masked; of an
-    autoregressive model those before them), and the experts that every position chose, int32 [N, B, L, A] over the
-    layers that have experts."""
+    """A canvas of a decode: its tokens [B, L]; the positions that a step would feed for (bool [B, L]: the masked ones;
+    for an autoregressive model those before them); and the experts of every position, int32 [N, B, L, A] over the
+    layers with experts."""
 
     tokens_BL: Tensor
     counted_BL: Tensor
@@ -75,8 +75,8 @@ class Seen:
 
 
 def followed(evaluator: Evaluator, requests: Sequence[Request]) -> Iterator[Seen]:
-    """The canvases of a decode of one batch of requests of one length: of an autoregressive model the last, else those
-    before each of its steps. ValueError if a row ends before the others."""
+    """The canvases of a decode of one batch of requests of one length: the last one of an autoregressive model, else
+    the one before each step. ValueError if a row ends before the others."""
     model, decoder = evaluator.model, evaluator.decoder
     assert isinstance(model, DecodableTransformer)
     canvas, is_causal = [list(request.tokens) for request in requests], isinstance(model.spec.pattern, Causal)
@@ -101,8 +101,8 @@ def _seen(model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor) ->
 
 
 def unions(seen: Seen, num_experts: int, width: int, batch_size: int) -> Tensor:
-    """Distinct experts of every block of `width` positions of every `batch_size` consecutive rows, where one of these
-    positions counts: int64 [N, U]. Positions and rows that fill no whole block are left out."""
+    """Distinct experts of every block of `width` positions of every `batch_size` consecutive rows, if one of these
+    positions counts: int64 [N, U]. Positions and rows that do not fill a block are left out."""
     check_integer("width", width, at_most=seen.tokens_BL.shape[1])
     check_integer("batch_size", batch_size, at_most=seen.tokens_BL.shape[0])
     num_groups, num_blocks = seen.tokens_BL.shape[0] // batch_size, seen.tokens_BL.shape[1] // width
@@ -115,9 +115,9 @@ def unions(seen: Seen, num_experts: int, width: int, batch_size: int) -> Tensor:
 
 
 class TimedForward:
-    """A forward of blocks of `width` positions of all rows of a canvas, after a store of the whole of it, and the
-    statistics of the same positions. An autoregressive model's block reads what lies before it, as the append cache
-    has it; blocks of which no position counts are left out."""
+    """A forward of a block of `width` positions in all rows of a canvas, and the statistics of these positions; the
+    whole canvas is stored first. An autoregressive model's block reads only earlier positions, as with the append
+    cache. Blocks without a counted position are left out."""
 
     @torch.inference_mode()
     def __init__(self, model: DecodableTransformer, tokens_BL: Tensor, counted_BL: Tensor, width: int) -> None:
@@ -136,7 +136,7 @@ class TimedForward:
 
     @torch.inference_mode()
     def seconds(self, number: int) -> float:
-        """Of one forward, of block `number` modulo their number."""
+        """Seconds of one forward, of block `number` modulo the number of blocks."""
         plan = self.plans[number % len(self.plans)]
         wait_for(self.model.spec.device)
         began = time.perf_counter()
@@ -147,7 +147,7 @@ class TimedForward:
 
 
 def measure_union(point: UnionPoint, runner: Runner) -> Json:
-    """Distinct experts, bytes and, where it is to be timed, times of a forward."""
+    """Distinct experts, bytes and, if timed, times of a forward."""
     torch.set_num_threads(point.threads)
     transformer = initialized(point.model) if point.state == 0 else runner.model(point.model)
     evaluator = _evaluator(point.model, transformer.to(point.device))
@@ -191,22 +191,22 @@ def _cell(model: DecodableTransformer, seen: Sequence[Seen], width: int, batch_s
 
 
 def _stored(model: DecodableTransformer, seen: Sequence[Seen], width: int) -> float:
-    """Stored positions of a row that a step reads: all beside the block; of an autoregressive model those before the
-    position that it feeds, on average."""
+    """Stored positions of a row that a step reads: all outside the block; for an autoregressive model the mean number
+    before the position that it feeds."""
     if not isinstance(model.spec.pattern, Causal):
         return seen[0].tokens_BL.shape[1] - width
     return torch.cat([canvas.counted_BL.nonzero()[:, 1] for canvas in seen]).double().mean().item()
 
 
 def _timed(seen: Sequence[Seen]) -> Seen:
-    """A canvas half-way through a decode; an autoregressive model shows the last one alone."""
+    """A canvas half-way through a decode; for an autoregressive model its only one."""
     return seen[min(len(seen) - 1, _STEPS // 2)]
 
 
 def _time(cells: Sequence[Json], model: DecodableTransformer, canvas: Seen, reference: DecodableTransformer,
           decided: Seen) -> None:
-    """Add the seconds of a cell's forward (median, p20, p80), and how many times those of the reference's next token it
-    takes at the same batch size, in turns."""
+    """Add the seconds of a cell's forward and their ratio to the reference's next token at the same batch size (median,
+    p20, p80), timed alternating."""
     ones: dict[int, TimedForward] = {}
     for cell in cells:
         size = cell["batch_size"]

@@ -1,10 +1,10 @@
-"""The joint_error experiment: what parallel commits lose, beside the share of right answers, at every number of steps.
+"""The joint_error experiment: the loss of parallel commits and the share of right answers, at every number of steps.
 
     python -m quicksilver.experiments experiment=joint_error [task=[sudoku6]] [experiment.policy=...]
 
-The trained models are those of the sweep in the same folder, and so are windows, caches and numbers of steps: it says
-of the sweep's first order where its quality breaks, and whether tokens that fell out with one another broke it. Every
-commit is measured by `experiments.joint`.
+Trained models, windows, caches and numbers of steps are those of the sweep in the same folder: it shows at how many
+steps the quality of the sweep's first policy breaks, and whether inconsistent tokens explain it. `measure.py` measures
+every commit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ from .measure import joint_errors
 
 @dataclass(frozen=True)
 class JointErrorPoint:
-    """One task at so many steps a window."""
+    """One task at `steps` steps per window."""
 
     name: str
     model: TrainingPoint
@@ -49,7 +49,7 @@ class JointErrorPoint:
 
 @dataclass(frozen=True)
 class JointError:
-    """Each task at each of its `steps`; `num_items` are decoded."""
+    """Each task at each of its numbers of steps; `num_items` items are decoded."""
 
     tasks: Mapping[str, TaskSetup]
     family: str
@@ -85,7 +85,7 @@ class JointError:
                                       self.device, self.kernels, self.batch_invariant)
 
     def check(self) -> None:
-        """ValueError with the reason if a task could not be decoded; before anything is trained."""
+        """ValueError with the reason if a task cannot be decoded, before anything is trained."""
         for point in self.points():
             point.model.check(point.decoder, SeparateHead())
 

@@ -1,4 +1,4 @@
-"""The figure of what parallel commits lose: per task bound and gap, and the share of right answers, against steps."""
+"""The figure of parallel commits: per task bound and gap, and the share of right answers, by number of steps."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _LINEAR_BELOW = 0.1
 
 @own_style()
 def joint_error(rows: Sequence[JointRow], sources: Sequence[str]) -> bytes:
-    """A PNG with a column of two panels a task."""
+    """A PNG with a column of two panels per task."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     figure = Figure(figsize=(max(2.75 * len(tasks) + 0.5, 5.5), 6.0), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharey="row", sharex="col")

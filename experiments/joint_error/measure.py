@@ -1,22 +1,22 @@
-"""The joint-error meter: what a step loses by committing several tokens as if they were independent.
+"""The joint error: the loss of a step that commits several tokens as if they were independent.
 
-A step commits x_1 ... x_k on a canvas c. With p the model's distributions on canvases computed whole, H_i the entropy
-of p(x_i | c), and the tokens in order of falling probability:
+A step commits x_1 ... x_k on a canvas c. With p the model's distributions from full forwards, H_i the entropy of
+p(x_i | c), and the tokens in order of falling probability:
 
     product = sum_i log p(x_i | c)
     joint   = sum_i log p(x_i | c, x_1 ... x_(i-1))            teacher-forced, one by one
     gap     = product - joint                                  for the tokens that were committed
     bound   = sum_i H_i - max_i H_i                            (EB-Sampler, arXiv 2505.24857)
 
-The gap is that of one outcome: positive where the tokens agree less with one another than independence would have it.
-Where the p(x_i | c) are the marginals of the joint,
+The gap is that of one outcome: positive if the tokens are less likely together than under independence. If the
+p(x_i | c) are the marginals of the joint,
 
-    E[gap]  over the product  =  KL(product || joint)  >= 0    what parallel draws lose; nothing bounds it
+    E[gap]  over the product  =  KL(product || joint)  >= 0    the loss of parallel draws; unbounded
     E[-gap] over the joint    =  KL(joint || product)  <= bound
     -gap                      <= sum_i s_i - max_i s_i         for every outcome, s_i = -log p(x_i | c)
 
-so the bound tells how dependent the tokens may be before they are known, and the gap whether those chosen fell out
-with one another. A learnt model keeps to its own marginals only roughly, and then these hold roughly.
+so the bound limits how dependent the tokens can be before they are known; the gap shows whether the committed ones are
+consistent. A trained model's marginals are only roughly those of its joint, and then these hold roughly.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from ...models import LanguageModel
 
 @dataclass(frozen=True)
 class ParallelCommit:
-    """What one step of a request committed to masked positions: how many tokens, and in nats the bound and the
+    """One step's commit to masked positions of one request: number of tokens, and in nats the bound and the
     log-probabilities of the product and of the joint."""
 
     request: int
@@ -53,7 +53,7 @@ class ParallelCommit:
 
 @dataclass(frozen=True)
 class MeasuredDecode:
-    """The completions of a decode, and its commits of one token or more in the order in which they were made."""
+    """The completions of a decode, and its commits of one token or more in order."""
 
     completions: list[Completion]
     commits: list[ParallelCommit]
@@ -63,8 +63,8 @@ class MeasuredDecode:
 def joint_errors(decoder: Decoder, model: LanguageModel, requests: Sequence[Request], *, rows_per_forward: int = 256
                  ) -> MeasuredDecode:
     """Decode the requests as one batch and measure every commit. Probabilities are the model's own, at temperature 1,
-    on canvases computed whole, whatever the decoder's sampler and cache are. A commit of k tokens takes k forwards of
-    one row, which share forwards with others up to `rows_per_forward` rows."""
+    from full forwards, for any sampler and cache of the decoder. A commit of k tokens takes k forwards of one row,
+    which are batched with others up to `rows_per_forward` rows."""
     check_integer("rows_per_forward", rows_per_forward)
     run = decoder.begin(model, requests)
     every_row_B = torch.arange(len(requests), device=model.spec.device)
@@ -82,8 +82,8 @@ def joint_errors(decoder: Decoder, model: LanguageModel, requests: Sequence[Requ
 
 def commit_error(model: LanguageModel, canvas: Canvas, window: Window, commit_BQ: Tensor, token_BQ: Tensor,
                  rows_per_forward: int) -> Tensor:
-    """Bound, product and joint in nats of a commit of tokens (int64 [B, Q]) where commit_BQ (bool) says so, on the
-    canvas as it was before: float32 [3, B]."""
+    """Bound, product and joint, in nats, of committing tokens (int64 [B, Q]) where commit_BQ (bool) is true, on the
+    canvas before the commit: float32 [3, B]."""
     alone = _asked(model, canvas, window, token_BQ)
     assert alone.canvas_log_prob_BQ is not None
     assert alone.entropy_BQ is not None
@@ -107,8 +107,8 @@ def commit_error(model: LanguageModel, canvas: Canvas, window: Window, commit_BQ
 
 def _one_by_one(canvas: Canvas, position_BQ: Tensor, token_BQ: Tensor, num_B: Tensor
                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each row and each of its first `num_B` positions but the first: the row, int64 [T]; the position and its
-    token, [T, 1]; and the row's canvas with all positions before that one filled in, [T, S]."""
+    """For each row and each of its first `num_B` positions except the first: the row, int64 [T]; the position and its
+    token, [T, 1]; and the row's canvas with all positions earlier in that order filled in, [T, S]."""
     filled_BS, found = canvas.tokens_BS.clone(), []
     for place in range(1, max(int(num_B.max()), 1)):
         filled_BS.scatter_(1, torch.where(num_B > place, position_BQ[:, place - 1], canvas.length)[:, None],
@@ -122,7 +122,7 @@ def _one_by_one(canvas: Canvas, position_BQ: Tensor, token_BQ: Tensor, num_B: Te
 
 
 def _asked(model: LanguageModel, canvas: Canvas, window: Window, token_BQ: Tensor) -> TokenStatistics:
-    """The log-probability of tokens at the window's positions, and the entropies there, from the whole canvas."""
+    """Log-probabilities of tokens at the window's positions, and the entropies there, from a full forward."""
     plan = full_forward(window, canvas.length)
     question = StatisticsRequest(frozenset({"canvas_log_prob", "entropy"}), canvas_token_BQ=token_BQ)
     return model.statistics(model.hidden(canvas.tokens_BS, plan, None), question)

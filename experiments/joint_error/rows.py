@@ -1,4 +1,4 @@
-"""From the records of parallel commits to rows: one row a task and number of steps, pooled over seeds."""
+"""From the records of parallel commits to rows: one row per task and number of steps, pooled over seeds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ _LEAST_SHARE = 0.05
 
 @dataclass(frozen=True)
 class JointRow:
-    """One task at a number of steps a window. `bound` and `gap` are sums over a decode in nats, mean over items; so are
-    the gaps of the right and of the wrong items, None where there are none."""
+    """One task at a number of steps per window. `bound` and `gap` are sums over a decode in nats, averaged over items;
+    so are the gaps of the right and of the wrong items, None if there are none."""
 
     task: str
     steps: int
@@ -36,7 +36,7 @@ class JointRow:
 
 
 def joint_rows(records: Iterable[Json]) -> list[JointRow]:
-    """A row for each task and number of steps, sorted by them; failed points are left out."""
+    """A row per task and number of steps, sorted by them; failed points are left out."""
     return [_row(numbered(group.task, group.number), group.steps, group.results)
             for group in sorted(groups_of(records, "name"), key=lambda group: (group.task, group.number))]
 
@@ -58,10 +58,10 @@ def _row(task: str, steps: int, results: Sequence[Json]) -> JointRow:
 
 @dataclass(frozen=True)
 class Break:
-    """Where a task's quality breaks: the row of most steps; the fewest steps from which on all are as good as that,
-    within `tolerance` (a share: one point, or the half-width of the paired difference's interval where the items are
-    too few to see one point); and the next fewer steps, None where there are none. The task is failed where even the
-    most steps solve under 5 %: then there is nothing to break."""
+    """Where a task's quality breaks. most: the row of most steps. holds: the fewest steps such that it and all larger
+    numbers are as good as `most`, within `tolerance` (a share: one point, or the half-width of the paired difference's
+    interval where the items are too few to resolve one point). breaks: the next fewer steps, None if there are none.
+    The task has failed if even the most steps solve under 5 %."""
 
     most: JointRow
     holds: JointRow
@@ -74,7 +74,7 @@ class Break:
 
 
 def breaks(rows: Sequence[JointRow]) -> list[Break]:
-    """Of each task, in the order of the rows."""
+    """The break of each task, in the order of the rows."""
     found = []
     for task in dict.fromkeys(row.task for row in rows):
         falling = sorted((row for row in rows if row.task == task), key=lambda row: -row.steps)

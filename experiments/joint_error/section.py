@@ -1,4 +1,4 @@
-"""What the report says of parallel commits: figure, sentences, table."""
+"""The report's section on parallel commits: figure, sentences, table."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +23,7 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
 
 
 def _findings(found: Sequence[Break]) -> Iterator[str]:
-    """Over all tasks; the table has what is lost where."""
+    """Sentences over all tasks; the table has the details."""
     failed = [each for each in found if each.is_failed]
     holds = [each for each in found if not each.is_failed]
     if holds:

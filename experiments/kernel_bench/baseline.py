@@ -1,5 +1,5 @@
-"""The guard: what each configuration took when it was last accepted. One file a kernel and Triton version, generated,
-never written by hand; a change that costs registers, tensor cores or wide loads fails until they are made again."""
+"""The baseline: the resources of each configuration when last accepted. One generated file per kernel and Triton
+version; a change that costs registers, spills, tensor cores or wide loads fails until the baseline is updated."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from ..harness.records import Json
 
 _KEPT = ("label", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "tensor_core", "wide_loads")
 _MORE_REGISTERS = 1.10
-# Every program that a kernel has now, compiled in this run or not, by kernel and Triton version.
+# Every program that a kernel has now, by kernel and Triton version, whether compiled in this run or not.
 Existing = Mapping[tuple[str, str], Collection[str]]
 HOW_TO_UPDATE = "if that is meant: make kernels ARGS=experiment.update_baseline=true"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The files in `folder`."""
+    """The baseline files in `folder`."""
 
     folder: Path
 
@@ -27,7 +27,7 @@ class Baseline:
         return self.folder / f"{kernel}-triton{minor_version(triton)}.json"
 
     def read(self, kernel: str, triton: str) -> dict[str, Json]:
-        """What was accepted, by target and program. ValueError names a damaged file."""
+        """The accepted entries by target and program. ValueError names a damaged file."""
         path = self.path(kernel, triton)
         try:
             return json.loads(path.read_text()) if path.exists() else {}
@@ -35,8 +35,8 @@ class Baseline:
             raise ValueError(f"{path}: a damaged baseline ({error})") from None
 
     def update(self, records: Sequence[Json], existing: Existing) -> list[Path]:
-        """Accept what these records say. Of programs that exist and were not compiled in this run the old entries stay;
-        those of programs that are gone go. Returns the files."""
+        """Accept these records. Old entries stay for programs that exist but were not compiled in this run; entries of
+        programs that no longer exist are dropped. Returns the files."""
         written = []
         for (kernel, triton), names in existing.items():
             gone = _gone(self.read(kernel, triton), names)
@@ -49,7 +49,7 @@ class Baseline:
         return written
 
     def regressions(self, records: Sequence[Json], existing: Existing) -> list[str]:
-        """What is worse than accepted, compiled without ever having been accepted, or accepted and gone."""
+        """Programs worse than accepted, compiled but never accepted, or accepted but no longer existing."""
         found = []
         for (kernel, triton), names in existing.items():
             accepted = self.read(kernel, triton)
@@ -64,7 +64,7 @@ class Baseline:
 
 
 def _gone(accepted: Mapping[str, Json], names: Collection[str]) -> list[str]:
-    """The accepted programs that are no longer there, of the targets that `names` speaks of."""
+    """The accepted programs that no longer exist, for the targets in `names`."""
     targets = {name.partition(" ")[0] for name in names}
     return sorted(name for name in accepted if name not in names and name.partition(" ")[0] in targets)
 

@@ -1,8 +1,8 @@
-"""The peers a kernel is timed beside: its reference in eager PyTorch and under torch.compile, and for some kernels what
-the field uses. An optional package that is not installed is recorded as such, never skipped in silence.
+"""The peers a kernel is timed against: its reference in eager PyTorch and under torch.compile, and for some kernels
+published implementations. An optional package that is not installed is recorded as such, never skipped silently.
 
-A peer takes a case's inputs and returns what its `run` returns. Peers know cases by the name of their class, so that a
-new kernel has its two general peers without an edit here.
+A peer takes a case's inputs and returns what the case's `run` returns. Special peers are registered by the class name
+of a case, so that a new kernel has its two general peers without an edit here.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def _always(case: Any) -> bool:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another implementation: `build` makes it for a case that it `serves`. `package` is the import that it needs."""
+    """Another implementation: `build` makes it for a case that it `serves`. `package` is the import it needs."""
 
     name: str
     build: Callable[[Any], Call]
@@ -43,7 +43,7 @@ class Peer:
 
 
 def peers(case: Case) -> list[Peer]:
-    """Whom the case is timed beside, in order of worth for the time that it takes."""
+    """The peers of a case, in order of value per time spent."""
     special = [peer for peer in _SPECIAL.get(type(case).__name__, ()) if peer.serves(case)]
     return [_EAGER, *special, _COMPILED]
 
@@ -60,7 +60,7 @@ def _eager(case: Any) -> Call:
 
 
 def _compiled(case: Any) -> Call:
-    torch.compiler.reset()  # each shape anew: beyond a few, Dynamo would fall back to eager in silence
+    torch.compiler.reset()  # per shape: beyond a few recompilations Dynamo silently falls back to eager
     return torch.compile(case.reference, dynamic=False)
 
 

@@ -1,8 +1,8 @@
-"""Compiles the kernels' Triton programs for GPUs that are not here, with exactly the JIT's own specialisation, and says
-what they take. Runs in processes whose environment names the Triton version (see `compiler_environment`).
+"""Ahead-of-time compilation of the kernels' Triton programs for absent GPUs, with exactly the JIT's specialisation, and
+their resources. Runs in processes whose environment selects the Triton version (see `compiler_environment`).
 
-A stand-in for the GPU's driver tells Triton its target, `compiling` lets launchers run on tensors without data, and
-Triton's own hook says, before a program is compiled, of what it is specialised.
+A stand-in for the GPU's driver gives Triton its target, `compiling` lets launchers run on tensors without data, and
+Triton's own hook reports a program's specialisation before it is compiled.
 """
 
 import functools
@@ -32,8 +32,8 @@ from .limits import TARGETS, occupancy
 from .resources import amd_resources, cuda_resources, data_lines
 
 _OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-# A program is held to wide loads where one of its tensors of floats is at least this share of the case's largest; one
-# that merges the little that other programs left is not.
+# A program must use wide loads if one of its float tensors has at least this share of the bytes of the case's largest;
+# one that merges small partial results need not.
 _MAIN_SHARE = 0.1
 
 
@@ -45,12 +45,12 @@ def compiler_environment(site: str | None, cache: Path) -> dict[str, str]:
 
 
 class _AbsentGpu:
-    """A Triton driver for a GPU that is not here."""
+    """A Triton driver for an absent GPU."""
 
     def __init__(self, name: str) -> None:
         target = TARGETS[name]
         self._target = GPUTarget(target.backend, target.architecture, target.warp_size)
-        # Triton keeps what it compiled by device number: each target is a device of its own.
+        # Triton caches programs by device number, so each target is a device of its own.
         self._device = list(TARGETS).index(name)
 
     def get_current_target(self) -> GPUTarget:
@@ -79,12 +79,12 @@ def _aim_at(target: str) -> None:
 
 
 def versions() -> Json:
-    """What this process compiles with."""
+    """The versions that this process compiles with."""
     return {"triton": triton.__version__, "torch": torch.__version__}
 
 
 def programs(case: Case, dtype_name: str, target: str) -> list[Json]:
-    """The specialised programs that a case launches on a target, each once, in order; nothing is compiled."""
+    """The specialised programs that a case launches on a target, each once, in launch order; nothing is compiled."""
     _aim_at(target)
     inputs = case.inputs(getattr(torch, dtype_name), torch.device("meta"))
     calls: list[Json] = []
@@ -127,7 +127,7 @@ def _before_compiling(hook: Callable[..., bool]) -> Iterator[None]:
 
 
 def _serialised(name: str, signature: Json, constants: Json, attributes: Json, options: Any, *rest: Any) -> str:
-    """What the hook is told. Triton 3.6 has no words for a constant that is a function."""
+    """The hook's serialised specialisation. Triton 3.6 cannot serialise a constant that is a function."""
     return json.dumps({
         "signature": signature, "constant_keys": list(constants), "constant_vals": list(constants.values()),
         "attrs_keys": list(attributes), "attrs_vals": list(attributes.values()),
@@ -160,7 +160,7 @@ def _described(call: Json) -> Json:
 
 
 def _name(names: list[str], path: list[int]) -> str:
-    """The name of an argument; of a tuple's member with its place."""
+    """The name of an argument, with the index for a member of a tuple."""
     return ".".join([names[path[0]], *map(str, path[1:])])
 
 
@@ -172,7 +172,7 @@ def _file_hash(function: Callable[..., Any]) -> str:
 
 
 def _largest(values: tuple[Any, ...]) -> int:
-    """The bytes of the largest tensor of floats among arguments."""
+    """The bytes of the largest float tensor among the arguments."""
     return max((tensor.nbytes for tensor in tensors_of(values) if tensor.dtype.is_floating_point), default=0)
 
 
@@ -183,13 +183,13 @@ def _nothing(x):
 
 @functools.cache
 def _warm_up() -> None:
-    """The first program that a process compiles takes a second longer; it is not one of ours."""
+    """Compile a trivial program: the first one of a process takes a second longer."""
     with compiling():
         launch(_nothing, (1,), torch.empty(1, device="meta"), num_warps=1)
 
 
 def compiled(case: Case, dtype_name: str, target: str, key: str) -> Json:
-    """Compile the program `key` of a case for a target and say what it takes."""
+    """Compile the program `key` of a case for a target; its resources."""
     _aim_at(target)
     _warm_up()
     began, functions = 0.0, []
@@ -206,7 +206,7 @@ def compiled(case: Case, dtype_name: str, target: str, key: str) -> Json:
         case.run(*case.inputs(getattr(torch, dtype_name), torch.device("meta")))
     seconds = time.perf_counter() - began
     for function in functions:
-        function.device_caches.clear()  # or Triton would hand it out again where another program is asked for
+        function.device_caches.clear()  # or Triton would return the cached program when another is requested
     return _resources(next(result for result in results if result is not None), target) | {"compile_seconds": seconds}
 
 

@@ -1,7 +1,8 @@
 """The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]]
 
-Without a GPU it compiles every shipped configuration, holds what they take against hard limits and a baseline, states
-the physical floor of every shape, and checks results in Triton's interpreter; with one it times kernels and peers.
+Without a GPU it compiles every shipped configuration, checks their resources against hard limits and a baseline,
+computes the roofline bound of every shape, and verifies results in Triton's interpreter. With a GPU it also times
+kernels and peers.
 """
 
 import re
@@ -33,7 +34,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class KernelCases:
-    """A kernel's part of the benchmark: the input types it ships for, tiny cases for its verdict, and named shapes."""
+    """A kernel's part of the benchmark: the input types it ships for, tiny cases to verify, and named shapes."""
 
     dtypes: list[str]
     tiny: list[Case]
@@ -47,9 +48,9 @@ class KernelCases:
 
 @dataclass(frozen=True)
 class KernelBench:
-    """The experiment. `other_tritons` are folders that hold another Triton each; `targets` are compiled for, none to
-    leave that out; `baseline` is the folder of the guard's files; on a GPU nothing is timed later than `seconds` after
-    the run began."""
+    """The experiment. `other_tritons` are folders with another Triton each. `targets` are the architectures to compile
+    for (none: no compilation). `baseline` is the folder of baseline files. On a GPU, timing stops `seconds` after the
+    start of the run."""
 
     kernels: dict[str, KernelCases]
     targets: list[str]
@@ -61,7 +62,7 @@ class KernelBench:
     num_processes: int
 
     def check(self) -> None:
-        """ValueError for a target or a folder that is not there, or a Triton that is there twice."""
+        """ValueError for an unknown target, a missing folder, or a duplicate Triton."""
         check_integer("num_processes", self.num_processes)
         check_real("seconds", self.seconds, at_least=0)
         if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
@@ -79,13 +80,13 @@ class KernelBench:
 
     @property
     def baseline_folder(self) -> Path:
-        """The baseline's folder in the current one; where it is not there, in the checkout that holds this file."""
+        """The baseline's folder in the current one, else in the checkout of this file."""
         own = _CHECKOUT / self.baseline
         return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
 
     def run(self, folder: Path) -> int:
-        """Run the stages and write the report to `folder`/kernels, of what was done when interrupted. Returns how much
-        failed."""
+        """Run the stages and write the report to `folder`/kernels; a partial one if interrupted. Returns the number of
+        failures."""
         stages = _Stages(self, folder / "kernels")
         try:
             stages.run()
@@ -98,7 +99,8 @@ class KernelBench:
         return len(failures)
 
     def guard(self, compiled: Compiled) -> list[str]:
-        """What breaks a limit or is worse than the baseline, which is written instead if that was asked for."""
+        """Violations of limits and regressions from the baseline; with `update_baseline` it is written instead of
+        compared."""
         baseline = Baseline(self.baseline_folder)
         console.print(f"{compiled.num_configurations} configurations ship, at most {MAX_CONFIGURATIONS} may",
                       markup=False)
@@ -122,7 +124,7 @@ class KernelBench:
 
 @dataclass
 class _Stages:
-    """A run of the benchmark: its stages one after the other, and what they have found so far."""
+    """A run of the benchmark: its stages in sequence, and their results so far."""
 
     bench: KernelBench
     folder: Path
@@ -159,7 +161,7 @@ class _Stages:
                               markup=False)
 
     def missing(self) -> list[str]:
-        """What a whole run would have and this one has not."""
+        """The parts of a complete run that this one lacks."""
         parts = ["some programs"] if self.bench.targets and not self.compiled.is_whole else []
         if len(self.judged) < len(self.tiny):
             parts.append(f"{len(self.tiny) - len(self.judged)} of {len(self.tiny)} verdicts")
@@ -186,7 +188,7 @@ class _Stages:
 
 
 def _shares(records: Sequence[Json]) -> str:
-    """How many programs for the main target each kernel uses; some are shared."""
+    """The number of programs for the main target per kernel; some are shared."""
     programs = {(record["kernel"], record["key"]) for record in records if record["target"] == MAIN_TARGET}
     counts = Counter(kernel for kernel, _ in programs)
     return ", ".join(f"{kernel} {count}" for kernel, count in counts.most_common())
@@ -202,7 +204,7 @@ def _triton_in(site: str) -> str:
 
 
 def _latest(rows: list[Json]) -> list[Json]:
-    """The last row of each key: what was tried again counts once."""
+    """The last row of each key: retries count once."""
     return list({row["key"]: row for row in rows}.values())
 
 

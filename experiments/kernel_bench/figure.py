@@ -1,4 +1,5 @@
-"""The roofline of the kernels: what each shape's products could reach, its floor, and, where measured, its time."""
+"""The roofline figure of the kernels: each shape's attainable throughput, its roofline bound and, if measured, its
+time."""
 
 import io
 import textwrap
@@ -20,7 +21,7 @@ _DOTS_PER_INCH = 130
 
 @own_style()
 def roofline(rows: Sequence[TimeRow], sources: Sequence[str], no_times: str | None) -> bytes:
-    """A PNG: left the roofline of the kernels with products, right the time of every kernel beside its floor."""
+    """A PNG: left the roofline of the kernels with products, right the time of every kernel and its roofline bound."""
     kernels = list(dict.fromkeys(row.kernel for row in rows))
     figure = Figure(figsize=(11.5, max(4.2, 0.34 * len(kernels) + 2.2)), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,4 +1,4 @@
-"""What the targets can hold, how many blocks fit on them, and the limits that no shipped configuration may break."""
+"""The targets' resources, occupancy, and the hard limits of shipped configurations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +29,17 @@ TARGETS = {
 MAIN_TARGET = "sm_90"
 TENSOR_MEMORY_COLUMNS = 512
 MAX_CONFIGURATIONS = 60
-# Elsewhere than on the main target a few spilled registers are left to the baseline; a larger frame is a kernel gone
-# wrong (7 KB were seen).
+# On other targets than the main one a few spilled registers are left to the baseline; a larger frame is a defect (7 KB
+# were seen).
 _SPILL_FRAME_BYTES = 128
-_QUARTERS = 4  # a multiprocessor's warp schedulers, among which registers are divided
+_QUARTERS = 4  # warp schedulers of a multiprocessor, which share its registers equally
 _CUDA_REGISTERS_PER_QUARTER = 16_384
 _CUDA_REGISTER_GRAIN = 256
 
 
 def occupancy(target: Target, num_warps: int, registers: int, shared: int, waves: int | None = None) -> Json:
-    """How many blocks of a kernel fit on a multiprocessor, and the share of its warps that they are. `registers` are
-    those of a thread; AMD's assembler says itself how many `waves` fit beside each other on a quarter."""
+    """The number of blocks of a kernel that fit on a multiprocessor, and the share of its warps that they occupy.
+    `registers` are per thread; for AMD, `waves` per quarter come from the assembler."""
     if waves is None:
         of_a_warp = -(-max(registers, 1) * 32 // _CUDA_REGISTER_GRAIN) * _CUDA_REGISTER_GRAIN
         waves = _CUDA_REGISTERS_PER_QUARTER // of_a_warp
@@ -50,7 +50,7 @@ def occupancy(target: Target, num_warps: int, registers: int, shared: int, waves
 
 
 def violations(record: Json) -> list[str]:
-    """What of a compiled configuration breaks a hard limit; nothing if it may ship."""
+    """The hard limits that a compiled configuration breaks; empty if it may ship."""
     target, found = TARGETS[record["target"]], []
     if record["target"] == MAIN_TARGET and record["spill_bytes"]:
         found.append(f"spills {record['spill_bytes']} bytes of registers")
@@ -70,7 +70,7 @@ def violations(record: Json) -> list[str]:
 
 
 def missing_tensor_core(records: list[Json]) -> list[str]:
-    """The shapes that must use HGMMA and none of whose programs for the main target does."""
+    """The shapes that must use HGMMA but have no program for the main target that does."""
     uses: dict[str, bool] = {}
     for record in records:
         if record["target"] == MAIN_TARGET:

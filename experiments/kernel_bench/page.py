@@ -1,4 +1,4 @@
-"""The kernel report: a page, a figure, two CSV files and a table on the terminal, made from records alone.
+"""The kernel report, made from records alone: a page, a figure, two CSV files and a table on the terminal.
 
     python -m quicksilver.experiments experiment=kernel_report experiment.records=results/kernels output=again
 """
@@ -30,17 +30,17 @@ from .rows import (
 )
 
 OUTCOME = "outcome.jsonl"
-"""The file in which a run says how it ended: has_gpu, failures, and what is missing if it was cut."""
+"""The file with the outcome of a run: has_gpu, failures, and what is missing if it was cut."""
 
 
 @dataclass(frozen=True)
 class KernelReport:
-    """The experiment that makes the report of a run again; `records` is the folder of the run's JSON lines."""
+    """The experiment that rewrites the report of a run; `records` is the folder of the run's JSON lines."""
 
     records: str
 
     def check(self) -> None:
-        """ValueError if the folder holds no run."""
+        """ValueError if the folder has no run."""
         if not (Path(self.records) / OUTCOME).is_file():
             raise ValueError(f"records={self.records!r}: must be a folder that kernel_bench wrote ({OUTCOME})")
 
@@ -57,8 +57,8 @@ class KernelReport:
 
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
                  times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
-    """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line a kernel, and return the
-    page's path. `cut` says what is missing of a run that did not end; its time has ended, so that it gets no figure."""
+    """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line per kernel, and return the
+    page's path. `cut` names what an interrupted run lacks; its report has no figure, to save time."""
     no_times = None if has_gpu else NO_GPU
     verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
     rows = time_rows(cases, times, no_times)
@@ -97,14 +97,14 @@ def _origins(records: Sequence[Json]) -> list[str]:
 
 
 def _beside(cases: Sequence[Json]) -> dict[tuple[str, str], str]:
-    """Whom each shape would be timed beside, in words."""
+    """The peers of each shape, as text."""
     return {(case["kernel"], case["shape"]): ", ".join(
         name if is_installed else f"{name} (not installed)" for name, is_installed in sorted(case["peers"].items()))
         for case in cases}
 
 
 def _print(lines: Sequence[Json], rows: Sequence[TimeRow]) -> None:
-    """A line a kernel on the terminal: its programs for sm_90, its verdicts and floors; and its times, if there are."""
+    """Print a line per kernel: its programs for sm_90, checks, roofline bounds and, if measured, times."""
     shown = _table("sm_90", ("programs", "registers", "spills", "KiB", "products", "128-bit", "right", "floor us"))
     for line in lines:
         shown.add_row(line["kernel"], str(line["num_programs"]), _number(line["registers"]),

@@ -1,11 +1,11 @@
-"""What a compiled Triton program takes, read from what the compilers print: registers, spills, tensor-core
-instructions, and the width of its loads.
+"""The resources of a compiled Triton program, parsed from compiler output: registers, spills, tensor-core instructions,
+and the width of its loads.
 
-Which loads must be 128 bits wide? The ones of the main loop that bring data. Triton's own intermediate code tells data
-from indices: a load of floating-point values that gives every thread at least 16 bytes is data (below that no thread
-could fill 128 bits; token ids, expert ids, masks are integers; a scale or a bias a row is a few bytes a thread). Line
-information leads from such a load to its instructions in PTX or AMD's assembly, whose widths are the machine's. Those
-inside a loop count, or all, where no data is loaded in a loop. Copies by the tensor memory accelerator are always wide.
+Data loads of the main loop must be 128 bits wide. TTGIR separates data from indices: a load of floating-point values
+with at least 16 bytes per thread is data (with fewer no thread could fill 128 bits; token ids, expert ids and masks are
+integers; a scale or bias per row is a few bytes per thread). Line information maps such a load to its instructions in
+PTX or AMD's assembly, whose widths are the machine's. Only loads inside a loop count, or all if no loop loads data.
+Copies by the tensor memory accelerator are always wide.
 """
 
 import re
@@ -23,8 +23,8 @@ _WIDE_BITS = 128
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: its name, the source line it comes from, how many bits a thread loads from global memory, if it
-    does, and whether it stands in a loop."""
+    """One instruction: its name, its source line, the bits a thread loads from global memory (if any), and whether it
+    is in a loop."""
 
     opcode: str
     line: Line | None = None
@@ -34,7 +34,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class _Syntax:
-    """How a language is written: an instruction (name, operands), a label, a branch's target, a source line."""
+    """The syntax of an assembly language: an instruction (name, operands), a label, a branch's target, a source line.
+    """
 
     instruction: re.Pattern[str]
     label: re.Pattern[str]
@@ -54,7 +55,7 @@ class _Syntax:
             if row.endswith(" inline asm"):
                 num_lines_in_block = 0 if "begin" in row else None
             elif self.source and (match := self.source.search(row)):
-                # LLVM counts lines on inside a block of inline assembly: its first line is that of the load.
+                # LLVM increments the line within inline assembly: only its first line is that of the load.
                 if num_lines_in_block is None or num_lines_in_block == 0:
                     line = (PurePath(match[1]).name, int(match[2]))
                 if num_lines_in_block is not None:
@@ -77,7 +78,7 @@ def _sass_load_bits(opcode: str, operands: str) -> int:
 
 
 def _sass_width(opcode: str) -> int:
-    """The bits that a thread moves, by the suffix of a SASS memory instruction."""
+    """The bits moved per thread, from the suffix of a SASS memory instruction."""
     match = re.search(r"\.(?:[US](8|16)|(64|128|256))(?=\.|$)", opcode)
     return int(match[1] or match[2]) if match else 32
 
@@ -113,7 +114,7 @@ _BYTES = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8": 1}
 
 
 def data_lines(ttgir: str, num_threads: int) -> set[Line]:
-    """The source lines whose loads bring at least 16 bytes of floating-point values to every thread."""
+    """The source lines that load at least 16 bytes of floating-point values per thread."""
     locations = dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", ttgir, re.MULTILINE))
     lines: set[Line] = set()
     for row in ttgir.splitlines():
@@ -131,7 +132,7 @@ def data_lines(ttgir: str, num_threads: int) -> set[Line]:
 
 
 def _resolved(location: str, locations: dict[str, str]) -> Line | None:
-    """The innermost file and line of an MLIR location: of a call, the line in what was called."""
+    """The innermost file and line of an MLIR location: for a call, the line in the callee."""
     if match := re.match(r'"([^"]+)":(\d+)', location):
         return PurePath(match[1]).name, int(match[2])
     match = re.search(r"#loc\d*", location)
@@ -139,8 +140,8 @@ def _resolved(location: str, locations: dict[str, str]) -> Line | None:
 
 
 def wide_loads(instructions: Sequence[Instruction], lines: set[Line]) -> tuple[bool | None, list[str]]:
-    """Whether the main loop's data arrives in 128 bits (None: there is none), and which instructions are narrower.
-    ValueError if data is loaded and no instruction says so."""
+    """Whether the main loop's data loads are 128 bits wide (None: there are none), and which instructions are narrower.
+    ValueError if data is loaded but no load instruction is found for it."""
     data = [one for one in instructions if one.load_bits and (one.line in lines or "bulk" in one.opcode)]
     if lines and not data:
         raise ValueError(f"no load comes from lines {sorted(lines)}: the line information is lost")
@@ -162,8 +163,8 @@ def _loads(machine: Sequence[Instruction], with_lines: Sequence[Instruction], li
 
 
 def cuda_resources(usage: str, sass: str, ptx: str, lines: set[Line]) -> Json:
-    """What a CUDA program takes, from the output of cuobjdump -res-usage and nvdisasm -c, and its PTX; `lines` are its
-    `data_lines`. Spills are the bytes of its local loads and stores: static counts a thread, as ptxas gives them."""
+    """The resources of a CUDA program, from the output of cuobjdump -res-usage and nvdisasm -c, and its PTX; `lines`
+    are its `data_lines`. Spills are the bytes of local loads and stores: static counts per thread, as from ptxas."""
     functions = [(int(registers), int(stack)) for registers, stack in re.findall(r"REG:(\d+) STACK:(\d+)", usage)]
     if not functions:
         raise ValueError("cuobjdump named no function")
@@ -181,7 +182,7 @@ def cuda_resources(usage: str, sass: str, ptx: str, lines: set[Line]) -> Json:
 
 
 def amd_resources(amdgcn: str, lines: set[Line]) -> Json:
-    """What an AMD program takes, from its assembly. Registers are vector registers, accumulators apart."""
+    """The resources of an AMD program, from its assembly. Registers are vector registers, without accumulators."""
     def number(name: str) -> int:
         match = re.search(rf"{name}\s*(\d+)", amdgcn)
         if match is None:

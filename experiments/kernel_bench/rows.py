@@ -1,4 +1,5 @@
-"""The tables of a kernel report, computed from records alone: times beside floors, programs, and a line a kernel."""
+"""The tables of a kernel report, computed from records alone: times and roofline bounds, programs, a line per kernel.
+"""
 
 import csv
 import io
@@ -12,7 +13,7 @@ Json = dict[str, Any]
 
 OURS = "quicksilver"
 NO_GPU = "not measured: no GPU here"
-SHARE_FROM_US = 30  # a shorter floor is below what a launch takes: its share says nothing
+SHARE_FROM_US = 30  # a shorter bound is below launch overhead: its share is meaningless
 _NOT_REACHED = "not measured: the time budget ended"
 _NOT_INSTALLED = "not installed"
 _CLOCKS = ("cold_us", "warm_us", "flushed_us")
@@ -21,8 +22,8 @@ _LAUNCHED = "launched from Python only"
 
 @dataclass(frozen=True)
 class TimeRow:
-    """One contender on one shape. A clock's times are microseconds: median, 20th and 80th percentile, or None; `state`
-    says why where nothing was measured."""
+    """One implementation on one shape. A clock's times are microseconds: median, 20th and 80th percentile, or None;
+    `state` gives the reason if nothing was measured."""
 
     kernel: str
     shape: str
@@ -44,14 +45,14 @@ class TimeRow:
 
     @property
     def median_us(self) -> float | None:
-        """The median of graph replays: with a cold cache, or warm where no number of inputs overflows it. Never of
-        launches from Python, whose clock is another."""
+        """The median of graph replays, with a cold cache if measured, else warm. Never of launches from Python, which
+        use another clock."""
         times = self.cold_us or self.warm_us
         return times[0] if times else None
 
     @property
     def cache(self) -> str | None:
-        """The state of the cache that the median is of."""
+        """The state of the cache for the median."""
         return None if self.median_us is None else "cold" if self.cold_us else "warm"
 
     @property
@@ -64,12 +65,12 @@ class TimeRow:
 
     @property
     def percent_of_floor(self) -> float | None:
-        """Floor over time: 100 is the physical limit. Known for the card of the floor alone."""
+        """Roofline bound over time: 100 is the physical limit. Only for the card that the bound is computed for."""
         return 100 * self.floor_us / self.median_us if self.median_us and self.is_on_floor_card else None
 
     @property
     def percent_of_ceiling(self) -> float | None:
-        """The same against what this card was measured to sustain."""
+        """The same against the measured peaks of this card."""
         if not self.median_us or not self.ceilings:
             return None
         least = max(self.num_bytes / self.ceilings["bytes_per_second"],
@@ -78,7 +79,7 @@ class TimeRow:
 
 
 def time_rows(cases: Sequence[Json], times: Sequence[Json], no_times: str | None) -> list[TimeRow]:
-    """Every contender of every shape, in the order of the cases: ours first, then by name."""
+    """Every implementation of every shape, in the order of the cases: ours first, then by name."""
     latest = {(row.get("kernel"), row.get("shape"), row.get("dtype"), row["contender"]): row for row in times}
     ceilings = latest.get((None, None, None, "ceilings"), {})
     found = []
@@ -105,7 +106,7 @@ def _failure(row: Json) -> str:
 
 
 def kernel_lines(records: Sequence[Json], verdicts: Sequence[Json], rows: Sequence[TimeRow]) -> list[Json]:
-    """A line a kernel: the worst of its programs for the main target, of its verdicts, and of its times."""
+    """A line per kernel: the worst of its programs for the main target, of its checks, and of its times."""
     lines = []
     for kernel in dict.fromkeys(row.kernel for row in rows):
         programs = [record for record in records if record["kernel"] == kernel and record["target"] == MAIN_TARGET]
@@ -134,7 +135,7 @@ def _all_wide(programs: Iterable[Json]) -> bool | None:
 
 
 def program_rows(records: Sequence[Json]) -> list[Json]:
-    """The compile records in the order of the report, with what their target holds."""
+    """The compile records in the order of the report, with their target's resources."""
     order = list(TARGETS)
     return [record | {"shared_limit": TARGETS[record["target"]].shared_per_block,
                       "num_shapes": len(record["shapes"])}
@@ -152,12 +153,12 @@ _TIME_COLUMNS = ("kernel", "shape", "dtype", "contender", "state", "floor_us", "
 
 
 def programs_csv(records: Sequence[Json]) -> str:
-    """The compile records, one line a program, target and Triton version."""
+    """The compile records, one line per program, target and Triton version."""
     return _csv(_PROGRAM_COLUMNS, ([_text(row[name]) for name in _PROGRAM_COLUMNS] for row in program_rows(records)))
 
 
 def times_csv(rows: Sequence[TimeRow]) -> str:
-    """The times, one line a contender and shape, each clock with its median, p20 and p80."""
+    """The times, one line per implementation and shape, each clock with its median, p20 and p80."""
     columns = [*_TIME_COLUMNS, *(f"{clock}_{part}" for clock in _CLOCKS for part in ("median", "p20", "p80"))]
     return _csv(columns, ([*(_text(getattr(row, name)) for name in _TIME_COLUMNS),
                            *(_text(value) for clock in _CLOCKS for value in getattr(row, clock) or [None] * 3)]

@@ -1,5 +1,5 @@
-"""The three proofs of a set of kernels: compiled for GPUs that are not here, right against float64, and, on a GPU,
-timed beside their peers. Each stage appends its rows to a file of JSON lines as they come."""
+"""The stages of the kernel benchmark: ahead-of-time compilation, verification against float64 and, on a GPU, timing
+against peers. Each stage appends its rows to a file of JSON lines as they come."""
 
 import hashlib
 import inspect
@@ -36,7 +36,7 @@ _AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
 
 @dataclass(frozen=True)
 class Item:
-    """One case of a kernel in one input type."""
+    """One case of a kernel with one input type."""
 
     kernel: str
     shape: str
@@ -45,7 +45,7 @@ class Item:
 
     @property
     def row(self) -> Json:
-        """What names the item in a record, with the hash of its kernel's file."""
+        """The item's identity in a record, with the hash of its kernel's file."""
         return {"kernel": self.kernel, "shape": self.shape, "dtype": self.dtype, "case": repr(self.case),
                 "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
 
@@ -61,7 +61,7 @@ def _kernels_hash() -> str:
 
 
 def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
-    """The least work of each item, its floor, and whom it is timed beside."""
+    """The minimal work of each item, its roofline bound, and its peers."""
     rows = []
     for item in items:
         cost = item.case.cost(getattr(torch, item.dtype))
@@ -75,8 +75,8 @@ def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
 
 @dataclass
 class Compiled:
-    """What a compile stage found: a record for each kernel and program; every program that exists now, compiled in this
-    run or not; how many configurations ship; what failed; and whether all was done."""
+    """The result of a compile stage: a record per kernel and program; every program that exists now, compiled in this
+    run or not; the number of shipped configurations; failures; and whether the stage is complete."""
 
     records: list[Json] = field(default_factory=list)
     existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
@@ -87,8 +87,8 @@ class Compiled:
 
 @dataclass(frozen=True)
 class CompileStage:
-    """Compiles with this Triton and those in the folders `other_tritons`. For the main target every program; for the
-    other `targets` the first of each Triton function, with this Triton; everything everywhere if `full`."""
+    """Compiles with this Triton and those in the folders `other_tritons`: for the main target every program; for the
+    other `targets` the first program of each Triton function, with this Triton only. With `full`, every program."""
 
     targets: Sequence[str]
     other_tritons: Sequence[str]
@@ -96,7 +96,7 @@ class CompileStage:
     num_processes: int
 
     def run(self, items: Sequence[Item], file: JsonLines, found: Compiled) -> None:
-        """Compile what the items launch, and add to `found` as it comes."""
+        """Compile the programs that the items launch, adding results to `found` as they come."""
         file.replace([])
         with machine_shared():
             for site in (None, *self.other_tritons):
@@ -151,7 +151,7 @@ class CompileStage:
 
 def _representatives(wanted: dict[tuple[str, str], list[tuple[Item, Json]]], *, is_other: bool
                      ) -> list[tuple[str, str]]:
-    """Target and program of all that is compiled for the main target, and of the first of each function elsewhere."""
+    """(target, program) of every program for the main target, and of the first of each function for the others."""
     chosen, seen = [], set()
     for (target, key), users in wanted.items():
         identity = users[0][1]["identity"]
@@ -163,7 +163,7 @@ def _representatives(wanted: dict[tuple[str, str], list[tuple[Item, Json]]], *, 
 
 
 def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
-    """One record for each kernel that uses a program, with the shapes for which it does."""
+    """One record per kernel that uses a program, with the shapes that do."""
     records: dict[str, Json] = {}
     for item, program in users:
         record = records.setdefault(item.kernel, program | {"kernel": item.kernel, "shapes": [], "needs_hgmma": []})
@@ -176,7 +176,7 @@ def _by_kernel(users: Sequence[tuple[Item, Json]], target: str) -> list[Json]:
 
 
 def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonLines) -> Iterator[Json]:
-    """Hold each item against its reference in float64, interpreted unless `device` is a GPU; rows as they come."""
+    """Verify each item against its reference in float64, interpreted unless `device` is a GPU; rows as they come."""
     file.replace([])
     limit = ENOUGH_SECONDS if device == "cuda" else None  # the interpreter may take long
     with machine_shared(), Pool(running_environment(device), num_processes) as pool, \
@@ -194,16 +194,16 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
 
 @dataclass(frozen=True)
 class TimingStage:
-    """Times items and their peers within a budget of `seconds`: the card's ceilings, then every kernel, then the peers
-    in order of worth, one shape of each kernel after the other. What the file holds of this code on this card is kept,
-    so that the same command goes on where it stopped."""
+    """Times items and their peers within a budget of `seconds`: the card's measured peaks, then every kernel, then the
+    peers by rank, cycling through the shapes of each kernel. Rows in the file for this code on this card are kept, so
+    that the same command resumes."""
 
     seconds: float
     device: str = "cuda"
 
     def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> int:
-        """Append the missing rows, and return how many there was no time for. `timer` and `measure_ceilings` run in the
-        GPU's process."""
+        """Append the missing rows, and return how many the time budget left out. `timer` and `measure_ceilings` run in
+        the GPU's process."""
         ends = time.monotonic() + self.seconds
         name = device_name(self.device)
         missing, num_cut = self.missing(items, file), 0
@@ -226,20 +226,20 @@ class TimingStage:
                 except CallFailed as error:
                     row["failed"] = str(error)
                 if "no_graph" in row or "failed" in row:
-                    worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+                    worker.end()  # a fault or a broken capture may have corrupted the GPU's context
                 file.append(row)
         return num_cut
 
     def missing(self, items: Sequence[Item], file: JsonLines) -> "list[tuple[str, Item | None]]":
-        """Contender and item (None: the card's ceilings) of each row that the file does not hold, or holds as failed,
-        in the order in which they are timed; not of peers that are not installed."""
+        """(implementation, item) in timing order, for each row that the file lacks or has as failed; item None is the
+        card's measured peaks. Peers that are not installed are left out."""
         name = device_name(self.device)
         done = {row["key"] for row in file.rows() if "failed" not in row}
         wanted = [("ceilings", None), *self._tasks(items)]
         return [(contender, item) for contender, item in wanted if _named(contender, item, name)["key"] not in done]
 
     def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item]]:
-        """Contenders that are installed, with their items, in the order in which they are timed."""
+        """(implementation, item) of what is installed, in timing order."""
         ranked = []
         place_of: dict[str, int] = {}
         for item in items:
@@ -251,13 +251,13 @@ class TimingStage:
 
 
 def _named(contender: str, item: Item | None, device: str) -> Json:
-    """A row of times before it has any."""
+    """A row of times without the times."""
     row = {"contender": contender, **(item.row if item else {})}
     return row | {"key": _key(row, device)}
 
 
 def _key(row: Json, device: str) -> str:
-    """What makes a time another time: the code, the card and the versions."""
+    """The key of a measurement: what is timed, the code, the card and the versions."""
     parts = [row["contender"], row.get("kernel"), row.get("shape"), row.get("dtype"), row.get("case"), device,
              _kernels_hash(), torch.__version__, triton.__version__]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

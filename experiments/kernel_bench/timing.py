@@ -1,7 +1,7 @@
-"""Times a kernel and its peers on a GPU. Runs in a process of its own, so that a fault of one call costs one row.
+"""Times a kernel and its peers on a GPU. Runs in a separate process, so that a fault in one call costs one row.
 
-Two clocks, never mixed in a column: `do_bench` launches from Python and flushes the cache before every call; replaying
-a CUDA graph leaves the launches out, warm on one set of inputs, cold on at least four that do not fit the cache.
+Two clocks, never mixed in a column: `do_bench` launches from Python and flushes the cache before every call; CUDA graph
+replay excludes launch overhead: warm on one set of inputs, cold on at least four that exceed the cache.
 """
 
 import gc
@@ -22,12 +22,12 @@ from .competitors import OURS, contender
 from .verify import verdict
 
 _LEAST_CACHE_BYTES = 60e6
-_INFINITY_CACHE_BYTES = 2**28  # an MI300's, which its driver does not count
+_INFINITY_CACHE_BYTES = 2**28  # of an MI300, not reported by its driver
 _MIN_INPUT_SETS, _MAX_INPUT_SETS = 4, 4096
 _MAX_MEMORY_SHARE = 0.5  # of the free memory, for sets of inputs
 _QUANTILES = (0.5, 0.2, 0.8)
 _COPY_ELEMENTS, _PRODUCT_WIDTH = 2**30, 8192
-_COMPUTES_SOMETHING_ELSE = 0.05  # relative error beyond which a peer is no peer
+_COMPUTES_SOMETHING_ELSE = 0.05  # relative error above which a peer is not timed
 
 
 class Clock(Protocol):
@@ -38,14 +38,14 @@ class Clock(Protocol):
         ...
 
     def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
-        """From the replay of a CUDA graph of the calls in turn."""
+        """From the replay of a CUDA graph of the calls in sequence."""
         ...
 
 
 @dataclass(frozen=True)
 class CudaClock:
-    """The GPU's own clock. Times in milliseconds: of warming up and repeating under do_bench, and of the calls of one
-    graph launched one by one."""
+    """The GPU's own clock. `warm_up` and `repeat` are milliseconds under do_bench; `replay` is the milliseconds of one
+    graph's calls, estimated from launching them one by one."""
 
     warm_up: int = 10
     repeat: int = 60
@@ -67,7 +67,7 @@ class CudaClock:
         rounds = max(1, min(int(self.replay / max(estimate, 1e-3)), self.max_calls // len(calls)))
         graph = torch.cuda.CUDAGraph()
         gc.collect()
-        gc.disable()  # unloading a module during the capture would spoil it
+        gc.disable()  # unloading a module would break the capture
         try:
             with torch.cuda.graph(graph, stream=stream):
                 for _ in range(rounds):
@@ -78,7 +78,7 @@ class CudaClock:
         torch.cuda.synchronize()
         for _ in range(3):
             graph.replay()
-        # Replays are queued ahead of the GPU, so that no launch is waited for between two events.
+        # Replays are queued ahead of the GPU, so that no launch overhead falls between two events.
         events = [torch.cuda.Event(enable_timing=True) for _ in range(self.num_replays + 1)]
         events[0].record()
         for event in events[1:]:
@@ -102,7 +102,7 @@ class CudaClock:
 
 
 def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clock: Clock | None = None) -> Json:
-    """The row of one contender on one case: its errors, then its times, if it computes what the reference does."""
+    """The row of one implementation on one case: its errors, and its times if it agrees with the reference."""
     function = contender(case, name)
     gate = verdict(case, dtype_name, device_name, None if name == OURS else function)
     correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _COMPUTES_SOMETHING_ELSE
@@ -131,8 +131,8 @@ def _times(case: Case, dtype_name: str, function: Callable[..., Any], device: to
 
 
 def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str | None]:
-    """How many sets of inputs together touch twice what the cache holds, and, where that is out of reach, why. A case
-    touches at most what it holds, and may touch less: a few rows of a store, some of the experts."""
+    """The number of input sets that together touch twice the cache's size, and the reason if that is out of reach. A
+    case may touch less than its inputs hold: a few rows of a store, some of the experts."""
     num_sets = max(_MIN_INPUT_SETS, math.ceil(2 * _cache_bytes(device) / max(1, min(touched, held))))
     if num_sets > _MAX_INPUT_SETS:
         return num_sets, f"{_MAX_INPUT_SETS} sets of inputs fit the cache"
@@ -142,7 +142,7 @@ def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str |
 
 
 def _cache_bytes(device: torch.device) -> float:
-    """The last cache before the memory, or more."""
+    """The size of the last-level cache, or an upper bound on it."""
     if device.type != "cuda":
         return _LEAST_CACHE_BYTES
     counted = torch.cuda.get_device_properties(device).L2_cache_size
@@ -160,8 +160,8 @@ def num_bytes(values: Any) -> int:
 
 def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: int = _COPY_ELEMENTS,
              width: int = _PRODUCT_WIDTH) -> Json:
-    """What this card sustains: bytes a second of a copy, read and written, and FLOPs a second of a bfloat16 product of
-    random square matrices."""
+    """The card's measured peaks: bytes per second of a copy, read and written, and FLOPs per second of a bfloat16
+    product of random square matrices."""
     clock, facts = clock or CudaClock(), ramp(torch.device(device_name))
     source = torch.ones(elements, dtype=torch.bfloat16, device=device_name).bernoulli_()
     target = torch.empty_like(source)

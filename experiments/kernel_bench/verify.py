@@ -1,5 +1,5 @@
-"""The gate before the clock: a kernel's result on the Triton path against its reference in float64. It runs in a
-process of its own, interpreted where no GPU is."""
+"""The check before timing: a kernel's result on the Triton path against its reference in float64. It runs in a separate
+process, interpreted if there is no GPU."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ _SEED = 0
 
 
 def verdict(case: Case, dtype_name: str, device_name: str, peer: Callable[..., Any] | None = None) -> Json:
-    """Whether the kernel, or a peer of it, computes what its reference does: the largest relative root-mean-square
-    error of its float outputs, and how many of its integers differ, of which none may."""
+    """Whether the kernel, or a peer of it, agrees with its reference: the largest relative root-mean-square error of
+    its float outputs, and the number of differing integers, which must be 0."""
     torch.manual_seed(_SEED)
     inputs = case.inputs(getattr(torch, dtype_name), torch.device(device_name))
     with using(Implementation.TRITON if peer is None else None), recording() as ran, torch.no_grad():
@@ -35,7 +35,7 @@ def verdict(case: Case, dtype_name: str, device_name: str, peer: Callable[..., A
 
 
 def _expected(case: Case, inputs: tuple[Any, ...]) -> tuple[list[Tensor], str]:
-    """The reference's result in float64; in float32 where the GPU cannot hold that."""
+    """The reference's result in float64, or in float32 if the GPU's memory does not suffice."""
     with torch.no_grad():
         try:
             return outputs(case.reference(*copied(inputs, torch.float64))), "float64"
@@ -45,7 +45,7 @@ def _expected(case: Case, inputs: tuple[Any, ...]) -> tuple[list[Tensor], str]:
 
 
 def copied(values: tuple[Any, ...], dtype: torch.dtype | None = None) -> tuple[Any, ...]:
-    """Copies of a case's arguments, floats in `dtype` if it is given: a kernel may write into what it was handed."""
+    """Copies of a case's arguments, floats in `dtype` if it is given: a kernel may write to its arguments."""
     return with_tensors(values, lambda tensor: tensor.to(dtype, copy=True) if dtype is not None and
                         tensor.dtype.is_floating_point else tensor.clone())
 
@@ -56,8 +56,8 @@ def outputs(result: Any) -> list[Tensor]:
 
 
 def compared(found: list[Tensor], expected: list[Tensor]) -> tuple[float, int]:
-    """The largest relative error of the float outputs, infinite where shapes, NaNs or infinities differ; and the number
-    of integers that differ."""
+    """The largest relative error of the float outputs, infinite if shapes, NaNs or infinities differ; and the number of
+    differing integers."""
     if [one.shape for one in found] != [one.shape for one in expected]:
         return math.inf, 0
     error, num_differ = 0.0, 0

@@ -1,1 +1,1 @@
-"""This engine beside public code on the same weights: same tokens, and both times. One file a peer."""
+"""This engine compared with public code on the same weights: tokens and times. One file per peer."""

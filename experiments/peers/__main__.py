@@ -43,8 +43,8 @@ from .origin import of_checkout, of_package
 
 @dataclass(frozen=True)
 class Peer:
-    """What the command runs of a peer: tokens compared on our model alone, those on the peer's, and times. `files` are
-    those of its files that a checkout may hold and that are run."""
+    """The comparisons with a peer: tokens on our model alone, tokens on the peer's, and times. `files` are the files of
+    its checkout that may be run."""
 
     home: str
     files: Sequence[str]
@@ -67,7 +67,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class PeerPoint:
-    """What a record is of: a setting of a peer, what is compared in it, and the peer's code."""
+    """The key of a record: a setting of a peer, what it compares, and the peer's code."""
 
     peer: str
     setting: str
@@ -78,15 +78,15 @@ class PeerPoint:
 
 @dataclass(frozen=True)
 class Recorded:
-    """The folder in which comparisons go on record."""
+    """The records of comparisons."""
 
     runner: Runner
     threads: int
     anew: bool
 
     def outcome(self, comparison: Comparison[Outcome], code: Json, kind: type[Outcome]) -> Outcome | None:
-        """What is on record of a comparison, measured if nothing is. None where measuring failed, which the runner has
-        said and recorded."""
+        """The recorded outcome of a comparison, measured if there is none. None if measuring failed, which the runner
+        has reported and recorded."""
         point = PeerPoint(comparison.peer, comparison.setting, comparison.of, code, self.threads)
         if self.anew:
             self.runner.records.path(point).unlink(missing_ok=True)
@@ -104,7 +104,7 @@ def _measured(comparison: Comparison[Any]) -> Json:
 
 @dataclass(frozen=True)
 class Planned:
-    """Comparisons that have not begun, with the code of their peer."""
+    """Comparisons not yet run, with the code of their peer."""
 
     code: Json
     comparisons: Iterator[Comparison[Any]]
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def planned(options: argparse.Namespace) -> tuple[list[Planned], list[Planned]]:
-    """The comparisons and the times that the options ask for. ValueError if one cannot be run."""
+    """The token comparisons and the timings that the options select. ValueError if one cannot be run."""
     chosen = {name: path for name in PEERS if (path := getattr(options, name.replace("-", "_"))) is not None}
     if not chosen and not options.transformers:
         raise ValueError(f"name a peer: --transformers, or a checkout with {', '.join(f'--{name}' for name in PEERS)}")
@@ -165,7 +165,7 @@ def table(findings: Sequence[Finding]) -> Table:
 
 
 def main() -> int:
-    """Run the command; its exit code."""
+    """Run the command and return its exit code."""
     output = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     options = parser().parse_args()
     torch.set_num_threads(options.threads)

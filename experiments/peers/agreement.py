@@ -1,5 +1,5 @@
-"""What a comparison of two engines on the same weights needs: models whose decisions are separated, a count of those
-that are not, and times taken in turns."""
+"""Tools to compare two engines on the same weights: random models with few near-ties, a count of near-ties, and
+interleaved timing."""
 
 import math
 import statistics
@@ -35,7 +35,7 @@ def random_transformer(shape: Shape, vocab_size: int, length: int, attention: At
 
 @dataclass(frozen=True)
 class _Gauged:
-    """A sampler that asks for the gap between the two best logits too."""
+    """A sampler that also requests the gap between the two best logits."""
 
     base: Sampler
 
@@ -52,8 +52,8 @@ class _Gauged:
 
 @torch.inference_mode()
 def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Request) -> int:
-    """How many decisions of a decode were between choices closer than CLOSE: the two best logits of a masked position
-    of the window, the ranks on the two sides of the cut, or a probability and the policy's threshold."""
+    """The number of near-ties of a decode, closer than CLOSE: between the two best logits of a masked position of the
+    window, between scores on the two sides of a commit's cut, or between a probability and the policy's threshold."""
     gauged = replace(decoder, sampler=_Gauged(decoder.sampler))
     num_close = 0
     for step in gauged.stream(gauged.begin(model, [request])):
@@ -65,7 +65,7 @@ def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Requ
 
 
 def _close_ranks(policy: Policy, proposal: Proposal, taken_Q: Tensor, left_Q: Tensor) -> int:
-    """Cuts through ranks closer than CLOSE, by each statistic that the policy asks for."""
+    """Near-ties of committed and uncommitted positions, and with the threshold, for each statistic of the policy."""
     num_close = 0
     for rank_BQ in (proposal.found.log_prob_BQ, proposal.found.margin_BQ, proposal.found.entropy_BQ):
         if rank_BQ is None:
@@ -80,7 +80,7 @@ def _close_ranks(policy: Policy, proposal: Proposal, taken_Q: Tensor, left_Q: Te
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds of two runs in turns, round by round."""
+    """Seconds of two interleaved runs, per round."""
 
     ours: list[float]
     theirs: list[float]
@@ -105,7 +105,7 @@ class Turns:
 
 
 def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> Turns:
-    """Time both in each round, after one of warm-up; with the machine alone."""
+    """Time both in each round, after one warm-up round, with the machine to itself."""
     seconds: tuple[list[float], list[float]] = [], []
     with machine_alone():
         for _ in range(rounds + 1):

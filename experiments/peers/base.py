@@ -1,8 +1,8 @@
-"""What every comparison with public code needs: its files as modules, random models that both sides run, and a count of
-the decodes that agree.
+"""The base of every comparison with public code: its files as modules, random models for both sides, and a count of the
+decodes that agree.
 
-A decode that differs counts against us unless it is shown to be a known defect of theirs: the same decode by their code
-with that defect repaired must give our tokens.
+A decode that differs counts against us unless a known defect of theirs explains it: their code with that defect
+repaired must give our tokens.
 """
 
 import importlib.util
@@ -27,8 +27,8 @@ Engine = Callable[[DecodableTransformer, list[int]], list[int]]
 
 @dataclass(frozen=True)
 class Finding:
-    """A row of the table: decodes of one peer under some settings, those whose tokens are ours, those that differ by a
-    shown defect of the peer's, and decisions so close that rounding might turn them."""
+    """A row of the table: decodes of one peer under some settings, those with our tokens, those that differ by a proven
+    defect of the peer, and near-ties that rounding might flip."""
 
     peer: str
     setting: str
@@ -52,7 +52,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of a setting in turns: figures, the same in words, and whether both sides computed the same."""
+    """Interleaved times of a setting: figures, the same as text, and whether both sides computed the same."""
 
     text: str
     figures: Json
@@ -71,8 +71,8 @@ Outcome = TypeVar("Outcome", Finding, Timing)
 
 @dataclass(frozen=True)
 class Comparison(Generic[Outcome]):
-    """What is to be compared with a peer and not yet is: what names it, what it is of (JSON values), how it is
-    measured."""
+    """A comparison with a peer, not yet run: its name, its parameters (JSON values), and the function that measures it.
+    """
 
     peer: str
     setting: str
@@ -92,8 +92,8 @@ class Case:
 
 @dataclass(frozen=True)
 class RandomModels:
-    """Random models with separated decisions and a random prompt each; every other one has a position table. The mask
-    id is the last of the vocabulary."""
+    """Random models with few near-ties and a random prompt each; every other one has a position table. The mask id is
+    the last of the vocabulary."""
 
     num_models: int = 20
     prompt_length: int = 8
@@ -118,7 +118,7 @@ class RandomModels:
 
 
 def compared(finding: Finding, cases: Sequence[Case], models: RandomModels) -> Comparison[Finding]:
-    """To be measured: the finding with its counts, every case decoded with every model."""
+    """The comparison that counts a finding: every case decoded with every model."""
     of = {"models": describe(models), "decoders": [describe(case.decoder) for case in cases]}
     return Comparison(finding.peer, finding.setting, of, lambda: _counted(finding, cases, models))
 
@@ -140,8 +140,8 @@ def _counted(finding: Finding, cases: Sequence[Case], models: RandomModels) -> F
 
 
 def hollow(module: str, *names: str) -> dict[str, ModuleType]:
-    """A stand-in for a module that a peer's file imports but that no decode calls: every name is an empty class. Its
-    parents come with it; leading dots count from the file's own folder."""
+    """A stub of a module that a peer's file imports but no decode calls: every name is an empty class. Parent modules
+    are included; leading dots are relative to the file's own folder."""
     path = module.lstrip(".")
     dots, parts = module[: len(module) - len(path)], path.split(".")
     modules = {name: ModuleType(name) for name in (dots + ".".join(parts[: i + 1]) for i in range(len(parts)))}
@@ -152,16 +152,15 @@ def hollow(module: str, *names: str) -> dict[str, ModuleType]:
 
 @dataclass(frozen=True)
 class Source:
-    """A peer's checkout: the option that names it, and where it comes from."""
+    """A peer's checkout: the option that gives it, and its repository."""
 
     option: str
     checkout: Path
     home: str
 
     def load(self, file: str, *names: str, stand_ins: Mapping[str, ModuleType] | None = None) -> ModuleType:
-        """One of its Python files as a module that has all `names`. It may import its siblings, and `stand_ins` take
-        the place of modules that it imports, while it loads and no longer. ValueError if the file or a name is
-        missing."""
+        """One of its Python files as a module that has all `names`. Only while it loads, its siblings can be imported
+        and `stand_ins` replace modules that it imports. ValueError if the file or a name is missing."""
         path = (self.checkout / file).resolve()
         root = f"{self.option.strip('-').replace('-', '_')}_{hash(str(self.checkout.resolve())):x}"
         package = ".".join((root, *Path(file).parts[:-1]))
@@ -173,7 +172,7 @@ class Source:
             module = importlib.util.module_from_spec(spec)
             stand_ins = {importlib.util.resolve_name(key, package): value for key, value in (stand_ins or {}).items()}
             with _importing(self.checkout.resolve(), package, stand_ins):
-                sys.modules[name] = module  # dataclasses look their module up while it is executed
+                sys.modules[name] = module  # dataclasses look up their module during execution
                 try:
                     spec.loader.exec_module(module)
                 except BaseException:
@@ -189,8 +188,8 @@ class Source:
 
 @contextmanager
 def _importing(root: Path, package: str, stand_ins: Mapping[str, ModuleType]) -> Iterator[None]:
-    """Let modules of a checkout's folder be imported, by themselves and as those of `package`, whose first part is the
-    checkout, and `stand_ins` be found; forget all but those of the package afterwards."""
+    """Make a checkout's modules importable, both top-level and as submodules of `package` (its first part is the
+    checkout), and install `stand_ins`. Afterwards all but the package's modules are removed from sys.modules."""
     before = dict(sys.modules)
     folders = package.split(".")
     for depth in range(1, len(folders) + 1):

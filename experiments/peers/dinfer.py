@@ -1,5 +1,5 @@
-"""dInfer's copy of Fast-dLLM's three loops (github.com/inclusionAI/dInfer, arXiv 2510.08666), which has the factor rule
-that Fast-dLLM's first release lacks, through a plain view of our transformer.
+"""dInfer's copy of Fast-dLLM's three loops (github.com/inclusionAI/dInfer, arXiv 2510.08666), on a plain view of our
+transformer. It has the factor rule that Fast-dLLM's first release lacks.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""dllm's samplers beside ours: MDLM (sampling and infilling), BD3LM, Dream, and its Fast-dLLM for LLaDA.
+"""dllm's samplers against ours: MDLM (sampling and infilling), BD3LM, Dream, and its Fast-dLLM for LLaDA.
 
-Their quota is round(m (1 - (1 - alpha(s)) / (1 - alpha(t)))) of the m masks now, half to even; steps without a commit
-are dropped. With alpha = 1 - t that is our Linear where the steps divide a block's masks or are no fewer; `Rounded` is
-the rule itself, with its float32 times, whose error decides the linear schedule's ties.
+Their quota is round(m (1 - (1 - alpha(s)) / (1 - alpha(t)))) of the current m masks, half to even; steps without a
+commit are dropped. With alpha = 1 - t it equals our Linear if the steps divide a block's masks or are no fewer.
+`Rounded` is the rule itself with its float32 times, whose rounding error breaks the linear schedule's ties.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -62,8 +62,8 @@ CACHES: dict[str | None, Cache] = {None: Recompute(), "prefix": Prefix(), "dual"
 
 @dataclass(frozen=True)
 class Rounded(Schedule):
-    """The expected number of commits of the masks now, rounded, in `steps` steps. `alpha` gives the share that is
-    decided at a time from 1 to 0 (float32)."""
+    """The expected number of commits among the current masks, rounded, in `steps` steps. `alpha` is the share committed
+    at a time from 1 to 0 (float32)."""
 
     steps: int
     alpha: Callable[[Tensor], Tensor]
@@ -93,7 +93,7 @@ class CosineAlpha:
 
 @dataclass(frozen=True)
 class BlocksFromPrompt:
-    """Block-causal attention whose blocks begin `first` positions after the row does, and before that."""
+    """Block-causal attention on a grid of blocks shifted by `first` positions from the row's start."""
 
     block: int
     first: int
@@ -110,13 +110,13 @@ def decoder(block: int, schedule: Schedule, policy: Policy | None = None, cache:
 
 
 def options(block: int, steps: int, others: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a sampler is told: `steps` a block, and the rest."""
+    """A sampler's options: `steps` per block, and the others."""
     return {"block_size": block, "steps": steps * (NUM_NEW // block), **(others or {})}
 
 
 @dataclass(frozen=True)
 class Samplers:
-    """What is compared of a checkout: modules of one sampler each."""
+    """The compared modules of a checkout, one sampler each."""
 
     schedulers: ModuleType
     mdlm: ModuleType
@@ -152,10 +152,10 @@ class Samplers:
         yield Comparison("dllm MDLM", INFILLING, {"models": describe(models)}, lambda: self._infilling(models))
 
     def _infilling(self, models: RandomModels) -> Finding:
-        """Blanks anywhere; blocks count from the row's first token, each with the same steps."""
+        """Masks anywhere; blocks count from the row's first token, each with the same steps."""
         num_decodes = num_same = num_close = 0
         for model, prompt in models:
-            # With tokens given on both sides, full-size logits make probabilities that tie at 1 in float32.
+            # With tokens given on both sides, unscaled logits give probabilities that tie at 1 in float32.
             model.transformer.head.weight.data /= 2
             tokens_L = torch.randint(0, model.mask_id, (len(prompt) + NUM_NEW,))
             request = Request(tokens_L.masked_fill(torch.rand(len(tokens_L)) < 0.6, model.mask_id).tolist())
@@ -229,7 +229,7 @@ class Samplers:
 
 
 def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
-    """Findings by sampler. ValueError if the checkout does not carry them."""
+    """Findings by sampler. ValueError if the checkout lacks them."""
     samplers, models = Samplers.of(checkout), RandomModels(num_models, num_new=NUM_NEW)
     yield from samplers.mdlm_findings(models)
     yield from samplers.bd3lm_findings(models)

@@ -1,4 +1,4 @@
-"""dllm's files as modules, and its samplers with our model under them."""
+"""dllm's files as modules, and its samplers on our model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 
 def load(source: Source, file: str, *names: str) -> ModuleType:
-    """A file of dllm as a module, without the package around it, which imports all that a trainer needs."""
+    """A file of dllm as a module, without its package, which imports all dependencies of training."""
     packages = {name: ModuleType(name) for name in _PACKAGES}
     for name, package in packages.items():
         package.__path__ = [str(source.checkout.joinpath(*name.split(".")))]
@@ -28,8 +28,8 @@ def load(source: Source, file: str, *names: str) -> ModuleType:
 
 @dataclass(frozen=True)
 class Called:
-    """A model as dllm calls one. The mask says who sees whom ([B, 1, F, C], true or 0), or is all ones. Keys and values
-    are kept by the caller; those at `replace_position` (bool [B, C]) are replaced, others follow them."""
+    """A model as dllm calls one. The attention mask is [B, 1, F, C] (visible: true or 0), or all ones. The caller keeps
+    keys and values; those at `replace_position` (bool [B, C]) are replaced, others appended."""
 
     model: DecodableTransformer
 
@@ -59,26 +59,26 @@ class Called:
             kept.append((k_BKCD, v_BKCD))
             return k_BKCD, v_BKCD
 
-        # Padding holds no token of the vocabulary.
+        # The padding id is not in the vocabulary.
         logits_BFV = logits_of(self.model, tokens_BF.clamp(min=0), position_BF.expand_as(tokens_BF), merge,
                                _visible(attention_mask))
         return SimpleNamespace(logits=logits_BFV, past_key_values=kept if use_cache else None)
 
 
 def _visible(attention_mask: Tensor) -> Tensor | None:
-    """Who sees whom, bool [B, F, C]."""
+    """Which keys each query sees, bool [B, F, C]; None: all."""
     if attention_mask.ndim == 2:
         assert bool((attention_mask == 1).all())
         return None
     visible_BFC = attention_mask[:, 0] if attention_mask.dtype == torch.bool else attention_mask[:, 0] == 0
-    # Padding sees nothing, of which softmax makes no number; as nobody sees it, it may see anything.
+    # Padding sees no key, for which softmax gives NaN; no query sees padding, so it may see every key.
     return visible_BFC | ~visible_BFC.any(-1, keepdim=True)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """One of dllm's samplers: its class, what it is built with beside a model and a tokenizer, and the tokenizer's end
-    and padding ids. By default the padding is no token of the vocabulary."""
+    """One of dllm's samplers: its class, its arguments besides a model and a tokenizer, and the tokenizer's end and
+    padding ids. The default padding id is not in the vocabulary."""
 
     sampler: Callable[..., Any]
     built_with: dict[str, Any] = field(default_factory=dict)
@@ -91,8 +91,8 @@ class Sampling:
         return self.sampler(Called(model), ids, **self.built_with)
 
     def engine(self, options: dict[str, Any], block: int = 1) -> Engine:
-        """Its decode of NUM_NEW tokens, less the padding before the prompt to a multiple of `block`, and with masks
-        where it stopped early; [] where it ran out of quotas."""
+        """Its decode of NUM_NEW tokens, without the padding of the prompt to a multiple of `block`, with masks after an
+        early stop; [] if it ran out of quotas."""
         def theirs(model: DecodableTransformer, prompt: list[int]) -> list[int]:
             try:
                 with torch.inference_mode():

@@ -1,8 +1,8 @@
-"""Dream's diffusion loop (`DreamGenerationMixin._sample`) beside ours: most probable, largest margin and lowest entropy
-first, each under Dream's truncated quota, in a batch of one, where its mean over the rows is a row's own.
+"""Dream's diffusion loop (`DreamGenerationMixin._sample`) against ours: most probable, largest margin and lowest
+entropy first, each under Dream's truncated quota. Batches of one, where its mean over rows equals the row's own count.
 
-The loop shifts the logits by one itself; our side is a bidirectional model whose adapter has shift 1. It is called
-without `diffusion_generate` around it, whose configuration some copies cannot update under transformers 5.
+The loop shifts the logits by one itself; our side is a bidirectional model with shift 1. It is called directly, not by
+`diffusion_generate`, whose configuration some copies cannot update under transformers 5.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ STEPS = (40, 24, 11, 6, 3)
 
 @dataclass(frozen=True)
 class Unshifted:
-    """A model as the loop calls it: row q is what the network says at position q, of the token after it."""
+    """A model as the loop calls it: row q is the network's output at position q, for the next token."""
 
     model: DecodableTransformer
 
@@ -58,7 +58,7 @@ def engine(dream: ModuleType, alg: str, steps: int, num_new: int) -> Engine:
 
 
 def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
-    """One finding an order. ValueError if the checkout does not carry the loop."""
+    """One finding per order. ValueError if the checkout lacks the loop."""
     source = Source("--dream", checkout, HOME)
     file = next((file for file in FILES if (checkout / file).is_file()), FILES[0])
     dream = source.load(file, "DreamGenerationConfig", "DreamGenerationMixin")

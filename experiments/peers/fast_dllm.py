@@ -1,9 +1,9 @@
-"""Fast-dLLM's three loops (github.com/NVlabs/Fast-dLLM, arXiv 2505.22618), nothing cached, prefix and dual, with a
-fixed quota, a threshold, and a factor where the checkout has one: through a plain view of our transformer, which needs
-no foreign package. fast_dllm_model.py runs them on their own model file.
+"""Fast-dLLM's three loops (github.com/NVlabs/Fast-dLLM, arXiv 2505.22618): no cache, prefix and dual cache, with a
+fixed quota, a threshold, and the factor rule if the checkout has it. They run on a plain view of our transformer
+without third-party packages; fast_dllm_model.py runs them on their own model file.
 
-Their cached loops read past a fixed quota (IndexError) where it is a single step a block, so two are the fewest here.
-Their factor rule commits one position too many where the last of a block's masks is the first to fail.
+Their cached loops index past a fixed quota of one step per block (IndexError), so two steps are the fewest here. Their
+factor rule commits one position too many if the last of a block's masks is the first to fail.
 """
 
 import inspect
@@ -47,13 +47,13 @@ FACTOR_DEFECT = ("where a block's last ranked mask is the first to fail it is co
 
 KeysValues = Sequence[tuple[Tensor, Tensor]]
 View = Callable[[DecodableTransformer], Any]
-"""From our model to the object that their loops call."""
+"""Wraps our model as the object that their loops call."""
 
 
 @dataclass(frozen=True)
 class Cached:
-    """A model as their loops call it. Keys and values of a layer are [B, K, C, D] each: new ones follow the past ones,
-    or take the places among them that replace_position (bool [1, C]) marks."""
+    """A model as their loops call it. Keys and values of a layer are [B, K, C, D] each: new ones are appended, or
+    written at the slots that replace_position (bool [1, C]) marks."""
 
     model: DecodableTransformer
 
@@ -85,7 +85,7 @@ class Cached:
 
 
 def loaded(checkout: Path) -> ModuleType:
-    """Their generate.py; neither transformers nor their model file is imported."""
+    """Their generate.py as a module, without importing transformers or their model file."""
     return Source("--fast-dllm", checkout, HOME).load(
         FILE, *(function for function, _ in LOOPS.values()),
         stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel") | hollow("model.modeling_llada", "LLaDAModelLM"))
@@ -93,8 +93,8 @@ def loaded(checkout: Path) -> ModuleType:
 
 def _factor_rule(logits_1FV: Tensor, temperature: float, remasking: str, mask_1F: Tensor, tokens_1F: Tensor,
                  num_transfer_tokens: None, factor: float) -> tuple[Tensor, Tensor]:
-    """Their get_transfer_index_dynamic without its fault: the largest n with (n + 1) (1 - p_n) <= factor, at least one,
-    and none where nothing is masked."""
+    """Their get_transfer_index_dynamic without its defect: the largest n with (n + 1) (1 - p_n) <= factor, at least
+    one, and none if nothing is masked."""
     prob_F, token_F = logits_1FV[0].double().softmax(-1).max(-1)
     order = sorted(mask_1F[0].nonzero().flatten().tolist(), key=lambda position: -prob_F[position].item())
     passing = [rank for rank, position in enumerate(order, 1) if (rank + 1) * (1 - prob_F[position].item()) <= factor]
@@ -105,7 +105,7 @@ def _factor_rule(logits_1FV: Tensor, temperature: float, remasking: str, mask_1F
 
 @dataclass(frozen=True)
 class Loop:
-    """One of their loops, on a view of our model. `rule` is what it takes beside the schedule."""
+    """One of their loops, on a view of our model. `rule` are its options besides the schedule."""
 
     module: ModuleType
     name: str
@@ -121,7 +121,7 @@ class Loop:
         return decode
 
     def quotas(self, length: int) -> list[Case]:
-        """Every schedule that the loop can run: a cached one needs two steps a block."""
+        """Every schedule that the loop can run: a cached one needs two steps per block."""
         fewest, cache = (1 if self.name == "no cache" else 2), LOOPS[self.name][1]
         settings = [(block, steps) for block in _BLOCKS for steps in (24, 12, 8, 4)
                     if steps * block % length == 0 and steps * block // length >= fewest]
@@ -139,7 +139,7 @@ class Loop:
                      *self.with_and_without_fault(block, length, factor)) for block in _BLOCKS for factor in _FACTORS]
 
     def with_and_without_fault(self, block: int, length: int, factor: float) -> tuple[Engine, Engine]:
-        """Their loop under a factor as it is, and with the rule as published in the place of theirs."""
+        """Their loop with a factor as is, and with their rule replaced by `_factor_rule`."""
         engine = self.engine(block, length, length, {"factor": factor})
         return self._unless_it_fails(engine), self._repaired(engine)
 
@@ -165,7 +165,7 @@ class Loop:
 
 
 def findings(peer: str, module: ModuleType, view: View, models: RandomModels) -> Iterator[Comparison[Finding]]:
-    """The rows of a module that has the three loops."""
+    """The findings for a module with the three loops."""
     length = models.num_new
     for name in LOOPS:
         loop = Loop(module, name, view)

@@ -1,5 +1,5 @@
-"""Fast-dLLM's loops on its own model file (llada/model/modeling_llada.py), into which our weights are copied: same
-tokens, and both times. The file wants transformers 4.46.
+"""Fast-dLLM's loops on its own model file (llada/model/modeling_llada.py) with our weights copied in: tokens and times.
+The file needs transformers 4.46.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _AIMS = {"dual": 1.25, "prefix": None, "no cache": None}
 
 @dataclass
 class Banned:
-    """Their model with the mask id banned; counts the positions it is fed, all of which it gives logits for."""
+    """Their model with the mask id banned; counts the positions fed, for all of which it computes logits."""
 
     base: Any
     mask_id: int
@@ -47,7 +47,7 @@ class Banned:
 
 
 def check_transformers() -> None:
-    """ValueError unless transformers is of the version that their model file wants."""
+    """ValueError unless transformers has the version that their model file needs."""
     try:
         found = version("transformers")
     except PackageNotFoundError:
@@ -58,7 +58,7 @@ def check_transformers() -> None:
 
 
 def model_file(checkout: Path) -> ModuleType:
-    """Their model file as a module. ValueError if it or the transformers that it wants is missing."""
+    """Their model file as a module. ValueError if it or the transformers version it needs is missing."""
     check_transformers()
     return Source("--fast-dllm", checkout, HOME).load(FILE, "LLaDAModelLM", "LLaDAConfig")
 
@@ -81,7 +81,7 @@ def with_weights_of(model: DecodableTransformer, file: ModuleType) -> Any:
 
 
 def _renamed(model: DecodableTransformer) -> dict[str, Tensor]:
-    """Our weights by their names."""
+    """Our weights under their names."""
     shape, transformer = model.config.shape, model.transformer
     ours = dict(transformer.named_parameters())
     weights = {"wte.weight": transformer.embedding.weight, "ln_f.weight": transformer.norm.weight,
@@ -109,7 +109,7 @@ def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Findi
 
 
 def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison[Timing]]:
-    """Each loop beside ours, with float32 weights, then the dual one with bfloat16."""
+    """Each loop against ours with float32 weights, then the dual one with bfloat16."""
     loops, file, setting = loaded(checkout), model_file(checkout), setting or Setting()
     model, prompt = setting.model(), setting.prompt()
     contests = [(model, name) for name in ("dual", "prefix", "no cache")] + [(in_bfloat16(model), "dual")]

@@ -1,8 +1,7 @@
-"""LLaDA's `generate` (github.com/ML-GSAI/LLaDA, arXiv 2502.09992): blocks x steps, with and without guidance, nothing
-cached.
+"""LLaDA's `generate` (github.com/ML-GSAI/LLaDA, arXiv 2502.09992): blocks x steps, with and without guidance, no cache.
 
-With guidance and no attention mask their loop ends in an UnboundLocalError (`attention_mask_` is assigned under the
-mask's `if` alone), so a mask of ones is given.
+With guidance and no attention mask their loop raises UnboundLocalError (`attention_mask_` is only assigned if there is
+a mask), so a mask of ones is given.
 """
 
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ def _loaded(checkout: Path) -> ModuleType:
 
 
 def decoder(steps: int, block: int, length: int, scale: float | None = None) -> Decoder:
-    """Our LLaDA: blocks from left to right, each in its share of the steps, most probable first, nothing cached."""
+    """Our LLaDA: blocks from left to right, each in its share of the steps, most probable first, no cache."""
     guidance = Unguided() if scale is None else ClassifierFree(scale)
     return Decoder(Blocks(block), Linear(steps * block // length), Greedy(), TopProbability(), Recompute(),
                    guidance=guidance)

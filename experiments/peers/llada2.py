@@ -1,8 +1,8 @@
-"""LLaDA2's and LLaDA2.1's generation beside ours, block-causal on the absolute grid: dllm's samplers, and `generate` of
-the checkpoints' own model files as dllm and dFactory carry them.
+"""LLaDA2's and LLaDA2.1's generation against ours, block-causal on the absolute grid: dllm's samplers, and `generate`
+of the checkpoints' own model files as shipped with dllm and dFactory.
 
-Of a model file only the methods that generate are compiled, as they stand: the rest of it wants packages and a
-transformers of its time. Ours is a quota floor under a threshold; LLaDA2.1 edits what it has decided.
+Only the generation methods of a model file are compiled, unchanged: the rest needs packages and an older transformers.
+Ours is a threshold with a minimum quota; LLaDA2.1 also edits committed tokens.
 """
 
 import ast
@@ -54,7 +54,7 @@ EARLY_PROMPT = "their early stop returns the prompt before the answer; without i
 
 @dataclass(frozen=True)
 class Setting:
-    """Quota floor under a threshold: blocks, steps a block, threshold."""
+    """A threshold with a minimum quota: block size, steps per block, threshold."""
 
     block: int
     steps: int
@@ -74,7 +74,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Editing:
-    """LLaDA2.1: blocks, quota floor of every step, thresholds of drafts and edits, passes without a mask."""
+    """LLaDA2.1: block size, minimum quota of every step, thresholds of drafts and edits, steps without a mask."""
 
     block: int
     quota: int
@@ -107,7 +107,7 @@ def decoder(block: int, steps: int, policy: Policy, end_id: int | None) -> Decod
 
 
 def generator(source: Source, file: str) -> type:
-    """A class of the methods of a model file that generate. ValueError if the file or one of them is missing."""
+    """A class with the generation methods of a model file. ValueError if the file or one of them is missing."""
     path = source.checkout / file
     if not path.is_file():
         raise ValueError(f"{source.option} {source.checkout}: has no file {file}; give a checkout of {source.home}")
@@ -122,8 +122,8 @@ def generator(source: Source, file: str) -> type:
 
 
 def generate_engine(generator: type, told: Mapping[str, Any], *, end_id: int = NO_ID, greedy: bool = True) -> Engine:
-    """The completion by a model file's `generate`, up to and with the end token; greedy: with multinomial's most
-    probable token."""
+    """The completion by a model file's `generate`, up to and including the end token; greedy: multinomial returns the
+    most probable token."""
     def theirs(model: DecodableTransformer, prompt: list[int]) -> list[int]:
         instance = generator()
         instance.device, instance.forward = model.spec.device, Called(model)
@@ -136,12 +136,12 @@ def generate_engine(generator: type, told: Mapping[str, Any], *, end_id: int = N
 
 
 def after_prompt(engine: Engine) -> Engine:
-    """The whole canvas of an engine that gives the completion."""
+    """The whole canvas from an engine that returns only the completion."""
     return lambda model, prompt: prompt + engine(model, prompt)
 
 
 def cut_after_end(engine: Engine, block: int) -> Engine:
-    """Masks in place of what follows the block of the completion's first end token."""
+    """Replace everything after the block of the completion's first end token by masks."""
     def cut(model: DecodableTransformer, prompt: list[int]) -> list[int]:
         tokens = engine(model, prompt)
         end = next((i for i in range(len(prompt), len(tokens)) if tokens[i] == END_ID), len(tokens))
@@ -157,8 +157,8 @@ def _models(num_models: int, block: int, prompt_length: int) -> RandomModels:
 
 @dataclass(frozen=True)
 class Ended:
-    """Completions up to and with an end token, by a model file's `generate`. It is a token of our decode, one that the
-    prompt has or has not; decodes without such a token are not counted."""
+    """Completions up to and including an end token, by a model file's `generate`. The end token is one of our decode's
+    tokens, in the prompt or not in it; decodes without such a token are not counted."""
 
     setting: str
     early: bool
@@ -229,7 +229,7 @@ def _dllm(name: str, settings: Mapping[int, Sequence[Setting | Editing]], sampli
 
 
 def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
-    """Findings for what the checkout carries. ValueError if it is neither dllm's nor dFactory's."""
+    """Findings for the checkout's files. ValueError if it is neither dllm's nor dFactory's."""
     source = Source("--llada2", checkout, HOME)
     if not (checkout / "dllm").is_dir():
         yield from _d_factory(source, num_models)

@@ -1,4 +1,4 @@
-"""Where a peer's code comes from: repository, commit and files of a checkout, or name and version of a package."""
+"""The provenance of a peer's code: repository, commit and files of a checkout, or name and version of a package."""
 
 import hashlib
 import subprocess
@@ -14,8 +14,8 @@ def of_package(name: str) -> Json:
 
 
 def of_checkout(checkout: Path, home: str, files: Sequence[str]) -> Json:
-    """Those of `files` that a checkout of `home` holds, by the hash of what they hold; its commit, and whether they
-    differ from it ("none" and None where it is no git checkout)."""
+    """The `files` that a checkout of `home` has, with content hashes; its commit, and whether they differ from it
+    ("none" and None if it is not a git checkout)."""
     held = [file for file in files if (checkout / file).is_file()]
     is_git = (checkout / ".git").exists()
     return {"repository": home, "commit": _git(checkout, "rev-parse", "HEAD") if is_git else "none",

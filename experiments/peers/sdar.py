@@ -1,9 +1,9 @@
-"""SDAR's `block_diffusion_generate` beside ours: static, dynamic and sequential, block-causal with a store.
+"""SDAR's `block_diffusion_generate` against ours: static, dynamic and sequential, block-causal with a KV cache.
 
-It draws tokens with torch.multinomial and has no greedy mode (top_k=1 would make every confidence 1); both runs here
-take the most probable token in multinomial's place, at temperature 1. Its static and dynamic quotas are not bounded by
-the masks that are left: where fewer are, its top-k goes on to decided tokens and the prompt's, and overwrites them. The
-repaired run bounds top-k by the positions that may be chosen.
+It draws tokens with torch.multinomial and has no greedy mode (top_k=1 would make every confidence 1); both of its runs
+here replace multinomial by the most probable token, at temperature 1. Its static and dynamic quotas are not capped at
+the masks left: with fewer masks its top-k also selects committed tokens and prompt tokens, and overwrites them. The
+repaired run caps top-k at the masked positions.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """A block-causal model as SDAR calls it, with the caller's store and mask."""
+    """A block-causal model as SDAR calls it, with the caller's KV cache and mask."""
 
     model: DecodableTransformer
 
@@ -71,13 +71,13 @@ class Stored:
 
 
 def most_probable(probs_TV: Tensor, num_samples: int) -> Tensor:
-    """In torch.multinomial's place: int64 [T, 1]."""
+    """Replaces torch.multinomial: int64 [T, 1]."""
     assert num_samples == 1
     return probs_TV.argmax(-1, keepdim=True)
 
 
 def bounded_topk(score_S: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """In torch.topk's place: of the scores above -inf alone."""
+    """Replaces torch.topk: only finite scores are selected."""
     values_K, index_K = score_S.topk(min(int(k), int(score_S.isfinite().sum())))
     return values_K, index_K
 
@@ -91,7 +91,7 @@ def _mended(bounded: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Setting:
-    """Options of SDAR's function; `tau` is None but for the dynamic strategy."""
+    """Options of SDAR's function; `tau` is None except for the dynamic strategy."""
 
     strategy: str
     block: int
@@ -125,7 +125,7 @@ class Setting:
 
 
 def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Finding]]:
-    """Findings by strategy. ValueError if the checkout does not carry the function."""
+    """Findings by strategy. ValueError if the checkout lacks the function."""
     sdar = Source("--sdar", checkout, HOME).load(FILE, FUNCTION)
 
     def found(name: str, settings: list[Setting], prompt_length: int = 8, defect: str = ""
@@ -155,7 +155,7 @@ def agreement(checkout: Path, num_models: int = 20) -> Iterator[Comparison[Findi
 
 
 def _entropy_bounded(sdar: ModuleType, models: RandomModels) -> Finding:
-    """How often the strategy fails on a name that it never sets."""
+    """Counts the runs in which the strategy fails on an unassigned name."""
     num_failed = 0
     for model, prompt in models:
         try:

@@ -1,5 +1,5 @@
-"""Times of two engines in turns on the same weights, and what explains them: positions through the network, and the
-share of our decode that is neither the model's forward nor the token statistics.
+"""Interleaved times of two engines on the same weights, and what explains them: positions computed, and the share of
+our decode spent outside the model's forward and the token statistics.
 
     tokens/s = new tokens / seconds of a decode;   ratio = median over rounds of (their seconds / our seconds)
 """
@@ -22,8 +22,8 @@ from .base import Comparison, Timing
 
 @dataclass(frozen=True)
 class Setting:
-    """What is decoded: by default a LLaDA shape of 20M parameters, 224 new tokens after 32, in blocks of 32 and 8 steps
-    a block."""
+    """The decode: by default a LLaDA shape of 20M parameters, 224 new tokens after 32, in blocks of 32 with 8 steps per
+    block."""
 
     shape: Shape = field(default_factory=lambda: Shape(width=384, num_layers=8, num_heads=6, num_kv_heads=6,
                                                        ffn_width=1024, position_table=False))
@@ -53,7 +53,7 @@ class Setting:
 
 
 def in_bfloat16(model: DecodableTransformer) -> DecodableTransformer:
-    """The same model with its weights rounded to bfloat16; tables of angles stay float32."""
+    """The same model with its weights rounded to bfloat16; RoPE tables stay float32."""
     transformer = copy.deepcopy(model.transformer)
     for parameter in transformer.parameters():
         parameter.data = parameter.data.bfloat16()
@@ -62,7 +62,7 @@ def in_bfloat16(model: DecodableTransformer) -> DecodableTransformer:
 
 @dataclass(frozen=True)
 class Rival:
-    """A peer's decode of the setting's prompt, and the positions that it feeds and asks the head for."""
+    """A peer's decode of the setting's prompt, and the numbers of positions that it feeds and queries."""
 
     name: str
     decode: Callable[[], list[int]]
@@ -76,7 +76,7 @@ def dtype_of(model: DecodableTransformer) -> str:
 
 def race(name: str, setting: Setting, decoder: Decoder, model: DecodableTransformer,
          rival: Callable[[DecodableTransformer], Rival], target: float | None = None) -> Comparison[Timing]:
-    """To be measured: our decoder and a peer's on the model in turns, then why."""
+    """The comparison that times our decoder and a peer's on the model."""
     of = {"setting": describe(setting), "decoder": describe(decoder), "dtype": dtype_of(model)}
     return Comparison(name, f"times, {dtype_of(model)}, {setting.name}", of,
                       lambda: raced(setting, decoder, model, rival(model), target))
@@ -84,7 +84,8 @@ def race(name: str, setting: Setting, decoder: Decoder, model: DecodableTransfor
 
 def raced(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival: Rival, target: float | None
           ) -> Timing:
-    """Tokens of 16-bit weights may differ, since engines round at different places; those of float32 may not."""
+    """The measured comparison. Tokens may differ with 16-bit weights, since engines round differently; not with
+    float32."""
     request = Request.completing(setting.prompt(), setting.num_new, mask_id=model.mask_id)
     turns = in_turns(lambda: decoder.decode(model, [request]), rival.decode, setting.rounds)
     dtype = dtype_of(model)
@@ -106,7 +107,7 @@ def raced(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival
 
 
 def accounted(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, int]:
-    """What our decode counts of itself."""
+    """The accounting of our decode."""
     decoding = decoder.begin(model, [request])
     for _ in decoder.stream(decoding):
         pass
@@ -145,8 +146,8 @@ class Stopwatch:
 
 
 def outside(decoder: Decoder, model: DecodableTransformer, request: Request, repeats: int = 5) -> tuple[float, float]:
-    """Median share of a whole decode that is spent outside the forward and the statistics, and the milliseconds of a
-    step, after one decode of warm-up. On a CPU alone: a GPU works on after a call returns."""
+    """Median share of a decode spent outside the forward and the statistics, and milliseconds per step, after one
+    warm-up decode. Valid on a CPU only: GPU calls are asynchronous."""
     found = []
     for _ in range(repeats + 1):
         watch, num_steps = Stopwatch(model), 0

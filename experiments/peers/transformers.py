@@ -1,5 +1,5 @@
-"""transformers' greedy `generate` of a Llama (github.com/huggingface/transformers) with our weights copied in, beside
-our autoregressive decoder: same tokens, and both times.
+"""transformers' greedy `generate` of a Llama (github.com/huggingface/transformers) with our weights copied in, against
+our autoregressive decoder: tokens and times.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,7 +93,7 @@ class LlamaPair:
                                    attention_mask=torch.ones_like(prompt), suppress_tokens=[self.mask_id])[0].tolist()
 
     def linear_floor(self) -> None:
-        """F.linear of one row with each weight matrix in turn, once a new token."""
+        """F.linear of one row with every weight matrix, once per new token."""
         linear_floor([p for p in (*self.transformer.blocks.parameters(), self.transformer.head.weight) if p.ndim == 2],
                      self.num_new)
 
@@ -139,7 +139,7 @@ def _timed(name: str, shape: Shape, vocab_size: int, rounds: int) -> Timing:
 
 @torch.inference_mode()
 def linear_floor(weights: Sequence[Tensor], repeats: int) -> None:
-    """F.linear of one row with each weight in turn, `repeats` times."""
+    """F.linear of one row with every weight, `repeats` times."""
     rows = {weight.shape[1]: torch.randn(1, weight.shape[1]) for weight in weights}
     for _ in range(repeats):
         for weight in weights:

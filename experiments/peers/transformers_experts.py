@@ -1,8 +1,8 @@
-"""transformers' mixture of experts (OLMoE's block) beside ours on a CPU: same weights and positions, with its loop over
+"""transformers' mixture of experts (OLMoE's block) against ours on a CPU: same weights and inputs, with its loop over
 experts ("eager") and with torch's grouped product. (Its batched one copies weights for every position: the slowest.)
 
-A step of few positions is bound by reading the weights of the experts that they choose. `warm` asks about the same
-positions again and again, whose experts then lie in a cache where they fit there; `cold` about others each time.
+A step of few positions is bound by reading the chosen experts' weights. `warm` repeats the same positions, whose
+experts stay in the CPU cache if they fit; `cold` uses different ones each time.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ _AIM = {"eager": 1.2}
 
 
 def pair(shape: ExpertShape = SHAPE, width: int = WIDTH, seed: int = 0, way: str = "eager") -> tuple[MoELayer, Any]:
-    """Our layer and theirs with the same random weights; theirs multiplies in the way that is named."""
+    """Our layer and theirs with the same random weights; `way` is their implementation of the experts."""
     from transformers import OlmoeConfig  # pyright: ignore[reportMissingImports]
     from transformers.models.olmoe.modeling_olmoe import (  # pyright: ignore[reportMissingImports]
         OlmoeSparseMoeBlock,

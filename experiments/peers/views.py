@@ -1,8 +1,8 @@
-"""Our transformer as public code calls a model, written apart from the engine's forward so that a fault of one shows.
+"""Our transformer as public code calls a model, independent of the engine's forward so that a defect in either shows.
 
-Plain scaled-dot-product attention over all heads, rotate-half RoPE, keys and values as the caller keeps them:
+Plain scaled-dot-product attention over all heads, rotate-half RoPE, keys and values kept by the caller:
 
-    k, v = merge(layer, k, v)        what the fed positions see: the caller's store, or k and v themselves
+    k, v = merge(layer, k, v)        keys and values that the fed positions see: the caller's cache, or k and v
     x += o(softmax(q k^T / sqrt(D)) v);  x += down(silu(gate(x)) up(x))
 """
 
@@ -19,13 +19,13 @@ from ...models import DecodableTransformer, Plan
 # Not -inf: guidance takes the difference of two banned logits.
 BANNED = -1e9
 Merge = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From a layer's number and the keys (rotated) and values of the fed positions, each [B, K, F, D], to those that they
-see, each [B, K, C, D]."""
+"""Maps a layer's number and the fed positions' keys (rotated) and values, each [B, K, F, D], to the keys and values
+that they see, each [B, K, C, D]."""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """The plainest call: token rows in, an object with the logits of all positions out, the mask id banned. The forward
+    """The simplest call: token rows in, an object with the logits of all positions out, the mask id banned. The forward
     is the engine's."""
 
     model: DecodableTransformer
@@ -36,7 +36,7 @@ class Whole:
 
     @torch.no_grad()
     def __call__(self, tokens_BL: Tensor, attention_mask: Tensor | None = None) -> SimpleNamespace:
-        """An attention mask must be all ones: nothing is padded here."""
+        """An attention mask must be all ones, since nothing is padded."""
         assert attention_mask is None or bool((attention_mask == 1).all())
         position_BL = torch.arange(tokens_BL.shape[1], device=self.device).expand_as(tokens_BL).contiguous()
         spare_BS = F.pad(tokens_BL, (0, 1))
@@ -58,9 +58,9 @@ def _rotated(x_BHFD: Tensor, cos_BFD: Tensor, sin_BFD: Tensor) -> Tensor:
 @torch.no_grad()
 def logits_of(model: DecodableTransformer, tokens_BF: Tensor, position_BF: Tensor, merge: Merge,
               visible_BFC: Tensor | None = None) -> Tensor:
-    """Logits [B, F, V], the mask id banned, of tokens (int64) at positions (int64) that see the keys which `merge`
-    returns, where visible_BFC (bool; None: everywhere) lets them. Dense shapes without query and key norms; the model's
-    shift is not applied: row f is what the network says at position f."""
+    """Logits [B, F, V], the mask id banned, of tokens (int64) at positions (int64). They see the keys that `merge`
+    returns where visible_BFC (bool; None: everywhere) is true. Dense shapes without query and key norms; the model's
+    shift is not applied: row f is the network's output at position f."""
     transformer, shape = model.transformer, model.config.shape
     assert shape.experts is None
     assert not shape.qk_norm

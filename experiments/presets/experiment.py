@@ -1,9 +1,9 @@
-"""The decoders experiment: every preset on every task, beside autoregression at equal quality.
+"""The decoders experiment: every preset on every task, compared with autoregression at equal quality.
 
     python -m quicksilver.experiments experiment=decoders [experiment.presets=[llada,fast_dllm_dual]] [task=sudoku6]
 
-A preset that takes a block takes the task's, and one that takes steps each of the experiment's numbers of them; its
-other knobs are as published. Presets of block-causal models decode such a model of the same task.
+A preset with a block size uses the task's; one with a number of steps runs at each of the experiment's; other knobs
+are as published. Presets for block-causal models decode a block-causal model of the same task.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,9 +33,8 @@ from .section import KIND
 
 @dataclass(frozen=True)
 class Decoders:
-    """The presets named (None: all) at each of `steps` steps a window; `num_items` are decoded at each of
-    `batch_sizes`, in their order, on `device` (cpu or cuda) with the kernels that `kernels` names (auto, reference, cpu
-    or triton)."""
+    """The given presets (None: all) at each of `steps` steps per window. `num_items` pairs with `batch_sizes`: items
+    decoded at each. `device` is cpu or cuda, `kernels` auto, reference, cpu or triton."""
 
     tasks: Mapping[str, TaskSetup]
     seeds: Sequence[int]
@@ -59,7 +58,7 @@ class Decoders:
         if not self.names:
             raise ValueError("presets=[]: needs at least one")
         for name in self.names:
-            presets.knobs(name)  # refused here if there is none
+            presets.knobs(name)  # ValueError if there is none
         check_different("presets", self.names)
 
     @property
@@ -97,8 +96,7 @@ class Decoders:
                 yield point(model, decoder, "diffusion", preset, steps)
 
     def _settings(self, preset: str, block: int) -> Iterator[tuple[int | None, Decoder]]:
-        """The preset in blocks of that size where it takes blocks, at each number of steps; None where it takes none.
-        """
+        """The preset with this block size, if it has one, at each number of steps (None if it takes no steps)."""
         make, knobs = presets.PRESETS[preset], presets.knobs(preset)
         blocks = {"block": block} if "block" in knobs else {}
         if "steps" in knobs:
@@ -107,7 +105,7 @@ class Decoders:
             yield None, make(**blocks)
 
     def check(self) -> None:
-        """ValueError with the reason if a preset could not be decoded; before anything is trained."""
+        """ValueError with the reason if a preset cannot be decoded, before anything is trained."""
         for point in self.points():
             point.model.check(point.decoder, point.head)
 

@@ -1,4 +1,4 @@
-"""The figure of all decoders: each one's speed-up over autoregression, at equal quality where it has it."""
+"""The figure of all decoders: speed-up over autoregression, at equal quality where reached."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _EQUAL, _WORSE, _LINE = BLUE, "#999999", VERMILION
 
 @own_style()
 def decoders(table: DecoderTable, sources: Sequence[str]) -> bytes:
-    """A PNG with a panel a task and a line a decoder, in the table's order."""
+    """A PNG with a panel per task and a line per decoder, in the table's order."""
     names = list(table.cells)
     figure = Figure(figsize=(2.6 * len(table.tasks) + 2.2, 0.2 * len(names) + 1.6), layout="constrained")
     panels = figure.subplots(1, len(table.tasks), squeeze=False, sharey=True)[0]

@@ -1,4 +1,4 @@
-"""Every decoder at autoregression's quality: one row a decoder, one cell a task."""
+"""Every decoder at autoregression's quality: one row per decoder, one cell per task."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from ..study.rows import EqualQuality, Row, equal_quality, numbered
 
 @dataclass(frozen=True)
 class Cell:
-    """A decoder on a task: its fastest setting that is as good as autoregression, where one is, and its best one."""
+    """A decoder on a task: its fastest setting as good as autoregression, if any, and its best setting."""
 
     compared: EqualQuality
     best: Row
 
     @property
     def shown(self) -> Row:
-        """The setting that stands for the decoder."""
+        """The setting shown: the fastest at equal quality, else the best."""
         return self.best if self.compared.fastest is None else self.compared.fastest
 
     @property
     def text(self) -> str:
-        """The cell in words: speed-up and quality at equal quality, else the best quality."""
+        """The cell's text: speed-up and quality at equal quality, else the best quality."""
         fastest = self.compared.fastest
         if fastest is None:
             verdict = "no reference" if self.compared.reference_fails else "none"
@@ -39,13 +39,13 @@ class DecoderTable:
 
     @property
     def tolerance(self) -> float:
-        """The widest tolerance at which a cell's quality counted as equal, a share."""
+        """The largest tolerance for equal quality over all cells, as a share."""
         return max((cell.compared.tolerance for cells in self.cells.values() for cell in cells if cell is not None),
                    default=0.0)
 
 
 def decoder_tables(rows: Sequence[Row]) -> list[DecoderTable]:
-    """A table for each batch size, over the tasks with one right answer and an autoregressive reference."""
+    """A table per batch size, over the tasks with one right answer and an autoregressive reference."""
     tables = []
     for batch_size in sorted({row.batch_size for row in rows}):
         here = [row for row in rows if row.batch_size == batch_size]

@@ -1,4 +1,4 @@
-"""What the report says of the presets: figures, tables, sentences."""
+"""The report's section on presets: figures, tables, sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ def section(records: Sequence[Json], sources: Sequence[str]) -> Section:
 
 @dataclass(frozen=True)
 class Summary:
-    """One task at one batch size: how many presets were measured, are as good as autoregression, and faster too; the
-    fastest of these by name (None where there is none). Where the reference fails, none is compared."""
+    """One task at one batch size: the number of presets measured, as good as autoregression, and also faster; the
+    fastest of equal quality with its name (None if there is none). None is compared where the reference fails."""
 
     task: str
     batch_size: int
@@ -57,7 +57,7 @@ def _summary(tables: Sequence[DecoderTable]) -> list[Summary]:
 
 
 def _findings(summary: Sequence[Summary]) -> Iterator[str]:
-    """Over all tasks and batch sizes; the table has each one's numbers."""
+    """Sentences over all tasks and batch sizes; the table has the details."""
     compared = [line for line in summary if not line.reference_fails]
     some, none = ([line for line in compared if (line.num_equal > 0) is wanted] for wanted in (True, False))
     if some:

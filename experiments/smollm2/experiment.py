@@ -1,7 +1,7 @@
-"""A prompt answered by published weights: python -m quicksilver.experiments experiment=smollm2 prompt="..."
+"""Answer a prompt with published weights: python -m quicksilver.experiments experiment=smollm2 prompt="..."
 
-The answer is written to stdout as it is decoded; then come tokens per second, of the prompt and of the answer apart,
-and what ran. Each run is recorded anew, since it is there to be watched.
+The answer streams to stdout; then follow tokens per second, of prefill and decode separately, and the kernels that ran.
+Every run is measured again, never read from a record.
 """
 
 import time
@@ -29,16 +29,16 @@ from ..study.checks import check_different, check_machine
 from ..training.recipe import LARGEST_SEED
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# What stands for a position without a token, and for half a character.
+# The placeholders of a masked position and of half a character.
 _UNDECIDED = "_\ufffd"
 _LIBRARIES = ("transformers", "gguf", "accelerate")
 
 
 class Weights(Protocol):
-    """Where a module of transformers comes from."""
+    """The source of a transformers module."""
 
     def check(self) -> None:
-        """ValueError with the reason if it could not be loaded."""
+        """ValueError with the reason if it cannot be loaded."""
         ...
 
     def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -63,9 +63,9 @@ class AnswerPoint:
 
 @dataclass(frozen=True)
 class Answer:
-    """`prompt` answered in at most `num_new` tokens, once for each of `seeds`, on `device` (cpu or cuda) with the
-    implementation of the kernels that `kernels` names (auto, reference, cpu or triton). `dtype` is that of the weights,
-    which are kept in `weights_folder` (None: in "weights" below the output)."""
+    """`prompt` answered in at most `num_new` tokens, once per seed. `device` is cpu or cuda, `kernels` auto, reference,
+    cpu or triton, `dtype` that of the weights, which are kept in `weights_folder` (None: in "weights" below the
+    output)."""
 
     weights: Weights
     weights_folder: str | None
@@ -92,7 +92,7 @@ class Answer:
             raise ValueError(f"dtype={self.dtype!r}: must be one of {', '.join(_DTYPES)}")
 
     def check(self) -> None:
-        """ValueError with the reason if the weights could not be read; before anything is fetched."""
+        """ValueError with the reason if the weights cannot be read, before anything is fetched."""
         self.weights.check()
 
     def points(self) -> Iterator[AnswerPoint]:
@@ -101,7 +101,7 @@ class Answer:
                               self.device, self.kernels)
 
     def run(self, folder: Path) -> int:
-        """Answer, and record each answer in `folder`. Returns 0: nothing can half-fail."""
+        """Decode and record each answer in `folder`. Returns 0; a failure raises."""
         provenance()  # the state of the code now
         torch.set_num_threads(self.threads)
         module, tokenizer = self.weights.load(
@@ -118,7 +118,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class PlainText:
-    """A tokenizer whose special tokens read as nothing."""
+    """A tokenizer whose special tokens decode to nothing."""
 
     tokenizer: Any
 
@@ -129,7 +129,7 @@ class PlainText:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def prompt(self, text: str) -> list[int]:
-        """The tokens of what a user says, in the chat template where there is one."""
+        """The tokens of a user's message, in the chat template if there is one."""
         if getattr(self.tokenizer, "chat_template", None) is None:
             return self.tokenizer.encode(text)
         turn = [{"role": "user", "content": text}]
@@ -137,8 +137,8 @@ class PlainText:
 
 
 def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Json:
-    """Decode one answer, writing it to stdout as it comes. The clock runs from the prompt's tokens to the first token
-    of the answer, and from there to its last; a few tokens are decoded before it starts."""
+    """Decode one answer, streaming it to stdout, after a warm-up of two tokens. Prefill is timed from the prompt's
+    tokens to the first token of the answer, decode from there to the last."""
     text = PlainText(tokenizer)
     prompt = text.prompt(point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.eos_token_id)
@@ -166,7 +166,7 @@ def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Jso
 
 
 def written(stream: GenerationStream) -> float:
-    """Write what is decided, as far as it is whole characters, step by step; the time after the first step."""
+    """Write the committed text step by step, as whole characters. Returns the time after the first step."""
     first, shown = None, ""
     for update in stream:
         first = first or time.perf_counter()
@@ -181,7 +181,7 @@ def written(stream: GenerationStream) -> float:
 
 
 def _continued(shown: str, text: str) -> str:
-    """Write what `text` adds to what is shown; all that is shown then. Nothing where it does not begin with that."""
+    """Write what `text` adds to the text `shown`; nothing if it does not begin with that. Returns all text shown."""
     if not text.startswith(shown):
         return shown
     print(text[len(shown) :], end="", flush=True)

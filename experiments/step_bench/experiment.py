@@ -1,9 +1,9 @@
 """The step benchmark: python -m quicksilver.experiments experiment=step_bench [shapes=[llada_8b,...]]
 
-One denoising step beside one autoregressive step, at the shapes of published models, with random weights: milliseconds
-from a CUDA graph's replay and launched from Python, beside the least that memory and products allow. Every row goes on
-record as it comes; the same command goes on where it stopped. Without a GPU it states the floors and times nothing; the
-rehearsal device=cpu shapes=tiny runs all of it but graphs.
+One denoising step against one autoregressive step, at the shapes of published models, with random weights: milliseconds
+from CUDA graph replay and launched from Python, and the roofline bound. Every row is recorded as it comes; the same
+command resumes. Without a GPU it computes the bounds and times nothing; device=cpu shapes=tiny is a rehearsal without
+graphs.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ _NOT_REACHED = "not measured: the time ran out"
 @dataclass(frozen=True)
 class StepBench:
     """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
-    `blocks`, with each head; and the block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
-    auto, reference, cpu or triton; `seconds` is the time for all rows, of which each model gets an equal share, and on
-    a GPU for profiles of what was timed, after all times."""
+    `blocks`, with each head; and a block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
+    auto, reference, cpu or triton. `seconds` is the budget for all rows, split equally over models; on a GPU it
+    includes profiles of the timed points, taken after all times."""
 
     shapes: Mapping[str, ModelShape]
     contexts: Sequence[int]
@@ -68,14 +68,14 @@ class StepBench:
         check_real("seconds", self.seconds, above=0)
 
     def check(self) -> None:
-        """ValueError for a point that could not be timed."""
+        """ValueError for a point that cannot be timed."""
         list(self.points())
         if self._has_device():
             with using(Implementation.named(self.kernels)):
-                pass  # refused here if it could not run
+                pass  # ValueError if they cannot run
 
     def points(self) -> Iterator[StepPoint]:
-        """By model; within one, what matters most first, since the time may run out."""
+        """By model; within a model the most important first, since the budget may run out."""
         longest = max(self.contexts) + max(*self.blocks, self.reference_block or 1, 2)
         main = Implementation.named(self.kernels)
         if main is None:
@@ -96,8 +96,8 @@ class StepBench:
                     yield point(context, self.reference_block, next(iter(self.heads)), Implementation.REFERENCE)
 
     def run(self, folder: Path) -> int:
-        """Time what is missing, write the report to `folder`/steps, and print the table, when interrupted too. Returns
-        how many rows failed."""
+        """Time the missing rows, write the report to `folder`/steps, and print the table, also if interrupted. Returns
+        the number of failed rows."""
         folder = folder / "steps"
         points, rows = list(self.points()), dict[StepPoint, Json]()
         if not self._has_device():
@@ -123,7 +123,7 @@ class StepBench:
         return self.device == "cpu" or torch.cuda.is_available()
 
     def _measure(self, points: Sequence[StepPoint], file: JsonLines, rows: dict[StepPoint, Json]) -> None:
-        """Fill `rows`: with what the file holds of this code on this device, and with what is timed now."""
+        """Fill `rows` with the file's rows for this code on this device, and with those timed now."""
         name = device_name(self.device)
         held = {row["key"]: row for row in file.rows() if "failed" not in row["result"]}
         rows |= {point: held[key] for point in points if (key := _key(point, name)) in held}
@@ -137,14 +137,14 @@ class StepBench:
                 for point in points:
                     if point.name == model and point not in rows:
                         session.time(point, name, share_ends)
-            # The model whose weights the process holds comes first.
+            # Reversed, so that the model whose weights the process still holds comes first.
             for point in reversed([point for point in points if self.device == "cuda" and point in rows]):
                 session.profile(point, ends)
 
 
 @dataclass(frozen=True)
 class _Session:
-    """Asks the process that measures for what is missing of a row, while there is time, and records it."""
+    """Requests the missing parts of a row from the measuring process, within the budget, and records them."""
 
     worker: Worker
     device: str
@@ -153,7 +153,7 @@ class _Session:
     shown: Bar
 
     def time(self, point: StepPoint, name: str, ends: float) -> None:
-        """The times of a point on the device of this name."""
+        """Time a point on the device of this name."""
         result = self._ask(measured, point, ends)
         if result is None:
             return
@@ -161,18 +161,18 @@ class _Session:
                              "provenance": provenance_on(name) | {"dtype": point.dtype, "kernels": point.kernels}})
 
     def profile(self, point: StepPoint, ends: float) -> None:
-        """Add the profile to the row of a point, if that has times and none yet."""
+        """Add the profile to the row of a point, if it has times and no profile yet."""
         row = self.rows[point]
         if row["result"].keys() & {"failed", "num_kernels", "no_profile"}:
             return
         found = self._ask(profiled, point, ends)
         if found is not None:
-            if "failed" in found:  # the row's times are none the worse
+            if "failed" in found:  # the row's times remain valid
                 found = {"no_profile": found["failed"]}
             self._record(point, row | {"result": row["result"] | found})
 
     def _ask(self, function: Callable[..., Json], point: StepPoint, ends: float) -> Json | None:
-        """What the process answers, or why it could not; None where the time ended before."""
+        """The process's result, or why it failed; None if the budget ended first."""
         left = ends - time.monotonic()
         if left <= 0:
             return None
@@ -186,7 +186,7 @@ class _Session:
             console.print(f"failed: {point.label}: {error}", markup=False, style="red")
             result = {"failed": str(error)}
         if self.device == "cuda" and result.keys() & {"failed", "no_graph"}:
-            self.worker.end()  # a fault or a broken capture may have spoiled the GPU's context
+            self.worker.end()  # a fault or a broken capture may have corrupted the GPU's context
         return result
 
     def _record(self, point: StepPoint, row: Json) -> None:
@@ -203,6 +203,6 @@ def _line(point: StepPoint, row: Json | None, state: str) -> Line:
 
 
 def _key(point: StepPoint, device: str) -> str:
-    """What makes a time another time: the point, the code, the device and the versions."""
+    """The key of a measurement: the point, the code, the device and the versions."""
     parts = [describe(point), provenance()["source_hash"], device, torch.__version__, triton.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

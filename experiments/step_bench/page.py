@@ -1,4 +1,4 @@
-"""The step report: a page and a table on the terminal, made from rows alone."""
+"""The step report, made from rows alone: a page and a table on the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +30,8 @@ a row that was timed counts those it touched. Weights, and the tokens to be deci
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table: what was to be timed, its floors, and the result or why there is none. `parameters` are those
-    of the layers' matrices, all and those that are active at a position."""
+    """A row of the table: the step, its roofline bounds, and its result or why there is none. `parameters` counts those
+    of the layers' matrices: all, and those active at a position."""
 
     name: str
     parameters: tuple[int, int]
@@ -48,7 +48,7 @@ class Line:
         return "autoregressive" if self.block is None else f"block of {self.block}"
 
     def is_step_of(self, other: "Line") -> bool:
-        """Whether it is the other line's step with another head or other kernels."""
+        """Whether it is the same step as the other line's, up to head and kernels."""
         return (self.name, self.context, self.block) == (other.name, other.context, other.block)
 
     @property
@@ -58,18 +58,18 @@ class Line:
 
     @property
     def launched(self) -> list[float] | None:
-        """The same of a step launched from Python."""
+        """The same for a step launched from Python."""
         return self.result.get("eager_ms")
 
     @property
     def failed(self) -> bool:
-        """Whether the row has no time though it was tried; PyTorch's own operators need not be fit for a graph."""
+        """Whether timing was tried and failed; PyTorch's own operators need not support graph capture."""
         no_graph = self.kernels == "triton" and self.result.get("no_graph", NOT_ON_A_CPU) != NOT_ON_A_CPU
         return "failed" in self.result or no_graph
 
     @property
     def state(self) -> str | None:
-        """Why there is no time of a replay; None where there is one."""
+        """Why there is no replay time; None if there is one."""
         for name, words in (("state", ""), ("failed", "failed: "), ("no_graph", "no graph: ")):
             if name in self.result:
                 return words + self.result[name]
@@ -77,8 +77,8 @@ class Line:
 
 
 def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json]) -> Path:
-    """Write report.md to `folder`, print the table, and return the page's path. Where nothing was timed, head and
-    kernels make no difference and are left out."""
+    """Write report.md to `folder`, print the table, and return the page's path. If nothing was timed, head and kernels
+    make no difference and are left out."""
     if not provenances:
         lines = [line for place, line in enumerate(lines) if not any(line.is_step_of(other) for other in lines[:place])]
         lines = [replace(line, head="-", kernels="-") for line in lines]
@@ -116,7 +116,7 @@ def _origins(provenances: Sequence[Json]) -> list[str]:
 
 
 def _reasons(lines: Sequence[Line]) -> list[str]:
-    """Why lines have no time, each reason once with the lines that it holds for."""
+    """Why lines have no time: each reason once, with its lines."""
     found: dict[str, list[str]] = {}
     for line in lines:
         if line.state is not None and line.state not in (NO_GPU, f"no graph: {NOT_ON_A_CPU}"):
@@ -125,7 +125,7 @@ def _reasons(lines: Sequence[Line]) -> list[str]:
 
 
 def _cells(line: Line, lines: Sequence[Line]) -> dict[str, str]:
-    """A line's cells by column, "-" where there is nothing to say."""
+    """A line's cells by column, "-" if empty."""
     beside = next((other for other in lines if other.block is None and (
         (other.name, other.context, other.head, other.kernels) == (line.name, line.context, line.head, line.kernels))),
         None)

@@ -1,5 +1,5 @@
-"""What the step benchmark times: one step of one model at one context, with the parts that a decode would have, and the
-least time it can take."""
+"""A point of the step benchmark: one step of one model at one context, with the parts of a real decode, and its
+roofline bound."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ _TOKEN_SEED = 0
 
 @dataclass(frozen=True)
 class ModelShape:
-    """All of a model that the time of a step depends on: it does not depend on trained weights."""
+    """The properties of a model that determine the time of a step, which does not depend on trained weights."""
 
     vocab_size: int
     shape: Shape
@@ -30,8 +30,8 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class StepPoint:
-    """A step after `context` stored positions: of a block of `block` positions with a block-causal cache, or, where
-    None, of the one next token. Positions go up to `max_length`."""
+    """A step after `context` stored positions: of a block of `block` positions with a block-causal cache, or, if None,
+    of one next token. Positions go up to `max_length`."""
 
     name: str
     model: ModelShape
@@ -55,24 +55,23 @@ class StepPoint:
 
     @property
     def label(self) -> str:
-        """The row in words."""
+        """The row as text."""
         step = "autoregressive" if self.block is None else f"block of {self.block}"
         return f"{self.name}, context {self.context}, {step}, {self.head_name} head, {self.kernels}"
 
     @property
     def num_positions(self) -> int:
-        """Positions fed and asked for."""
+        """Positions fed and queried."""
         return 1 if self.block is None else self.block
 
     @property
     def length(self) -> int:
-        """Positions of the canvas. An autoregressive step asks for the position after the one it feeds."""
+        """Positions of the canvas. An autoregressive step queries the position after the one it feeds."""
         return self.context + self.num_positions + (self.block is None)
 
     @property
     def window_index(self) -> int:
-        """Which of the decode's windows the step is in. The first window of an autoregressive decode would feed the
-        whole prompt."""
+        """The window of the step. The first window of an autoregressive decode would feed the whole prompt."""
         return int(self.block is None)
 
     @property
@@ -100,13 +99,13 @@ class StepPoint:
         return torch.randint(self.mask_id, (self.length,), generator=generator).tolist()
 
     def request(self) -> Request:
-        """The tokens, masks where the step is to choose."""
+        """The tokens, with masks at the queried positions."""
         known = self.length - self.num_positions
         return Request([*self.tokens()[:known], *[self.mask_id] * self.num_positions], start=self.context)
 
     def floors(self, num_distinct_experts: float | None = None) -> Json:
-        """The least milliseconds: of reading weights and stored keys and values once, and of the products. Of a mixture
-        as many experts are read as were touched, or, where None, as uniform routing would touch."""
+        """Roofline bounds in milliseconds: of reading weights and stored keys and values once, and of the products. A
+        mixture of experts reads `num_distinct_experts`, or, if None, as many as uniform routing would touch."""
         fed, config = self.num_positions, self.config
         num_flops = config.forward_flops(fed, fed * (self.context + fed), fed)
         num_bytes = config.forward_bytes(fed, self.context, fed, bytes_per_element=getattr(torch, self.dtype).itemsize,
@@ -121,6 +120,6 @@ class StepPoint:
         return floor(cost, self.dtype)
 
     def expected_experts(self) -> float | None:
-        """Distinct experts a layer under uniform and independent routing; None without experts."""
+        """Distinct experts per layer under uniform and independent routing; None without experts."""
         experts = self.model.shape.experts
         return None if experts is None else experts.expected_distinct(self.num_positions)

@@ -1,8 +1,8 @@
-"""One step of a decode, made ready to be timed: the decoder's own, on static tensors, and what it committed can be
-taken back.
+"""One step of a decode, prepared for timing: the decoder's own step on static tensors, with its commits undone between
+repetitions.
 
-With random weights the masks of a block would be all alike and go to the same experts, so the positions to be decided
-hold random tokens instead, and are still masked.
+With random weights all masks of a block would be routed alike, to the same experts, so the queried positions hold
+random tokens instead, while still marked as masked.
 """
 
 import copy
@@ -21,7 +21,7 @@ _WEIGHT_SEED, _STORE_SEED = 0, 1
 
 @dataclass(frozen=True)
 class ReadyStep:
-    """A step that can be repeated: its decode, its window, and the canvas as it was before the step."""
+    """A repeatable step: its decode, its window, and the canvas before the step."""
 
     decoder: Decoder
     run: DecodeRun
@@ -30,8 +30,8 @@ class ReadyStep:
 
     @classmethod
     def of(cls, point: StepPoint, transformer: Transformer) -> "ReadyStep":
-        """The point's step, after a store of random keys and values."""
-        transformer = copy.copy(transformer)  # shares the weights; only what its positions see differs
+        """The point's step, with random keys and values in the KV cache."""
+        transformer = copy.copy(transformer)  # shares the weights; only the attention pattern differs
         transformer.config = point.config
         model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head)
         run = point.decoder.begin(model, [point.request()])
@@ -49,17 +49,17 @@ class ReadyStep:
         self.decoder.step(self.run, self.block, 0)
 
     def restore(self) -> None:
-        """Take back what the step committed."""
+        """Undo the step's commits."""
         for tensor, earlier in zip(vars(self.run.active).values(), vars(self.before).values(), strict=True):
             tensor.copy_(earlier)
 
     def committed(self) -> list[Tensor]:
-        """Copies of what the step writes to the canvas; in its spare column anything may stand."""
+        """Copies of the canvas tensors that the step writes, without the spare column, which may hold anything."""
         canvas = self.run.active
         return [tensor[:, :-1].clone() for tensor in (canvas.tokens_BS, canvas.masked_BS, canvas.step_BS)]
 
     def distinct_experts(self) -> list[int]:
-        """How many experts the step touches, in each layer that has them."""
+        """Number of distinct experts that the step touches, in each layer with experts."""
         assert isinstance(self.run.model, DecodableTransformer)
         with RouterRecorder(self.run.model.transformer) as recorder:
             self()
@@ -69,11 +69,11 @@ class ReadyStep:
 
 @lru_cache(maxsize=1)
 def weights(model: ModelShape, max_length: int, dtype_name: str, device_name: str) -> Transformer:
-    """Random weights, made on the device: none is zero, so that no product is cheaper than it would be."""
+    """Random weights, created on the device: none is zero, so that no product is cheaper than with real weights."""
     standard = torch.get_default_dtype()
     torch.manual_seed(_WEIGHT_SEED)
     try:
-        # Not a cast: tables of angles and the routers stay in float32.
+        # Not a cast: RoPE tables and routers stay in float32.
         torch.set_default_dtype(getattr(torch, dtype_name))
         with torch.device(device_name):
             transformer = Transformer(TransformerConfig(model.vocab_size, max_length, Causal(), model.shape))

@@ -1,8 +1,8 @@
-"""Times one step of a decode: launched from Python, and replayed from a CUDA graph. Runs in a process of its own, so
-that a fault of one step costs one row; the process keeps the last model's weights.
+"""Times one step of a decode: launched from Python, and replayed from a CUDA graph. Runs in a separate process, so that
+a fault in one step costs one row; the process keeps the last model's weights.
 
-What a step committed is taken back between repetitions, outside the clock. A profiler that was once loaded stays in its
-process and slows what is launched, so that profiles are taken apart, after the times.
+A step's commits are undone between repetitions, outside the timed interval. A loaded profiler stays in its process and
+slows launches, so profiles are taken separately, after the times.
 """
 
 import gc
@@ -32,8 +32,7 @@ _NUM_LARGEST = 8
 class StepClock(Protocol):
     def measured(self, step: Callable[[], None], restore: Callable[[], None], result: Callable[[], Sequence[Tensor]]
                  ) -> Json:
-        """Milliseconds of a step and what else can be seen of it; `restore` takes a step back, `result` copies what it
-        wrote."""
+        """Milliseconds of a step and further measurements; `restore` undoes a step, `result` copies what it wrote."""
         ...
 
 
@@ -83,7 +82,7 @@ class GraphClock:
         return found
 
     def _launched(self, step: Callable[[], None], restore: Callable[[], None]) -> list[float]:
-        """Of steps that begin on an idle GPU: what the host takes to launch, if that is more."""
+        """Milliseconds of steps that begin on an idle GPU; launch overhead dominates if it is larger."""
         times = []
         for _ in range(self.num_steps + 1):
             restore()
@@ -97,7 +96,7 @@ class GraphClock:
         return _quantiles(times[1:])
 
     def _replayed(self, graph: torch.cuda.CUDAGraph, restore: Callable[[], None]) -> list[float]:
-        # Replays are queued ahead of the GPU, so that no launch is waited for between two events.
+        # Replays are queued ahead of the GPU, so that no launch overhead falls between two events.
         pairs = [_events() for _ in range(self.num_replays + _NUM_WARM_UPS)]
         for start, end in pairs:
             restore()
@@ -109,7 +108,7 @@ class GraphClock:
 
 
 def summary(activities: Sequence[tuple[str, float]]) -> Json:
-    """Of the name and milliseconds of each activity on the GPU."""
+    """The profile, from the name and milliseconds of each activity on the GPU."""
     if not activities:
         return {"no_profile": "the profiler saw nothing on the GPU"}
     milliseconds: dict[str, float] = {}
@@ -134,7 +133,7 @@ def _captured(step: Callable[[], None], restore: Callable[[], None]) -> torch.cu
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     gc.collect()
-    gc.disable()  # unloading a module during the capture would spoil it
+    gc.disable()  # unloading a module would break the capture
     try:
         with torch.cuda.graph(graph, stream=stream):
             step()
@@ -155,7 +154,7 @@ def _quantiles(values: Sequence[float]) -> list[float]:
 
 @torch.inference_mode()
 def measured(point: StepPoint, device_name: str, clock: StepClock | None = None) -> Json:
-    """The row of a point: times, floors, experts touched, and which kernels ran."""
+    """The row of a point: times, roofline bounds, experts touched, and the kernels that ran."""
     device = torch.device(device_name)
     clock = clock or (GraphClock() if device.type == "cuda" else HostClock())
     with using(Implementation.named(point.kernels)), recording() as ran:
@@ -172,7 +171,7 @@ def measured(point: StepPoint, device_name: str, clock: StepClock | None = None)
 
 @torch.inference_mode()
 def profiled(point: StepPoint, device_name: str) -> Json:
-    """What one launched step of a point runs on the GPU: kernels, copies, their time, and the largest kernels."""
+    """The GPU profile of one launched step of a point: kernels, copies, their time, and the largest kernels."""
     with using(Implementation.named(point.kernels)):
         step = _ready(point, device_name)
         step()  # compiles
