@@ -80,7 +80,7 @@ def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[
 
 def _step_error(step: Step, policy: Policy, state: StepState, seen: "_Seen") -> StepError:
     model, states_NBQE = seen.model, seen.states_NBQE
-    assert seen.question is not None
+    assert seen.request is not None
     assert states_NBQE is not None
     plan = full_forward(step.window, state.canvas.length)
     exact_BQE = model.hidden(state.canvas.tokens_BS, plan, None)
@@ -89,7 +89,7 @@ def _step_error(step: Step, policy: Policy, state: StepState, seen: "_Seen") -> 
                 for cached_BQE, other_BQE in zip(states_NBQE, exact_NBQE, strict=True)]
     kl_NBQ, flipped_NBQ = (torch.stack(values) for values in zip(*compared, strict=True))
     distance_NBQ = (states_NBQE - exact_NBQE).float().norm(dim=-1)
-    exact_proposal = Proposal(model.statistics(exact_BQE, seen.question))
+    exact_proposal = Proposal(model.statistics(exact_BQE, seen.request))
     exact_edit = policy.select(state, exact_proposal)
     otherwise_BQ = (step.edit.commit_BQ != exact_edit.commit_BQ) | (_remask(step.edit) != _remask(exact_edit))
     num_computed, seen.num_computed = seen.num_computed, 0
@@ -199,7 +199,7 @@ class _Seen:
         return hidden_BQE
 
     def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
-        self.question = _of_its_own(request)
+        self.request = _of_its_own(request)
         return self.model.statistics(hidden_BQE, request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
