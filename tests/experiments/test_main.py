@@ -21,10 +21,11 @@ from quicksilver.experiments.kernel_bench.experiment import KernelBench
 from quicksilver.experiments.step_bench.experiment import StepBench
 from quicksilver.experiments.train import Train
 
-TINY = ["task=sudoku4", "threads=1", "models_at_once=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
-        "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
-        "task.sudoku4.autoregressive.updates=8", "task.sudoku4.diffusion.num_curve_items=8",
-        "task.sudoku4.autoregressive.num_curve_items=8", "experiment.num_items=[4,16]"]
+TINY_PAIR = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
+             "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
+             "task.sudoku4.autoregressive.updates=8", "task.sudoku4.diffusion.num_curve_items=8",
+             "task.sudoku4.autoregressive.num_curve_items=8"]
+TINY = [*TINY_PAIR, "models_at_once=1", "experiment.num_items=[4,16]"]
 
 
 def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -201,7 +202,7 @@ def test_an_interruption_during_imports_is_one_line_and_exit_code_130(tmp_path: 
 
 @pytest.mark.slow
 def test_decode_takes_its_seed_from_seeds_and_no_more_than_one(tmp_path: Path) -> None:
-    arguments = ["experiment=decode", *TINY[:-1], "experiment.num_items=2", "kernels=reference"]
+    arguments = ["experiment=decode", *TINY_PAIR, "experiment.num_items=2", "kernels=reference"]
     finished = run(*arguments, "seeds=[3]", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     (record,) = (json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").glob("*.json"))
@@ -212,7 +213,7 @@ def test_decode_takes_its_seed_from_seeds_and_no_more_than_one(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_path: Path) -> None:
-    first = run("experiment=decode", *TINY[:-1], "decoder=autoregressive", cwd=tmp_path)
+    first = run("experiment=decode", *TINY_PAIR, "decoder=autoregressive", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "of 64 right" in first.stderr
     (weights,) = (tmp_path / "runs" / "checkpoints").glob("*.safetensors")
@@ -220,7 +221,7 @@ def test_a_block_that_does_not_divide_and_a_foreign_checkpoint_are_refused(tmp_p
             (["windows=blocks", "windows.size=5"], "size=5: blocks must divide the 16 positions"),
             ([f"experiment.checkpoint={weights}"], "a checkpoint of another configuration: max_length=32, not 16"),
             (["experiment.checkpoint=nowhere.safetensors"], "nowhere.safetensors: no such checkpoint")):
-        finished = run("experiment=decode", *TINY[:-1], *arguments, cwd=tmp_path)
+        finished = run("experiment=decode", *TINY_PAIR, *arguments, cwd=tmp_path)
         assert finished.returncode == 2, finished.stderr
         assert message in finished.stderr.splitlines()[-1]
 
