@@ -348,13 +348,14 @@ def test_a_full_disk_ends_with_one_clear_line_and_keeps_earlier_records(tmp_path
 @pytest.mark.slow
 def test_multirun_with_joblib_runs_seeds_in_parallel_without_clobbering(tmp_path: Path) -> None:
     finished = run("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "seeds=[0],[1],[0,1]",
-                   "threads=null", cwd=tmp_path)
+                   "threads=null", "models_at_once=null", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "records").glob("*.json")]
-    trained = [record["point"] for record in records if record["point"]["kind"] == "TrainingPoint"]
-    assert sorted(point["seed"] for point in trained) == [0, 0, 1, 1]
+    trained = [record for record in records if record["point"]["kind"] == "TrainingPoint"]
+    assert sorted(record["point"]["seed"] for record in trained) == [0, 0, 1, 1]
     assert (tmp_path / "runs" / "latest").is_symlink()
     (tmp_path / "runs" / "latest").unlink()
     reports = sorted(path.parent.name for path in (tmp_path / "runs").glob("*/report.html"))
     assert [name.rpartition("-")[0] for name in reports] == ["sudoku4", "sudoku4-seeds0+1", "sudoku4-seeds1"]
-    assert {point["recipe"]["threads"] for point in trained} == {1}
+    assert {record["result"]["models_at_once"] for record in trained} == {1}
+    assert {record["point"]["threads"] for record in records if record not in trained} == {1}
