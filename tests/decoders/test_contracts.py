@@ -59,9 +59,9 @@ from tests.decoders.combinations import (
     working,
 )
 
-# The default run tries every option once, the slow tests every two together; both recorded decodes (test_unchanged.py).
+# The default run covers every option, the slow tests every pair of options.
 FURTHER_PAIRS = [pytest.param(combination, marks=pytest.mark.slow) for combination in PAIRS
-                 if str(combination) not in set(map(str, SINGLES))]
+                 if str(combination) not in map(str, SINGLES)]
 
 
 def tokens_of(decoder: Decoder, model: LanguageModel, requests: list[Request]) -> list[list[int]]:
