@@ -1,6 +1,6 @@
 """The sampler's proposal at the positions of a window: a token each, and the statistics that policies rank by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,15 +12,17 @@ from ..kernels.token_statistics import Statistic, TokenStatistics
 class Proposal:
     """A token for each position of the window, int64 [B, Q], and statistics, float32 [B, Q], log-probabilities in nats.
     They are 0 at unmasked positions where the head did not run. ValueError on reading a statistic that the policy does
-    not declare in its `statistics`."""
+    not declare in its `statistics`.
+
+    A model may return a subclass with further per-position fields; policies made for it read them in `found`."""
 
     found: TokenStatistics
 
     @classmethod
     def scattered(cls, found: TokenStatistics, place_BA: Tensor, shape: torch.Size) -> "Proposal":
         """The statistics of A positions of the window, scattered to their places (int64 [B, A]) in `shape` [B, Q]."""
-        return cls(TokenStatistics(**{name: value.new_zeros(shape).scatter_(1, place_BA, value)
-                                      for name, value in vars(found).items() if value is not None}))
+        return cls(replace(found, **{name: value.new_zeros(shape).scatter_(1, place_BA, value)
+                                     for name, value in vars(found).items() if value is not None}))
 
     def _declared(self, name: Statistic) -> Tensor:
         value_BQ: Tensor | None = getattr(self.found, f"{name}_BQ")
@@ -62,8 +64,3 @@ class Proposal:
     def divergence_BQ(self) -> Tensor:
         """KL divergence from the previous step's distribution; infinite at a window's first step."""
         return self._declared("divergence")
-
-    @property
-    def expert_rarity_BQ(self) -> Tensor:
-        """How few positions share this one's experts, from 0 to 1 (`models.ExpertAware`)."""
-        return self._declared("expert_rarity")

@@ -12,7 +12,7 @@ from torch import Tensor
 from .distribution_state import PreviousDistribution, TokenCredit
 from .tensor_checks import check_dtype, check_shape
 
-Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence", "expert_rarity"]
+Statistic = Literal["log_prob", "canvas_log_prob", "margin", "logit_gap", "entropy", "divergence"]
 
 
 def bounded(temperature: float) -> float:
@@ -89,8 +89,7 @@ class StatisticsRequest:
 
 @dataclass(frozen=True)
 class TokenStatistics:
-    """Per queried position, [B, Q]: the token (int64) and the statistics wanted (float32; nats), else None.
-    expert_rarity is no matter of the vocabulary: a model with experts may add it (`models.ExpertAware`). nonfinite
+    """Per queried position, [B, Q]: the token (int64) and the statistics wanted (float32; nats), else None. nonfinite
     (bool) marks logits of which nothing can be said: one is NaN or inf, or all are -inf; None says that nobody
     looked."""
 
@@ -101,7 +100,6 @@ class TokenStatistics:
     logit_gap_BQ: Tensor | None = None
     entropy_BQ: Tensor | None = None
     divergence_BQ: Tensor | None = None
-    expert_rarity_BQ: Tensor | None = None
     nonfinite_BQ: Tensor | None = None
 
     @classmethod

@@ -5,7 +5,6 @@ from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
 from .balancing import AuxiliaryLoss, Balancing, LossFree, NoBalancing
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import ExpertShape, Shape, TransformerConfig
-from .expert_aware import ExpertAware
 from .heads import FusedHead, Head, SeparateHead
 from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
@@ -27,7 +26,6 @@ __all__ = [
     "BlockSharedExperts",
     "Causal",
     "DecodableTransformer",
-    "ExpertAware",
     "ExpertShape",
     "FusedHead",
     "Head",

@@ -153,8 +153,7 @@ class TableModel:
     def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
         logits_BQV = hidden_BQE.clone()
         logits_BQV[..., self.mask_id] = -torch.inf
-        found = token_statistics(logits_BQV, request)
-        return replace(found, expert_rarity_BQ=hidden_BQE[..., 0].sigmoid())
+        return token_statistics(logits_BQV, request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return 0, 0

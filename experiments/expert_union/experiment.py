@@ -16,11 +16,9 @@ from pathlib import Path
 import torch
 
 from ...decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
-from ...decoders.policies.expert_affinity import ExpertAffinity
 from ...kernels.checks import check_instance, check_integer, check_real
 from ...models import (
     Balancing,
-    ExpertAware,
     ExpertShape,
     NoBalancing,
     RoutingRule,
@@ -34,6 +32,8 @@ from ..study.checks import check_counts, check_different, check_machine, check_t
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.recipe import Recipe, TrainingPoint
+from .expert_affinity import ExpertAffinity
+from .expert_aware import ExpertAware
 from .mitigation import MitigationPoint, measure_mitigation
 from .union import UnionPoint, measure_union
 

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ...decoders import Decoder, Request
 from ...kernels.dispatch import Implementation, recording, using
-from ...models import DecodableTransformer, ExpertAware, RouterRecorder, RoutingRule, SeparateHead, with_routing_rule
+from ...models import DecodableTransformer, RouterRecorder, RoutingRule, SeparateHead, with_routing_rule
 from ..harness.execution import execution
 from ..harness.locks import machine_alone
 from ..harness.records import Json
 from ..study.runner import Runner
 from ..training.evaluator import Evaluator, batches, canvases
 from ..training.recipe import TrainingPoint
+from .expert_affinity import ExpertAffinity
+from .expert_aware import ExpertAware
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def measure_mitigation(point: MitigationPoint, runner: Runner) -> Json:
     torch.set_num_threads(point.threads)
     transformer = runner.model(point.model).to(point.device)
     evaluator = point.model.evaluator(with_routing_rule(transformer, point.rule), point.decoder, SeparateHead())
-    if "expert_rarity" in point.decoder.policy.statistics:
+    if isinstance(point.decoder.policy, ExpertAffinity):
         evaluator = _aware(evaluator)  # which takes time
     usual = point.model.evaluator(transformer, point.usual, SeparateHead())
     task, config = point.model.task, transformer.config

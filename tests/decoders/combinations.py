@@ -51,7 +51,7 @@ Option = tuple[str, str]
 
 # What `cover` chooses among these stays as it is whatever else `conf` comes to hold. A new option needs no entry.
 FOUNDED = frozenset((group, name) for group, names in {
-    "policy": """entropy_bound entropy_sum entropy_threshold expert_affinity factor hierarchy klass leftmost low_entropy
+    "policy": """entropy_bound entropy_sum entropy_threshold factor hierarchy klass leftmost low_entropy
         noisy_probability path_planning prophet random_order redecide relative_threshold remdm_cap remdm_confidence
         remdm_loop remdm_rescale threshold token_editing top_margin top_probability""",
     "cache": "append block_causal block_causal_apart delayed dual prefix recompute vicinity",

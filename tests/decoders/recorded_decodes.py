@@ -4,6 +4,8 @@
 
 Only a change that is meant to change decodes calls for that. Each decoder stands in the file as Python text, so that an
 option may leave `conf` without taking its decodes along. Weights are float64: rounding decides nothing anywhere.
+
+A study with a policy of its own keeps a file of this form beside its tests.
 """
 
 import hashlib
@@ -16,10 +18,9 @@ from typing import Any
 
 from quicksilver import decoders, models
 from quicksilver.decoders import Decoder, Request, generate, presets
-from quicksilver.decoders.policies.expert_affinity import ExpertAffinity
 from quicksilver.decoders.policies.noisy_probability import NoisyProbability
 from quicksilver.experiments.study.setup import family_for
-from quicksilver.models import AttentionPattern, DecodableTransformer, ExpertAware
+from quicksilver.models import AttentionPattern, DecodableTransformer
 
 from tests.conftest import MASK_ID, ragged_requests, random_model
 
@@ -34,7 +35,7 @@ MAY_FALL = frozenset({"positions_queried", "flops", "bytes_read"})
 """Counts of the head, which runs at no more positions than may hold a mask."""
 MAY_FALL_TOO = frozenset({"positions_computed", "keys_seen"})
 """Those of the cache that feeds what is masked, and padding up to what may be."""
-_NAMES = {**vars(decoders), **vars(models), "ExpertAffinity": ExpertAffinity, "NoisyProbability": NoisyProbability}
+_NAMES = {**vars(decoders), **vars(models), "NoisyProbability": NoisyProbability}
 
 REQUESTS = {
     "ragged": ragged_requests(3, seed=SEED, block=4),
@@ -55,8 +56,9 @@ class Recorded:
     counts: list[int]
 
     @classmethod
-    def of(cls, requests: str, decoder: Decoder, pattern: AttentionPattern) -> "Recorded":
-        model = _model(pattern, "expert_rarity" in decoder.policy.statistics)
+    def of(cls, requests: str, decoder: Decoder, pattern: AttentionPattern,
+           kind: type[DecodableTransformer] = DecodableTransformer) -> "Recorded":
+        model = _model(pattern, kind)
         generation = generate(model, decoder, REQUESTS[requests])
         changes = [[step.window, step.index, [[change.row, change.positions, change.tokens, change.remasked]
                                               for change in step.changes]] for step in generation.trace.steps]
@@ -70,9 +72,17 @@ class Recorded:
         counts = self.named()
         return counts["denoise"] + counts["guided"]
 
-    def again(self) -> "Recorded":
-        """The same decode now."""
-        return Recorded.of(self.requests, _built(self.decoder), _built(self.pattern))
+    def again(self, kind: type[DecodableTransformer] = DecodableTransformer, **parts: type) -> "Recorded":
+        """The same decode now, by a model of this kind; `parts` are those that a study adds to the decoders' own."""
+        return Recorded.of(self.requests, _built(self.decoder, parts), _built(self.pattern, parts), kind)
+
+    def check(self, found: "Recorded") -> None:
+        """AssertionError unless the decode found now has the tokens, trace and counts recorded, but for counts that may
+        fall."""
+        assert (found.tokens, found.trace) == (self.tokens, self.trace)
+        before, now = self.named(), found.named()
+        assert {name for name in now if now[name] != before[name]} <= self.may_fall, (before, now)
+        assert all(now[name] <= before[name] for name in now), (before, now)
 
     def named(self) -> dict[str, int]:
         """The counts by name."""
@@ -84,8 +94,8 @@ class Recorded:
         return MAY_FALL | MAY_FALL_TOO if "cache=Delayed" in self.decoder else MAY_FALL
 
 
-def _built(text: str) -> Any:
-    return eval(text, {"__builtins__": {}}, _NAMES)
+def _built(text: str, parts: Mapping[str, type]) -> Any:
+    return eval(text, {"__builtins__": {}}, {**_NAMES, **parts})
 
 
 def _hash(values: object) -> str:
@@ -93,15 +103,20 @@ def _hash(values: object) -> str:
 
 
 @lru_cache
-def _model(pattern: AttentionPattern, is_expert_aware: bool) -> DecodableTransformer:
+def _model(pattern: AttentionPattern, kind: type[DecodableTransformer]) -> DecodableTransformer:
     model = random_model(pattern, SEED)
-    kind = ExpertAware if is_expert_aware else DecodableTransformer
     return kind(model.transformer.double(), model.spec.mask_id, model.spec.shift)
 
 
-def read() -> Mapping[str, Recorded]:
+def read(path: Path = PATH) -> Mapping[str, Recorded]:
     """What was recorded, by name."""
-    return {name: Recorded(*values) for name, values in json.loads(PATH.read_text()).items()}
+    return {name: Recorded(*values) for name, values in json.loads(path.read_text()).items()}
+
+
+def write(path: Path, decodes: Mapping[str, Recorded]) -> None:
+    """A line a decode, as `read` reads them."""
+    lines = [f"{json.dumps(name)}: {json.dumps([*vars(recorded).values()])}" for name, recorded in decodes.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _presets() -> Iterator[tuple[str, Decoder, AttentionPattern]]:
@@ -123,6 +138,4 @@ def _all() -> Iterator[tuple[str, str, Decoder, AttentionPattern]]:
 
 
 if __name__ == "__main__":
-    lines = [f"{json.dumps(name)}: {json.dumps([*vars(Recorded.of(requests, decoder, pattern)).values()])}" 
-             for name, requests, decoder, pattern in _all()]
-    PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write(PATH, {name: Recorded.of(requests, decoder, pattern) for name, requests, decoder, pattern in _all()})

@@ -1,12 +1,13 @@
 """A policy reads what it declared, and is told what it did not."""
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 
 import pytest
 import torch
 from quicksilver.decoders import Decoder, Edit, Greedy, Linear, Policy, Proposal, Recompute, Request, StepState, Whole
 from quicksilver.kernels.token_statistics import TokenStatistics
 from quicksilver.models import Bidirectional
+from torch import Tensor
 
 from tests.conftest import MASK_ID, random_model
 
@@ -39,3 +40,15 @@ def test_statistics_of_some_positions_stand_at_their_places_among_zeros() -> Non
     proposal = Proposal.scattered(found, torch.tensor([[2, 0], [1, 2]]), torch.Size((2, 3)))
     assert proposal.token_BQ.tolist() == [[8, 0, 7], [0, 9, 6]]
     assert proposal.log_prob_BQ.tolist() == [[-2, 0, -1], [0, -3, -4]]
+
+
+def test_further_statistics_of_a_model_are_scattered_with_the_others() -> None:
+    @dataclass(frozen=True)
+    class Further(TokenStatistics):
+        depth_BQ: Tensor = field(kw_only=True)
+
+    found = Further(torch.tensor([[7, 8]]), depth_BQ=torch.tensor([[0.25, 0.5]]))
+    scattered = Proposal.scattered(found, torch.tensor([[2, 0]]), torch.Size((1, 3))).found
+    assert isinstance(scattered, Further)
+    assert (scattered.token_BQ.tolist(), scattered.depth_BQ.tolist()) == ([[8, 0, 7]], [[0.5, 0, 0.25]])
+    assert scattered.log_prob_BQ is None

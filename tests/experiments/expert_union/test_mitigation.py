@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from quicksilver.decoders import Blocks, Decoder, Delayed, Dual, Even, Greedy, TopProbability
-from quicksilver.decoders.policies.expert_affinity import ExpertAffinity
 from quicksilver.experiments.expert_union.experiment import RouterSetup
+from quicksilver.experiments.expert_union.expert_affinity import ExpertAffinity
 from quicksilver.experiments.expert_union.mitigation import MitigationPoint, _touched, measure_mitigation
 from quicksilver.experiments.study.runner import Runner
 from quicksilver.experiments.training.evaluator import accuracy, batches

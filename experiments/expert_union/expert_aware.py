@@ -5,23 +5,28 @@
 1: no other position uses its experts, and a forward without it reads that many fewer. Near 0: it adds no expert.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.batch_invariance import refuse_if_batch_invariant
-from ..kernels.token_statistics import StatisticsRequest, TokenStatistics
-from .adapter import DecodableTransformer, Plan
-from .kv_store import KVStore
-from .mixture import RoutingResult
-from .routers import RouterRecorder, routers_of
+from ...kernels.batch_invariance import refuse_if_batch_invariant
+from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
+from ...models import DecodableTransformer, KVStore, Plan, RouterRecorder, RoutingResult
+from ...models.routers import routers_of
+
+
+@dataclass(frozen=True)
+class RarityStatistics(TokenStatistics):
+    """Token statistics and the rarity of each queried position, float32 [B, Q], from 0 to 1."""
+
+    expert_rarity_BQ: Tensor = field(kw_only=True)
 
 
 @dataclass(frozen=True)
 class ExpertAware(DecodableTransformer):
-    """Adds the statistic "expert_rarity", which hidden states carry as one more column. It is 0 for a dense model. The
+    """Its statistics are RarityStatistics; hidden states carry the rarity, 0 for a dense model, as one more column. The
     last layer does not count: it may run at the queried positions only. ValueError if that is the only MoE layer."""
 
     def __post_init__(self) -> None:
@@ -41,9 +46,9 @@ class ExpertAware(DecodableTransformer):
         rarity_BQ = rarity_BF if index_BQ is None else rarity_BF.gather(1, index_BQ)
         return torch.cat((hidden_BQE, rarity_BQ[:, : hidden_BQE.shape[1], None].to(hidden_BQE.dtype)), -1)
 
-    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
+    def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> RarityStatistics:
         found = super().statistics(hidden_BQE[..., :-1], request)
-        return replace(found, expert_rarity_BQ=hidden_BQE[..., -1].float())
+        return RarityStatistics(**vars(found), expert_rarity_BQ=hidden_BQE[..., -1].float())
 
 
 def _rarity(result: RoutingResult, exists_BF: Tensor) -> Tensor:
