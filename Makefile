@@ -2,6 +2,10 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
+PIP_INSTALL = -m pip install --quiet --no-compile $(PIP_ARGS)
+# Bytecode is kept of what is imported alone: to compile all that is installed takes nearly as long as the rest of it.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
 # How long waiting threads of OpenMP spin (experiments/harness/cores.py).
 export GOMP_SPINCOUNT ?= 2000
 # The Triton that goes with torch 2.11; the environment's own is the newest.
@@ -103,7 +107,7 @@ test-lowest: .venv-lowest/test  ## what leans on other libraries, with the lowes
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS)
 
 test-newest: .venv/test  ## the same with the newest versions there are today
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --upgrade --upgrade-strategy eager "torch==$(TORCH)" \
+	$(BIN)/python $(PIP_INSTALL) --upgrade --upgrade-strategy eager "torch==$(TORCH)" \
 		--editable ".[test]"
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS)
 
@@ -112,7 +116,7 @@ ends:  ## the same with torch's ends and with the newest Python (NEWEST_PYTHON=.
 	for end in $(foreach pair,$(TORCH_ENDS),$(PYTHON):$(pair)) $(NEWEST_PYTHON):$(lastword $(TORCH_ENDS)); do \
 		set -- $$(echo $$end | tr : ' '); echo "Python $$1, torch $$2, Triton $$3"; \
 		rm -rf .venv-end && $$1 -m venv .venv-end \
-			&& .venv-end/bin/python -m pip install --quiet $(PIP_ARGS) "torch==$$2" "triton==$$3" --editable ".[test]" \
+			&& .venv-end/bin/python $(PIP_INSTALL) "torch==$$2" "triton==$$3" --editable ".[test]" \
 			&& .venv-end/bin/python -m pytest -n 2 --dist loadfile -m "not slow" $(AT_ENDS) $(ARGS) || exit 1; \
 	done
 
@@ -130,28 +134,28 @@ clean:  ## remove the virtual environment and caches; runs/ stays
 	touch $@
 
 .venv/sweep: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	$(BIN)/python $(PIP_INSTALL) --editable .
 	touch $@
 
 .venv/triton-$(OTHER_TRITON).installed: | .venv/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --no-deps --target .venv/triton-$(OTHER_TRITON) triton==$(OTHER_TRITON)
+	$(BIN)/python $(PIP_INSTALL) --no-deps --target .venv/triton-$(OTHER_TRITON) triton==$(OTHER_TRITON)
 	touch $@
 
 .venv/gguf: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[gguf]"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[gguf]"
 	touch $@ .venv/sweep
 
 .venv/test: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test]"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[test]"
 	touch $@ .venv/sweep
 
 .venv-lowest/test: pyproject.toml .ci/lowest.py
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
-	.venv-lowest/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-lowest/constraints.txt \
+	.venv-lowest/bin/python $(PIP_INSTALL) --constraint .venv-lowest/constraints.txt \
 		"torch==$(TORCH)" --editable ".[test]"
 	touch $@
 
 .venv/check: pyproject.toml | .venv/python
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[test,check]"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[test,check]"
 	touch $@ .venv/test .venv/sweep
