@@ -13,6 +13,7 @@ speed-up is a ratio within one record.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -85,22 +86,20 @@ class Frontier:
         for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
             for sampler_name, sampler in setup.samplers.items():
                 reference = presets.autoregressive(sampler)
-
-                def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None, *,
-                          sampler_name: str = sampler_name, reference: Decoder = reference,
-                          batch_size: int = batch_size, num_items: int = num_items) -> DecodePoint:
-                    return DecodePoint(name, model, decoder, family, order, steps, sampler_name, batch_size, num_items,
-                                       self.threads, self.device, self.kernels, self.head, autoregressive,
-                                       reference, self.batch_invariant)
-
-                yield point(autoregressive, reference, "autoregressive", "left to right", None)
+                point = partial(
+                    DecodePoint, name=name, sampler=sampler_name, batch_size=batch_size, num_items=num_items,
+                    threads=self.threads, device=self.device, kernels=self.kernels, head=self.head,
+                    reference=autoregressive, reference_decoder=reference, batch_invariant=self.batch_invariant)
+                yield point(model=autoregressive, decoder=reference, family="autoregressive", order="left to right",
+                            steps=None)
+                of_diffusion = partial(point, model=diffusion, family="diffusion")
                 for number, (order, policy) in enumerate(self.orders.items()):
                     for steps in setup.ablation_steps if number else setup.steps:
                         decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache)
-                        yield point(diffusion, decoder, "diffusion", order, steps)
+                        yield of_diffusion(decoder=decoder, order=order, steps=steps)
                 for tau in self.thresholds:
                     decoder = Decoder(setup.windows, Unbounded(), sampler, Threshold(tau), setup.cache)
-                    yield point(diffusion, decoder, "diffusion", f"threshold {tau:g}", None)
+                    yield of_diffusion(decoder=decoder, order=f"threshold {tau:g}", steps=None)
 
     def check(self) -> None:
         """ValueError with the reason if a decoder does not fit its model and task. Trains nothing."""

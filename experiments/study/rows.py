@@ -1,6 +1,7 @@
 """Table rows from records: one per decoder setting, pooled over seeds, and the speed-up at equal quality."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,9 +108,9 @@ def _row(number: int, records: Sequence[Json]) -> Row:
     results = list(by_seed.values())
     right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
     num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
-    # A forward serves all rows of its batch: an item takes as many forwards as its batch.
     positions = sum(result["accounting"]["positions_computed"] for result in results)
-    num_forwards = batch_size * sum(sum(result["accounting"]["forwards"].values()) for result in results)
+    num_forwards = sum(sum(result["accounting"]["forwards"].values()) for result in results)
+    num_batches = sum(math.ceil(result["num_items"] / batch_size) for result in results)
 
     def median(name: str) -> float:
         return float(np.median([result[name] for result in results]))
@@ -122,7 +123,7 @@ def _row(number: int, records: Sequence[Json]) -> Row:
         speed_up_p20=median("speed_up_p20"), speed_up_p80=median("speed_up_p80"),
         first_step_seconds=median("first_step_seconds_p50"), latency_p50=median("latency_seconds_p50"),
         latency_p95=median("latency_seconds_p95"),
-        forwards_per_item=num_forwards / num_items,
+        forwards_per_item=num_forwards / num_batches,  # an item takes as many forwards as its batch
         positions_per_token=positions / max(1, sum(result["answer_tokens"] for result in results)),
         remasked_per_item=sum(result["accounting"].get("tokens_remasked", 0) for result in results) / num_items,
         peak_memory_bytes=int(median("peak_memory_bytes")),

@@ -18,7 +18,7 @@ def record(family: str, share: float, speed_up: float, *, order: str = "confiden
               "tokens_per_second": 1000 * speed_up, "speed_up": speed_up, "speed_up_p20": speed_up * 0.9,
               "speed_up_p80": speed_up * 1.1, "first_step_seconds_p50": 0.01, "latency_seconds_p50": 0.02,
               "latency_seconds_p95": 0.03, "peak_memory_bytes": 2**28,
-              "accounting": {"forwards": {"denoise": 4 * ITEMS // batch_size}, "kv_store_bytes": 0,
+              "accounting": {"forwards": {"denoise": 4 * -(-num_items // batch_size)}, "kv_store_bytes": 0,
                              "positions_computed": 40 * ITEMS}, "answer_tokens": 10 * ITEMS}
     model = {"seed": seed, "recipe": {"precision": precision}}
     return {"point": {"kind": "DecodePoint", "name": task, "batch_size": batch_size, "family": family, "order": order,
@@ -58,6 +58,12 @@ def test_seeds_are_pooled() -> None:
     assert row.share_by_seed == [0.9, 0.8]
     assert row.speed_up == 3.0
     assert row.num_items == 2 * ITEMS
+    assert row.forwards_per_item == 4
+
+
+@pytest.mark.parametrize("num_items", [32, 33, 5])
+def test_the_items_of_a_smaller_last_batch_take_as_many_forwards_as_the_others(num_items: int) -> None:
+    (row,) = rows([record("diffusion", 0.8, 4.0, batch_size=16, num_items=num_items)])
     assert row.forwards_per_item == 4
 
 
