@@ -79,7 +79,7 @@ class Canvas:
         start_B = torch.tensor([request.start for request in requests])
         if (masked_BS & (torch.arange(length + 1) < start_B[:, None])).any():
             raise ValueError(f"the mask id {model.spec.mask_id} stands before a request's start, where nothing is "
-                             "decided")
+                             "decoded")
         shifted_out = masked_BS[:, : model.spec.shift]
         if shifted_out.any():
             raise ValueError("a next-token model cannot decide position 0: give a prompt of at least one token")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..harness.records import Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_tasks, concluded, on_record
+from ..study.checks import check_tasks, finish, measure_missing
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.recipe import TrainingPoint
@@ -47,9 +47,9 @@ class Vocabulary:
         runner = Runner(folder)
         points = [VocabularyPoint(name, TrainingPoint(name, setup.task, setup.diffusion, 0))
                   for name, setup in self.tasks.items()]
-        measured = on_record(runner, points, lambda point: point.name, _measure)
+        measured = measure_missing(runner, points, lambda point: point.name, _measure)
         name = report_name("vocabulary-", self.tasks, [0], self)
-        return concluded(write_report(folder / name, [], measured), measured)
+        return finish(write_report(folder / name, [], measured), measured)
 
 
 def _measure(point: VocabularyPoint, runner: Runner) -> Json:

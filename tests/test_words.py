@@ -14,7 +14,8 @@ RETIRED = {
     "LengthProbe", "Masks", "Mixture", "NoisyClean", "OwnChoice", "OwnMasks", "Probe", "Routed", "RouterWatch",
     "SharedInBlock", "Storing", "Unbalanced", "holds_logits", "narrow_layers", "of_sum", "ruled", "sees_all",
     # experiments
-    "Contestant", "OutOfTime", "contestant", "contrast_steps", "share_right", "unlearnt"}
+    "Contestant", "OutOfTime", "ReadyStep", "Rival", "beside_recompute", "concluded", "contestant", "contrast_steps",
+    "in_turns", "on_record", "share_right", "unlearnt"}
 SOURCES = [path for folder in ("kernels", "models", "decoders", "experiments")
            for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -58,7 +58,7 @@ class Comparison:
 
 
 @torch.inference_mode()
-def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[Request]) -> Comparison:
+def compare_with_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[Request]) -> Comparison:
     """Decode the requests as one batch and compare every step. Only a DecodableTransformer exposes its inner layers.
 
     ValueError if the decoder or the model does not fit, if the head is fused (full distributions are compared), or if
@@ -70,7 +70,7 @@ def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[
     states: list[StepState] = []
     watched, steps = replace(decoder, policy=_kept(decoder.policy, states)), []
     with _watching(model) as layers:
-        seen = _Seen(model, layers)
+        seen = _InstrumentedModel(model, layers)
         run = watched.begin(seen, requests)
         for step in watched.stream(run):
             steps.append(_step_error(step, decoder.policy, states.pop(), seen))
@@ -78,7 +78,7 @@ def beside_recompute(decoder: Decoder, model: LanguageModel, requests: Sequence[
     return Comparison(steps, watched.completions(run), exact.decode(model, requests))
 
 
-def _step_error(step: Step, policy: Policy, state: StepState, seen: "_Seen") -> StepError:
+def _step_error(step: Step, policy: Policy, state: StepState, seen: "_InstrumentedModel") -> StepError:
     model, states_NBQE = seen.model, seen.states_NBQE
     assert seen.request is not None
     assert states_NBQE is not None
@@ -175,7 +175,7 @@ def _at(index_BQ: Tensor | None, x_BFE: Tensor) -> Tensor:
 
 
 @dataclass
-class _Seen:
+class _InstrumentedModel:
     """A LanguageModel that keeps the layers' states of its last forward and its last statistics request, and counts the
     positions it computes."""
 
@@ -199,14 +199,14 @@ class _Seen:
         return hidden_BQE
 
     def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
-        self.request = _of_its_own(request)
+        self.request = _copy(request)
         return self.model.statistics(hidden_BQE, request)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
         return self.model.forward_cost(num_fed, num_keys_seen, num_queried, num_stored_read)
 
 
-def _of_its_own(request: StatisticsRequest) -> StatisticsRequest:
+def _copy(request: StatisticsRequest) -> StatisticsRequest:
     """The request with copies of the state that is written in place."""
     previous, credit = request.previous, request.credit
     copied = None if previous is None else PreviousDistribution(previous.log_probs_BQV.clone())

@@ -24,12 +24,12 @@ from ..harness.execution import execution
 from ..harness.locks import machine_shared
 from ..harness.records import ADDED_LATER, Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_counts, check_invariance, check_machine, check_tasks, concluded, on_record
+from ..study.checks import check_counts, check_invariance, check_machine, check_tasks, finish, measure_missing
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
 from ..training.recipe import TrainingPoint
-from .compare import Comparison, StepError, beside_recompute
+from .compare import Comparison, StepError, compare_with_recompute
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class CacheError:
         runner, models = Runner(folder, self.models_at_once), list(self.training_points())
         runner.train_ahead(models)
         training = [runner.train(point) for point in models]
-        measured = on_record(runner, list(self.points()),
-                             lambda point: f"{point.name}, {point.cache}, {point.steps} steps", _measure)
+        measured = measure_missing(runner, list(self.points()),
+                                   lambda point: f"{point.name}, {point.cache}, {point.steps} steps", _measure)
         name = report_name("cache_error-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, measured), [*training, *measured])
+        return finish(write_report(folder / name, training, measured), [*training, *measured])
 
 
 def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
@@ -144,7 +144,7 @@ def _measure(point: CacheErrorPoint, runner: Runner) -> Json:
     requests = evaluator.requests(task, problems, point.model.seed)
     with (machine_shared(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
           recording() as ran):
-        compared = [beside_recompute(evaluator.decoder, evaluator.model, batch)
+        compared = [compare_with_recompute(evaluator.decoder, evaluator.model, batch)
                     for batch in batches(requests, point.batch_size)]
 
     cached, exact = (evaluator.format.answer(task, problems, canvases(completions)) for completions in (

@@ -28,7 +28,7 @@ from ...models import (
 )
 from ..harness.records import Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_counts, check_different, check_machine, check_tasks, concluded, on_record
+from ..study.checks import check_counts, check_different, check_machine, check_tasks, finish, measure_missing
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.recipe import Recipe, TrainingPoint
@@ -188,10 +188,10 @@ class ExpertUnion:
         runner, models = Runner(folder, self.models_at_once), list(self.training_points())
         runner.train_ahead(models)
         training = [runner.train(point) for point in models]
-        measured: list[Json] = on_record(
+        measured: list[Json] = measure_missing(
             runner, list(self.union_points()),
             lambda point: f"{point.name}, {point.router}, {100 * point.state:.0f} % trained", measure_union)
-        measured += on_record(runner, list(self.mitigation_points()),
-                              lambda point: f"{point.name}, {point.mitigation}", measure_mitigation)
+        measured += measure_missing(runner, list(self.mitigation_points()),
+                                    lambda point: f"{point.name}, {point.mitigation}", measure_mitigation)
         name = report_name("expert_union-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, measured), [*training, *measured])
+        return finish(write_report(folder / name, training, measured), [*training, *measured])

@@ -28,8 +28,8 @@ from ..study.checks import (
     check_invariance,
     check_machine,
     check_tasks,
-    concluded,
-    on_record,
+    finish,
+    measure_missing,
 )
 from ..study.decode_point import DecodePoint, measure
 from ..study.runner import Runner
@@ -128,12 +128,13 @@ class Frontier:
             runner.train_ahead([point for seed, name in pairs for point in self._pair(name, seed)])
             for seed, name in pairs:
                 training += [runner.train(point) for point in self._pair(name, seed)]
-                measured += on_record(runner, list(self._points(name, seed)),
-                                      lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
+                measured += measure_missing(
+                    runner, list(self._points(name, seed)),
+                    lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
                 to_come.pop(0)
                 others = related_records(runner.records.folder, training, but=KINDS)
                 page = write_report(report, training, [*measured, *others], to_come)
                 link_latest(report)
                 if to_come:
                     console.print(f"report of {num_pairs - len(to_come)} of {num_pairs}: {page}", markup=False)
-        return concluded(report / "report.html", [*training, *measured])
+        return finish(report / "report.html", [*training, *measured])

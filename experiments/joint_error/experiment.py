@@ -23,7 +23,7 @@ from ..harness.execution import execution
 from ..harness.locks import machine_shared
 from ..harness.records import ADDED_LATER, Json
 from ..report.page import report_name, write_report
-from ..study.checks import check_invariance, check_machine, check_tasks, concluded, on_record
+from ..study.checks import check_invariance, check_machine, check_tasks, finish, measure_missing
 from ..study.runner import Runner
 from ..study.setup import TaskSetup
 from ..training.evaluator import batches, canvases
@@ -95,9 +95,10 @@ class JointError:
         runner, models = Runner(folder, self.models_at_once), list(self.training_points())
         runner.train_ahead(models)
         training = [runner.train(point) for point in models]
-        measured = on_record(runner, list(self.points()), lambda point: f"{point.name}, {point.steps} steps", _measure)
+        measured = measure_missing(runner, list(self.points()),
+                                   lambda point: f"{point.name}, {point.steps} steps", _measure)
         name = report_name("joint_error-", self.tasks, self.seeds, self)
-        return concluded(write_report(folder / name, training, measured), [*training, *measured])
+        return finish(write_report(folder / name, training, measured), [*training, *measured])
 
 
 def _measure(point: JointErrorPoint, runner: Runner) -> Json:

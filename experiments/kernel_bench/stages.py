@@ -31,7 +31,7 @@ from .timing import ceilings, timed
 from .verify import TOLERANCES, verdict
 
 _KERNELS = Path(__file__).resolve().parents[2] / "kernels"
-_AFTER_ALL = 1000  # the rank of torch.compile, which takes longest
+_LAST_RANK = 1000  # the rank of torch.compile, which takes longest
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class TimingStage:
         for item in items:
             place = place_of[item.kernel] = place_of.get(item.kernel, -1) + 1
             *first, last = [(peer.name, peer.is_installed) for peer in peers(item.case)]
-            entries = [(0, OURS, True), *((rank, *peer) for rank, peer in enumerate(first, 1)), (_AFTER_ALL, *last)]
+            entries = [(0, OURS, True), *((rank, *peer) for rank, peer in enumerate(first, 1)), (_LAST_RANK, *last)]
             ranked += [(rank, place, (name, item)) for rank, name, is_installed in entries if is_installed]
         return [task for _, _, task in sorted(ranked, key=lambda entry: entry[:2])]
 

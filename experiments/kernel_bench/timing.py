@@ -27,7 +27,7 @@ _MIN_INPUT_SETS, _MAX_INPUT_SETS = 4, 4096
 _MAX_MEMORY_SHARE = 0.5  # of the free memory, for sets of inputs
 _QUANTILES = (0.5, 0.2, 0.8)
 _COPY_ELEMENTS, _PRODUCT_WIDTH = 2**30, 8192
-_COMPUTES_SOMETHING_ELSE = 0.05  # relative error above which a peer is not timed
+_MAX_PEER_ERROR = 0.05  # relative error above which a peer is not timed
 
 
 class Clock(Protocol):
@@ -105,7 +105,7 @@ def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clo
     """The row of one implementation on one case: its errors, and its times if it agrees with the reference."""
     function = contender(case, name)
     gate = verdict(case, dtype_name, device_name, None if name == OURS else function)
-    correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _COMPUTES_SOMETHING_ELSE
+    correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _MAX_PEER_ERROR
     if not correct:
         return {"gate": gate, "failed": "wrong result: not timed"}
     device = torch.device(device_name)

@@ -34,7 +34,7 @@ def random_transformer(shape: Shape, vocab_size: int, length: int, attention: At
 
 
 @dataclass(frozen=True)
-class _Gauged:
+class _WithLogitGap:
     """A sampler that also requests the gap between the two best logits."""
 
     base: Sampler
@@ -54,7 +54,7 @@ class _Gauged:
 def close_decisions(decoder: Decoder, model: DecodableTransformer, request: Request) -> int:
     """The number of near-ties of a decode, closer than CLOSE: between the two best logits of a masked position of the
     window, between scores on the two sides of a commit's cut, or between a probability and the policy's threshold."""
-    gauged = replace(decoder, sampler=_Gauged(decoder.sampler))
+    gauged = replace(decoder, sampler=_WithLogitGap(decoder.sampler))
     num_close = 0
     for step in gauged.stream(gauged.begin(model, [request])):
         (one,) = step.by_request()
@@ -104,7 +104,7 @@ class Turns:
         return {"ours_seconds": self.ours, "theirs_seconds": self.theirs, "ratio": self.ratio}
 
 
-def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> Turns:
+def interleaved(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 9) -> Turns:
     """Time both in each round, after one warm-up round, with the machine to itself."""
     seconds: tuple[list[float], list[float]] = [], []
     with machine_alone():

@@ -139,7 +139,7 @@ def _counted(finding: Finding, cases: Sequence[Case], models: RandomModels) -> F
                    num_close=num_close)
 
 
-def hollow(module: str, *names: str) -> dict[str, ModuleType]:
+def stub_module(module: str, *names: str) -> dict[str, ModuleType]:
     """A stub of a module that a peer's file imports but no decode calls: every name is an empty class. Parent modules
     are included; leading dots are relative to the file's own folder."""
     path = module.lstrip(".")

@@ -31,7 +31,7 @@ from ...decoders import (
     Unbounded,
 )
 from ...models import DecodableTransformer
-from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared, hollow
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, compared, stub_module
 from .views import logits_of
 
 HOME = "github.com/NVlabs/Fast-dLLM"
@@ -88,7 +88,8 @@ def loaded(checkout: Path) -> ModuleType:
     """Their generate.py as a module, without importing transformers or their model file."""
     return Source("--fast-dllm", checkout, HOME).load(
         FILE, *(function for function, _ in LOOPS.values()),
-        stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel") | hollow("model.modeling_llada", "LLaDAModelLM"))
+        stand_ins=(stub_module("transformers", "AutoTokenizer", "AutoModel")
+                   | stub_module("model.modeling_llada", "LLaDAModelLM")))
 
 
 def _factor_rule(logits_1FV: Tensor, temperature: float, remasking: str, mask_1F: Tensor, tokens_1F: Tensor,

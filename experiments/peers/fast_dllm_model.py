@@ -17,7 +17,7 @@ from ...decoders import Blocks, Decoder, Greedy, Linear, TopProbability
 from ...models import DecodableTransformer
 from .base import Comparison, Finding, RandomModels, Source, Timing
 from .fast_dllm import HOME, LOOPS, KeysValues, Loop, findings, loaded
-from .speed import Rival, Setting, in_bfloat16, race
+from .speed import OtherEngine, Setting, compare_speed, in_bfloat16
 from .views import BANNED
 
 TRANSFORMERS = "4.46"
@@ -114,14 +114,14 @@ def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison
     model, prompt = setting.model(), setting.prompt()
     contests = [(model, name) for name in ("dual", "prefix", "no cache")] + [(in_bfloat16(model), "dual")]
 
-    def rival(name: str, model: DecodableTransformer) -> Rival:
+    def other(name: str, model: DecodableTransformer) -> OtherEngine:
         theirs = Banned(with_weights_of(model, file), model.mask_id)
         engine = Loop(loops, name, lambda _: theirs).engine(setting.block, setting.steps, setting.num_new, {})
         engine(model, prompt)
         num_fed = theirs.num_fed
-        return Rival(f"Fast-dLLM, {name}", lambda: engine(model, prompt), num_fed, num_fed)
+        return OtherEngine(f"Fast-dLLM, {name}", lambda: engine(model, prompt), num_fed, num_fed)
 
     for model, name in contests:
         decoder = Decoder(Blocks(setting.block), Linear(setting.steps_per_block), Greedy(), TopProbability(),
                           LOOPS[name][1])
-        yield race(f"Fast-dLLM, {name}", setting, decoder, model, partial(rival, name), _AIMS[name])
+        yield compare_speed(f"Fast-dLLM, {name}", setting, decoder, model, partial(other, name), _AIMS[name])

@@ -12,8 +12,8 @@ import torch
 
 from ...decoders import Blocks, ClassifierFree, Decoder, Greedy, Linear, Recompute, TopProbability, Unguided
 from ...models import DecodableTransformer
-from .base import Case, Comparison, Engine, Finding, RandomModels, Source, Timing, compared, hollow
-from .speed import Rival, Setting, in_bfloat16, race
+from .base import Case, Comparison, Engine, Finding, RandomModels, Source, Timing, compared, stub_module
+from .speed import OtherEngine, Setting, compare_speed, in_bfloat16
 from .views import Whole
 
 HOME = "github.com/ML-GSAI/LLaDA"
@@ -23,7 +23,7 @@ _SCALES = (0.5, 1.0, 2.0)
 
 def _loaded(checkout: Path) -> ModuleType:
     return Source("--llada", checkout, HOME).load(
-        FILE, "generate", stand_ins=hollow("transformers", "AutoTokenizer", "AutoModel"))
+        FILE, "generate", stand_ins=stub_module("transformers", "AutoTokenizer", "AutoModel"))
 
 
 def decoder(steps: int, block: int, length: int, scale: float | None = None) -> Decoder:
@@ -73,9 +73,9 @@ def speed(checkout: Path, setting: Setting | None = None) -> Iterator[Comparison
     model, prompt = setting.model(), setting.prompt()
     num_fed = setting.steps * model.spec.max_length
 
-    def rival(model: DecodableTransformer) -> Rival:
-        return Rival("LLaDA's loop, no cache on either side", lambda: _engine(llada, *schedule)(model, prompt), num_fed,
-                     num_fed)
+    def other(model: DecodableTransformer) -> OtherEngine:
+        return OtherEngine("LLaDA's loop, no cache on either side", lambda: _engine(llada, *schedule)(model, prompt),
+                           num_fed, num_fed)
 
     for weights in (model, in_bfloat16(model)):
-        yield race("LLaDA", setting, decoder(*schedule), weights, rival, target=1.0)
+        yield compare_speed("LLaDA", setting, decoder(*schedule), weights, other, target=1.0)

@@ -39,7 +39,7 @@ from .views import logits_of
 HOME = "github.com/JetAstra/SDAR"
 FILE, FUNCTION = "generate.py", "block_diffusion_generate"
 END_ID = 3
-UNBOUNDED_QUOTA = ("their quota may exceed the masks that are left and overwrites decided tokens; bounded by these, "
+UNBOUNDED_QUOTA = ("their quota may exceed the masks that are left and overwrites committed tokens; bounded by these, "
                    "theirs is ours")
 
 

@@ -16,7 +16,7 @@ from ...decoders import Accounting, Decoder, Request
 from ...kernels.token_statistics import StatisticsRequest, TokenStatistics
 from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, Plan, Shape
 from ..harness.records import describe
-from .agreement import in_turns, random_transformer
+from .agreement import interleaved, random_transformer
 from .base import Comparison, Timing
 
 
@@ -61,7 +61,7 @@ def in_bfloat16(model: DecodableTransformer) -> DecodableTransformer:
 
 
 @dataclass(frozen=True)
-class Rival:
+class OtherEngine:
     """A peer's decode of the setting's prompt, and the numbers of positions that it feeds and queries."""
 
     name: str
@@ -74,34 +74,35 @@ def dtype_of(model: DecodableTransformer) -> str:
     return str(model.transformer.head.weight.dtype).removeprefix("torch.")
 
 
-def race(name: str, setting: Setting, decoder: Decoder, model: DecodableTransformer,
-         rival: Callable[[DecodableTransformer], Rival], target: float | None = None) -> Comparison[Timing]:
+def compare_speed(name: str, setting: Setting, decoder: Decoder, model: DecodableTransformer,
+                  other: Callable[[DecodableTransformer], OtherEngine], target: float | None = None
+                  ) -> Comparison[Timing]:
     """The comparison that times our decoder and a peer's on the model."""
     of = {"setting": describe(setting), "decoder": describe(decoder), "dtype": dtype_of(model)}
     return Comparison(name, f"times, {dtype_of(model)}, {setting.name}", of,
-                      lambda: raced(setting, decoder, model, rival(model), target))
+                      lambda: measured_speed(setting, decoder, model, other(model), target))
 
 
-def raced(setting: Setting, decoder: Decoder, model: DecodableTransformer, rival: Rival, target: float | None
-          ) -> Timing:
+def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransformer, other: OtherEngine,
+                   target: float | None) -> Timing:
     """The measured comparison. Tokens may differ with 16-bit weights, since engines round differently; not with
     float32."""
     request = Request.completing(setting.prompt(), setting.num_new, mask_id=model.mask_id)
-    turns = in_turns(lambda: decoder.decode(model, [request]), rival.decode, setting.rounds)
+    turns = interleaved(lambda: decoder.decode(model, [request]), other.decode, setting.rounds)
     dtype = dtype_of(model)
-    same = decoder.decode(model, [request])[0].tokens == rival.decode()
+    same = decoder.decode(model, [request])[0].tokens == other.decode()
     ours, theirs = setting.num_new / turns.own, setting.num_new / turns.peer
     counts, (share, step_ms) = accounted(decoder, model, request), outside(decoder, model, request)
     aim = "" if target is None else f" (aim: {target:g})"
-    text = (f"{rival.name}, {dtype}, {setting.name}: ours {ours:.1f} tokens/s, theirs {theirs:.1f}, ratio "
+    text = (f"{other.name}, {dtype}, {setting.name}: ours {ours:.1f} tokens/s, theirs {theirs:.1f}, ratio "
             f"{turns.ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}\n"
-            f"    positions computed: ours {counts['positions_computed']}, theirs {rival.num_fed}; with logits: "
-            f"ours {counts['positions_queried']}, theirs {rival.num_queried}; {step_ms:.2f} ms a step of ours, "
+            f"    positions computed: ours {counts['positions_computed']}, theirs {other.num_fed}; with logits: "
+            f"ours {counts['positions_queried']}, theirs {other.num_queried}; {step_ms:.2f} ms a step of ours, "
             f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)")
     figures = turns.to_json() | {
         "dtype": dtype, "tokens_same": same, "ours_tokens_per_second": ours, "theirs_tokens_per_second": theirs,
-        "ours_positions_computed": counts["positions_computed"], "theirs_positions_computed": rival.num_fed,
-        "ours_positions_queried": counts["positions_queried"], "theirs_positions_queried": rival.num_queried,
+        "ours_positions_computed": counts["positions_computed"], "theirs_positions_computed": other.num_fed,
+        "ours_positions_queried": counts["positions_queried"], "theirs_positions_queried": other.num_queried,
         "ours_step_ms": step_ms, "ours_share_outside": share}
     return Timing(text, figures, same or dtype != "float32")
 

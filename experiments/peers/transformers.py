@@ -14,7 +14,7 @@ from torch import Tensor
 from ...decoders import Request, presets
 from ...models import Causal, DecodableTransformer, Shape, Transformer
 from ..harness.records import describe
-from .agreement import close_decisions, in_turns, random_transformer
+from .agreement import close_decisions, interleaved, random_transformer
 from .base import Comparison, Finding, Timing
 from .speed import dtype_of
 
@@ -124,8 +124,8 @@ def speed(rounds: int = 9) -> Iterator[Comparison[Timing]]:
 
 def _timed(name: str, shape: Shape, vocab_size: int, rounds: int) -> Timing:
     pair = LlamaPair.random(shape, vocab_size, seed=0)
-    turns = in_turns(pair.ours, pair.theirs, rounds)
-    beside_floor = in_turns(pair.ours, pair.linear_floor, rounds)
+    turns = interleaved(pair.ours, pair.theirs, rounds)
+    beside_floor = interleaved(pair.ours, pair.linear_floor, rounds)
     own, peer, floor = (1e3 * seconds / pair.num_new for seconds in (turns.own, turns.peer, beside_floor.peer))
     text = (f"transformers, greedy, {name}, {pair.num_new} tokens, batch 1: ours {own:.3f} ms a token, theirs "
             f"{peer:.3f}, ratio {turns.ratio:.2f}\n"

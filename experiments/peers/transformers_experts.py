@@ -16,7 +16,7 @@ from ...kernels.moe_router import Routing
 from ...models import ExpertShape, MoELayer
 from ..harness.progress import console
 from ..harness.records import describe
-from .agreement import in_turns
+from .agreement import interleaved
 from .base import Comparison, Timing
 
 WIDTH = 512
@@ -76,7 +76,7 @@ def _timed(layers: Callable[[], tuple[MoELayer, Any]], way: str, step: str, num_
             layer(x)
 
     largest = max(float((ours(x) - theirs(x)).abs().max() / theirs(x).abs().max()) for x in inputs)
-    turns = in_turns(lambda: each(ours), lambda: each(theirs), rounds)
+    turns = interleaved(lambda: each(ours), lambda: each(theirs), rounds)
     own, peer = 1e3 * turns.own / _NUM_COLD, 1e3 * turns.peer / _NUM_COLD
     touched = sum(len(ours.router(x).expert_BFA.unique()) for x in inputs) / len(inputs)
     read = touched * 3 * WIDTH * SHAPE.expert_width * ours.down_XEM.element_size() / own / 1e6

@@ -21,8 +21,8 @@ from ..study.checks import (
     check_invariance,
     check_machine,
     check_tasks,
-    concluded,
-    on_record,
+    finish,
+    measure_missing,
 )
 from ..study.decode_point import DecodePoint, measure
 from ..study.runner import Runner
@@ -116,9 +116,9 @@ class Decoders:
         models = list(dict.fromkeys(model for point in points for model in (point.reference, point.model)))
         runner.train_ahead(models)
         training = [runner.train(point) for point in models]
-        measured = on_record(runner, points, lambda point: f"{point.name}, {point.order}, batch {point.batch_size}",
-                             measure)
+        measured = measure_missing(
+            runner, points, lambda point: f"{point.name}, {point.order}, batch {point.batch_size}", measure)
         name = report_name("decoders-", self.tasks, self.seeds, self)
         related = related_records(runner.records.folder, training, but=("DecodePoint", KIND))
         report = write_report(folder / name, training, [*measured, *related])
-        return concluded(report, [*training, *measured])
+        return finish(report, [*training, *measured])

@@ -25,7 +25,7 @@ reading weights and stored keys and values once (4.3 TB/s) and of the products (
 break even; *floor x AR* does so for the floors. *launched ms* is the same step launched from Python; *host gap* what
 that takes more than the graph; *GPU busy* the share of it in which a kernel ran. *experts* are the distinct experts
 that a layer touches, mean over layers, and in brackets what uniform and independent routing would touch; the floor of
-a row that was timed counts those it touched. Weights, and the tokens to be decided, are random."""
+a row that was timed counts those it touched. Weights and masked tokens are random."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json
     lines = sorted(lines, key=lambda line: (line.context, line.kernels != lines[0].kernels, line.head != lines[0].head,
                                             line.block or 0))
     names = list(dict.fromkeys(line.name for line in lines))
-    page = ["# One denoising step beside one autoregressive step", "", *_origins(provenances), "", _NOTES]
+    page = ["# One denoising step against one autoregressive step", "", *_origins(provenances), "", _NOTES]
     for name in names:
         own = [line for line in lines if line.name == name]
         cells = [_cells(line, lines) for line in own]

@@ -20,7 +20,7 @@ _WEIGHT_SEED, _STORE_SEED = 0, 1
 
 
 @dataclass(frozen=True)
-class ReadyStep:
+class PreparedStep:
     """A repeatable step: its decode, its window, and the canvas before the step."""
 
     decoder: Decoder
@@ -29,7 +29,7 @@ class ReadyStep:
     before: Canvas
 
     @classmethod
-    def of(cls, point: StepPoint, transformer: Transformer) -> "ReadyStep":
+    def of(cls, point: StepPoint, transformer: Transformer) -> "PreparedStep":
         """The point's step, with random keys and values in the KV cache."""
         transformer = copy.copy(transformer)  # shares the weights; only the attention pattern differs
         transformer.config = point.config

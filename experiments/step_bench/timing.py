@@ -22,7 +22,7 @@ from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
 from .page import NOT_ON_A_CPU
 from .point import StepPoint
-from .prepared_step import ReadyStep, weights
+from .prepared_step import PreparedStep, weights
 
 _QUANTILES = (0.5, 0.2, 0.8)
 _NUM_WARM_UPS = 3
@@ -187,5 +187,5 @@ def profiled(point: StepPoint, device_name: str) -> Json:
                     if event.device_type.name == "CUDA"])
 
 
-def _ready(point: StepPoint, device_name: str) -> ReadyStep:
-    return ReadyStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))
+def _ready(point: StepPoint, device_name: str) -> PreparedStep:
+    return PreparedStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))

@@ -72,7 +72,7 @@ def check_different(name: str, values: Sequence[object]) -> None:
         raise ValueError(f"{name}={list(values)}: must all be different")
 
 
-def on_record(runner: Runner, points: Sequence[_Point], title: Callable[[_Point], str],
+def measure_missing(runner: Runner, points: Sequence[_Point], title: Callable[[_Point], str],
               measure: Callable[[_Point, Runner], Json]) -> list[Json]:
     """The records of the points, in order; measures those that are missing, with a progress bar."""
     records = []
@@ -83,7 +83,7 @@ def on_record(runner: Runner, points: Sequence[_Point], title: Callable[[_Point]
     return records
 
 
-def concluded(report: Path, records: Sequence[Json]) -> int:
+def finish(report: Path, records: Sequence[Json]) -> int:
     """Print the report's path and point `latest` to its folder. Returns the number of failed records."""
     link_latest(report.parent)
     console.print(f"report: {report}", markup=False)

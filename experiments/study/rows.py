@@ -168,17 +168,17 @@ def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
         reference = next((row for row in here if row.family == "autoregressive"), None)
         if reference is None or reference.text:
             continue
-        rivals = [row for row in here if row.family != "autoregressive"]
+        of_diffusion = [row for row in here if row.family != "autoregressive"]
         qualified, tolerances = [], [_ONE_POINT]
-        for row in rivals if reference.share >= _LEAST_SHARE else ():
+        for row in of_diffusion if reference.share >= _LEAST_SHARE else ():
             difference, half_width = paired(row, reference)
             tolerances.append(max(_ONE_POINT, half_width))
             if difference >= -tolerances[-1]:
                 qualified.append((row.speed_up, tolerances[-1], row))
         _, tolerance, fastest = max(qualified, key=lambda item: item[0], default=(0.0, max(tolerances), None))
-        highest = max(rivals, key=lambda row: (row.share, row.speed_up), default=None)
-        best = None if highest is None else max((row for row in rivals if row.share >= highest.share - _ONE_POINT),
-                                                key=lambda row: row.speed_up)
+        highest = max(of_diffusion, key=lambda row: (row.share, row.speed_up), default=None)
+        best = None if highest is None else max(
+            (row for row in of_diffusion if row.share >= highest.share - _ONE_POINT), key=lambda row: row.speed_up)
         found.append(EqualQuality(key[0], key[1], reference, fastest, highest, best, tolerance))
     return found
 

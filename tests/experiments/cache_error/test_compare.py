@@ -35,7 +35,7 @@ from quicksilver.decoders import (
     Windows,
 )
 from quicksilver.decoders.policies import Klass, TokenEditing
-from quicksilver.experiments.cache_error.compare import Comparison, beside_recompute
+from quicksilver.experiments.cache_error.compare import Comparison, compare_with_recompute
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal, DecodableTransformer, KVStore, Plan
 from quicksilver.models import FusedHead as Fused
 from torch import Tensor
@@ -58,7 +58,7 @@ def of_masked(compared: Comparison, name: str) -> Tensor:
 def test_exact_caches_are_exact_to_rounding_at_every_step_and_layer(
         pattern: AttentionPattern, windows: Windows, cache: Cache, policy: Policy) -> None:
     schedule = Linear(3) if isinstance(policy, TopProbability) else Unbounded()
-    compared = beside_recompute(Decoder(windows, schedule, Greedy(), policy, cache), random_model(pattern),
+    compared = compare_with_recompute(Decoder(windows, schedule, Greedy(), policy, cache), random_model(pattern),
                                 ragged_requests(3, block=4))
     assert of_masked(compared, "kl_NBQ").shape[0] == 2
     assert of_masked(compared, "kl_NBQ").abs().max() < ROUNDING
@@ -71,7 +71,7 @@ def test_exact_caches_are_exact_to_rounding_at_every_step_and_layer(
 @pytest.mark.parametrize("cache", [Prefix(), Dual(), Vicinity(1, 0, 3), Delayed(3)], ids=str)
 def test_approximate_caches_are_exact_where_they_compute_everything_and_nowhere_else(cache: Cache) -> None:
     decoder = Decoder(Blocks(4), Linear(4), Greedy(), TopProbability(), cache)
-    compared = beside_recompute(decoder, random_model(Bidirectional()), EQUAL_LENGTHS)
+    compared = compare_with_recompute(decoder, random_model(Bidirectional()), EQUAL_LENGTHS)
     everything = [step.kl_NBQ[:, step.masked_BQ].abs().max().item() for step in compared.steps
                   if step.positions_computed == step.positions_whole]
     rest = [step.kl_NBQ[-1][step.masked_BQ].max().item() for step in compared.steps
@@ -88,7 +88,7 @@ def test_every_layer_has_the_divergence_that_a_hand_made_lens_gives() -> None:
     first = random_transformer(Bidirectional())
     first.blocks = first.blocks[:1]
     decoder = Decoder(Blocks(4), Linear(3), Greedy(), TopProbability(), Dual())
-    compared = beside_recompute(decoder, model, EQUAL_LENGTHS)
+    compared = compare_with_recompute(decoder, model, EQUAL_LENGTHS)
     for layer, lens in ((0, replace(model, transformer=first)), (1, model)):
         decoding = decoder.begin(model, EQUAL_LENGTHS)
         length, tokens_BS = decoding.active.length, decoding.active.tokens_BS.clone()
@@ -128,7 +128,7 @@ def test_a_planted_error_is_reported_as_it_was_planted() -> None:
     """Window 4 to 7, one token a step: the first step computes everything, the others carry the error."""
     request = Request([1, 2, 3, 4, *[MASK_ID] * 4], 4)
     decoder = Decoder(Blocks(4), Linear(4), Greedy(), Leftmost(), Dual())
-    compared = beside_recompute(decoder, Stale(Bidirectional(), wrong=30.0), [request])
+    compared = compare_with_recompute(decoder, Stale(Bidirectional(), wrong=30.0), [request])
     assert of_masked(compared, "kl_NBQ").shape == (1, 4 + 3 + 2 + 1)
     first, second, third, fourth = compared.steps
     assert not first.kl_NBQ.any()
@@ -158,7 +158,7 @@ def test_the_policy_is_asked_what_it_would_have_committed() -> None:
         surest.append(max(sure, key=lambda position: sure[position]))
         tokens[surest[-1]] = sure[surest[-1]][1]
     assert 5 not in surest  # a seed for which the story is true
-    compared = beside_recompute(decoder, Stale(Bidirectional(), seed, wrong=30.0), [request])
+    compared = compare_with_recompute(decoder, Stale(Bidirectional(), seed, wrong=30.0), [request])
     assert [4 + int(step.commit_BQ.nonzero()[0, 1]) for step in compared.steps[:2]] == [surest[0], 5]
     assert {4 + place for place in compared.steps[1].edited_otherwise_BQ[0].nonzero()[:, 0].tolist()} == {5, surest[1]}
     exact = replace(decoder, cache=Recompute()).decode(TableModel(Bidirectional(), seed), [request])
@@ -178,7 +178,7 @@ def test_watching_changes_no_decode_and_recompute_agrees_with_itself(
     schedule = Unbounded() if policy.needs_open_quota else Linear(3)
     decoder = Decoder(windows, schedule, sampler, policy, cache)
     model, requests = random_model(Bidirectional()), ragged_requests(3, block=4)
-    compared = beside_recompute(decoder, model, requests)
+    compared = compare_with_recompute(decoder, model, requests)
     assert compared.completions == decoder.decode(model, requests)
     if isinstance(cache, Recompute):
         assert compared.completions == compared.exact_completions
@@ -193,12 +193,12 @@ def positions(compared: Comparison) -> list[tuple[int, int]]:
 def test_positions_through_the_network_are_counted_with_forwards_that_only_store() -> None:
     requests: Sequence[Request] = EQUAL_LENGTHS
     dual = Decoder(Blocks(4), Linear(2), Greedy(), TopProbability(), Dual())
-    assert positions(beside_recompute(dual, random_model(Bidirectional()), requests)) == [
+    assert positions(compare_with_recompute(dual, random_model(Bidirectional()), requests)) == [
         (2 * 11, 2 * 11), (2 * 4, 2 * 11)] * 2
     # Grid blocks of 4 on 12 positions of which 3 are given: the first block holds one mask, and takes one step.
     requests = [Request([1, 2, 3, *[MASK_ID] * 9], 3)]
     apart = Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCacheApart())
-    assert positions(beside_recompute(apart, random_model(BlockCausal(4)), requests)) == [
+    assert positions(compare_with_recompute(apart, random_model(BlockCausal(4)), requests)) == [
         (4, 12), (4 + 4, 12), (4, 12), (4 + 4, 12), (4, 12)]
 
 
@@ -206,12 +206,13 @@ def test_what_cannot_be_compared_is_refused() -> None:
     decoder = Decoder(Whole(), Linear(2), Greedy(), TopProbability(), Recompute())
     fused = DecodableTransformer(random_transformer(Bidirectional()), MASK_ID, head=Fused())
     with pytest.raises(ValueError, match="a fused head"):
-        beside_recompute(decoder, fused, EQUAL_LENGTHS)
+        compare_with_recompute(decoder, fused, EQUAL_LENGTHS)
     with pytest.raises(ValueError, match=r"guidance=ClassifierFree\(scale=1.5\)"):
-        beside_recompute(replace(decoder, guidance=ClassifierFree(1.5)), random_model(Bidirectional()), EQUAL_LENGTHS)
+        compare_with_recompute(replace(decoder, guidance=ClassifierFree(1.5)), random_model(Bidirectional()),
+                               EQUAL_LENGTHS)
 
 
 def test_the_hooks_are_gone_when_it_is_done() -> None:
     model = random_model(Bidirectional())
-    beside_recompute(Decoder(Whole(), Linear(2), Greedy(), TopProbability(), Recompute()), model, EQUAL_LENGTHS)
+    compare_with_recompute(Decoder(Whole(), Linear(2), Greedy(), TopProbability(), Recompute()), model, EQUAL_LENGTHS)
     assert not any(block._forward_hooks for block in model.transformer.blocks)

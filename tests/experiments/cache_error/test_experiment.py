@@ -132,21 +132,21 @@ def test_with_batch_invariance_what_is_counted_is_the_same_in_any_batch(tmp_path
 
 def test_a_second_run_measures_nothing_and_a_failed_point_is_tried_again(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare = module.beside_recompute
+    compare = module.compare_with_recompute
 
     def failing(decoder: Decoder, *rest: Any) -> Any:
         if isinstance(decoder.cache, Dual):
             raise RuntimeError("out of memory")
         return compare(decoder, *rest)
 
-    monkeypatch.setattr(module, "beside_recompute", failing)
+    monkeypatch.setattr(module, "compare_with_recompute", failing)
     assert experiment(steps=[2]).run(tmp_path) == 1
     (page,) = tmp_path.glob("cache_error-*/report.html")
     assert "1 points failed" in page.read_text()
-    monkeypatch.setattr(module, "beside_recompute", compare)
+    monkeypatch.setattr(module, "compare_with_recompute", compare)
     assert experiment(steps=[2]).run(tmp_path) == 0
     before = records(tmp_path)
-    monkeypatch.setattr(module, "beside_recompute", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(module, "compare_with_recompute", lambda *_: pytest.fail("measured again"))
     assert experiment(steps=[2]).run(tmp_path) == 0
     assert records(tmp_path) == before
 

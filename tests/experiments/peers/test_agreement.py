@@ -1,11 +1,11 @@
 """Two runs in turns: each round times both, the first round is warm-up."""
 
-from quicksilver.experiments.peers.agreement import Turns, in_turns
+from quicksilver.experiments.peers.agreement import Turns, interleaved
 
 
 def test_both_run_in_every_round_and_the_first_is_not_counted() -> None:
     called: list[str] = []
-    turns = in_turns(lambda: called.append("ours"), lambda: called.append("theirs"), rounds=3)
+    turns = interleaved(lambda: called.append("ours"), lambda: called.append("theirs"), rounds=3)
     assert called == ["ours", "theirs"] * 4
     assert (len(turns.ours), len(turns.theirs)) == (3, 3)
     assert min(turns.ours + turns.theirs) > 0

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 from quicksilver.decoders import Blocks, Decoder, Greedy, Linear, Recompute, Request, TopProbability
-from quicksilver.experiments.peers.base import Case, Finding, RandomModels, Source, compared, hollow
+from quicksilver.experiments.peers.base import Case, Finding, RandomModels, Source, compared, stub_module
 from quicksilver.models import DecodableTransformer
 
 from tests.experiments.peers.stand_ins import checkout
@@ -53,7 +53,7 @@ def test_a_file_is_loaded_beside_its_siblings_and_nothing_loose_is_left(tmp_path
     try:
         path, known = list(sys.path), set(sys.modules)
         module = Source("--peer", tmp_path, "home").load(
-            "a/b/file.py", "value", stand_ins=hollow("foreign.part", "Model") | hollow("..upper.far", "Far"))
+            "a/b/file.py", "value", stand_ins=stub_module("foreign.part", "Model") | stub_module("..upper.far", "Far"))
         assert sys.modules["foreign"] is mine
     finally:
         del sys.modules["foreign"]

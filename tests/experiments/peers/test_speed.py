@@ -1,4 +1,4 @@
-"""A race says what was timed and whether the tokens were the same; counts and shares are those of our decode."""
+"""A comparison of speed says what was timed and whether the tokens were the same; counts are those of our decode."""
 
 import time
 from dataclasses import replace
@@ -8,7 +8,16 @@ import torch
 from quicksilver.decoders import Blocks, Decoder, Dual, Greedy, Linear, Recompute, Request, TopProbability
 from quicksilver.experiments.peers import speed
 from quicksilver.experiments.peers.agreement import Turns
-from quicksilver.experiments.peers.speed import Rival, Setting, Stopwatch, accounted, in_bfloat16, outside, race, raced
+from quicksilver.experiments.peers.speed import (
+    OtherEngine,
+    Setting,
+    Stopwatch,
+    accounted,
+    compare_speed,
+    in_bfloat16,
+    measured_speed,
+    outside,
+)
 from quicksilver.models import Plan, Shape
 from torch import Tensor
 
@@ -27,12 +36,13 @@ def test_the_default_setting_is_the_stated_one() -> None:
 
 
 def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "in_turns", lambda ours, theirs, rounds: Turns([0.5], [1.0]))
+    monkeypatch.setattr(speed, "interleaved", lambda ours, theirs, rounds: Turns([0.5], [1.0]))
     model = SETTING.model()
     tokens = DECODER.decode(model, [REQUEST])[0].tokens
-    race_with_itself = race("peer", SETTING, DECODER, model, lambda _: Rival("peer", lambda: tokens, 44, 33), 1.25)
-    assert (race_with_itself.peer, race_with_itself.of["dtype"]) == ("peer", "float32")
-    timing = race_with_itself.measure()
+    with_itself = compare_speed("peer", SETTING, DECODER, model,
+                                lambda _: OtherEngine("peer", lambda: tokens, 44, 33), 1.25)
+    assert (with_itself.peer, with_itself.of["dtype"]) == ("peer", "float32")
+    timing = with_itself.measure()
     first, why = timing.text.splitlines()
     assert timing.holds
     assert first == ("peer, float32, 8 tokens after 3, blocks of 4, 4 steps: ours 16.0 tokens/s, theirs 8.0, "
@@ -41,11 +51,11 @@ def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypat
     assert timing.figures.items() >= {
         "ours_seconds": [0.5], "theirs_seconds": [1.0], "ratio": 2.0, "ours_tokens_per_second": 16.0,
         "theirs_tokens_per_second": 8.0, "tokens_same": True, "theirs_positions_queried": 33}.items()
-    other = Rival("peer", lambda: [0] * 11, 44, 33)
-    timing = raced(SETTING, DECODER, model, other, target=None)
+    other = OtherEngine("peer", lambda: [0] * 11, 44, 33)
+    timing = measured_speed(SETTING, DECODER, model, other, target=None)
     assert not timing.holds
     assert timing.text.splitlines()[0].endswith("ratio 2.00; tokens differ")
-    timing = raced(SETTING, DECODER, in_bfloat16(model), other, target=None)
+    timing = measured_speed(SETTING, DECODER, in_bfloat16(model), other, target=None)
     assert timing.holds
     assert "peer, bfloat16, " in timing.text
 

@@ -16,7 +16,7 @@ def test_a_llama_with_our_weights_decodes_the_same(monkeypatch: pytest.MonkeyPat
     (found,) = measured(transformers.agreement(num_models=2))
     assert found.holds
     assert (found.num_decodes, found.num_same) == (2, 2)
-    monkeypatch.setattr(transformers, "in_turns", lambda ours, theirs, rounds: Turns([0.064], [0.128]))
+    monkeypatch.setattr(transformers, "interleaved", lambda ours, theirs, rounds: Turns([0.064], [0.128]))
     (timing,) = measured(transformers.speed())
     assert "ours 1.000 ms a token, theirs 2.000, ratio 2.00" in timing.text
     assert "ours / F.linear 0.50" in timing.text

@@ -25,7 +25,7 @@ def test_a_line_tells_width_ratio_and_what_was_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(transformers_experts, "SHAPE", SMALL)
     monkeypatch.setattr(transformers_experts, "_POSITIONS", (2,))
     monkeypatch.setattr(transformers_experts, "pair", lambda way: PAIR)
-    monkeypatch.setattr(transformers_experts, "in_turns", lambda ours, theirs, rounds: Turns([0.016], [0.032]))
+    monkeypatch.setattr(transformers_experts, "interleaved", lambda ours, theirs, rounds: Turns([0.016], [0.032]))
     timings = list(measured(transformers_experts.speed()))
     warm, cold = timings[:2]
     assert "(eager), width 512, 8 of 12, top-3, 2 positions, warm: ours 1.000 ms, theirs 2.000, ratio 2.00" in warm.text

@@ -10,7 +10,7 @@ import torch
 from quicksilver.decoders import DecodeRun
 from quicksilver.decoders.canvas import Canvas
 from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
-from quicksilver.experiments.step_bench.prepared_step import ReadyStep, weights
+from quicksilver.experiments.step_bench.prepared_step import PreparedStep, weights
 from quicksilver.kernels.dispatch import Implementation, recording, using
 from quicksilver.models import (
     DecodableTransformer,
@@ -26,8 +26,8 @@ from torch.utils._pytree import tree_leaves
 from tests.experiments.step_bench.small_steps import DENSE, HEADS, MIXED, name, point
 
 
-def ready(of: StepPoint) -> ReadyStep:
-    return ReadyStep.of(of, weights(of.model, of.max_length, of.dtype, "cpu"))
+def ready(of: StepPoint) -> PreparedStep:
+    return PreparedStep.of(of, weights(of.model, of.max_length, of.dtype, "cpu"))
 
 
 POINTS = [point(shape, block, head) for shape in (DENSE, MIXED) for block in (None, 4) for head in HEADS]
@@ -118,7 +118,7 @@ def nothing_from_the_host() -> Iterator[None]:
         yield
 
 
-def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
+def moved(step: PreparedStep, move: Callable[[Tensor], Tensor]) -> PreparedStep:
     """The step on other tensors: its weights, canvas, store and windows."""
     model, run, store = step.run.model, step.run, step.run.store
     assert isinstance(model, DecodableTransformer)
@@ -135,7 +135,7 @@ def moved(step: ReadyStep, move: Callable[[Tensor], Tensor]) -> ReadyStep:
     tensors = [{name: move(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}
                for holder in (step.block.window, step.block)]
     block = replace(step.block, window=replace(step.block.window, **tensors[0]), **tensors[1])
-    return ReadyStep(step.decoder, there, block, canvas)
+    return PreparedStep(step.decoder, there, block, canvas)
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))

@@ -13,8 +13,8 @@ from quicksilver.experiments.study.checks import (
     check_invariance,
     check_machine,
     check_tasks,
-    concluded,
-    on_record,
+    finish,
+    measure_missing,
 )
 from quicksilver.experiments.study.runner import Runner
 from quicksilver.experiments.study.setup import TaskSetup
@@ -63,8 +63,8 @@ def test_records_come_in_the_order_of_the_points_and_only_what_is_missing_is_mea
         return {"length": len(point)}
 
     runner = Runner(tmp_path)
-    on_record(runner, ["b"], str.upper, measure)
-    records = on_record(runner, ["ccc", "b", "aa"], str.upper, measure)
+    measure_missing(runner, ["b"], str.upper, measure)
+    records = measure_missing(runner, ["ccc", "b", "aa"], str.upper, measure)
     assert measured == ["b", "ccc", "aa"]
     assert [record["result"]["length"] for record in records] == [3, 1, 2]
 
@@ -73,5 +73,5 @@ def test_at_the_end_it_is_said_where_the_report_is_and_failures_are_counted(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with console.capture() as said:
-        assert concluded(Path("runs/one/report.html"), [{"result": {"failed": "why"}}, {"result": {}}]) == 1
+        assert finish(Path("runs/one/report.html"), [{"result": {"failed": "why"}}, {"result": {}}]) == 1
     assert said.get() == "report: runs/one/report.html\n"
