@@ -25,10 +25,11 @@ class Edit:
 
 
 class Policy(Protocol):
-    """A subclass states what differs from these defaults."""
+    """A subclass states what differs from these defaults. Its options are fields, which the policy's YAML sets and
+    `kernels.checks` checks; one that ranks positions by a score leaves masks and quota to `ranking.select_top`."""
 
     statistics: ClassVar[frozenset[Statistic]] = frozenset()
-    """Statistics that the sampler must compute; the proposal has no others."""
+    """Statistics that the sampler must compute, of those that `Proposal` lists; the proposal has no others."""
     needs_open_quota: ClassVar[bool] = False
     """Whether an exact quota would make it ineffective."""
     needs_free_quota: ClassVar[bool] = False

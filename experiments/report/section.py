@@ -4,6 +4,9 @@ A study defines its section in its module `section`, which the page discovers:
 
     KINDS                        the kinds of records that it covers, each with its title in the list of settings
     section(records, sources)    the Section of such records, all under the same conditions
+
+A kind is the class of the points that the study records. The conditions of a record are those of its point's `model`, a
+TrainingPoint, also where nothing is trained.
 """
 
 from collections.abc import Mapping, Sequence

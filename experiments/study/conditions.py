@@ -23,7 +23,12 @@ class Conditions:
 def conditions_of(record: Json) -> Conditions:
     """The conditions of a training record, or of a measurement of a trained model."""
     point, origin = record["point"], record["provenance"]
-    models = [point[name]["recipe"] for name in ("model", "reference") if name in point] or [point["recipe"]]
+    models = [point[name]["recipe"] for name in ("model", "reference") if name in point]
+    if not models:
+        if "recipe" not in point:
+            raise ValueError(f"a record of {point['kind']} has no conditions: its point must hold the TrainingPoint "
+                             "that it is about, as `model`")
+        models = [point["recipe"]]
     work = models[0] | point  # a field that the point lacks is that of training
     gpu = origin["machine"].get("gpu") or origin.get("gpu")  # the latter in earlier records
     device = origin["machine"]["cpu"]

@@ -30,8 +30,9 @@ def family_for(decoder: Decoder) -> str:
 @dataclass(frozen=True)
 class TaskSetup:
     """A task with the recipes of its matched pair and the settings at which it is decoded: the first order with all
-    `steps`, the others with `ablation_steps`. Presets in blocks use blocks of `block_size`; those for block-causal
-    models decode the model of the recipe `block_diffusion`, in its own blocks."""
+    `steps` (1 commits a whole window at once), the others with `ablation_steps`, often the most alone. Presets in
+    blocks use blocks of `block_size`; those for block-causal models decode the model of the recipe `block_diffusion`,
+    in its own blocks."""
 
     task: Task
     diffusion: Recipe

@@ -1,5 +1,6 @@
 """Conditions of records written by hand."""
 
+import pytest
 from quicksilver.experiments.study.conditions import Conditions, by_conditions, conditions_of
 
 from tests.experiments.study.test_rows import record, reference, training
@@ -17,6 +18,13 @@ def test_a_pair_trained_in_two_precisions_is_of_neither() -> None:
     mixed = record("diffusion", 0.9, 2.0)
     mixed["point"]["reference"] = {"seed": 0, "recipe": {"precision": "float32"}}
     assert conditions_of(mixed).precision == "bfloat16 beside float32"
+
+
+def test_a_point_without_a_model_is_refused_with_what_it_lacks() -> None:
+    made = record("diffusion", 0.9, 2.0)
+    made["point"] = {"kind": "LengthPoint", "name": "sums"}
+    with pytest.raises(ValueError, match="LengthPoint has no conditions: .* as `model`"):
+        conditions_of(made)
 
 
 def test_the_device_is_the_gpu_where_that_did_the_work_and_not_where_it_was_idle() -> None:
