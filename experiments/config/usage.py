@@ -8,6 +8,7 @@ from importlib import resources
 from ...decoders.presets import PRESETS
 
 _WIDTH = 100
+_MOST_EXPERIMENTS = 13
 PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 
@@ -25,7 +26,7 @@ def usage() -> str:
     return "\n".join([
         "python -m quicksilver.experiments [experiment=NAME] [GROUP=OPTION ...] [KEY=VALUE ...]",
         "", "Experiments (frontier where none is named; experiment.KEY=VALUE sets what one owns):",
-        *(_line(name, 14, _about(text)) for name, text in options("experiment").items()),
+        *_experiments(options("experiment")),
         "", "Groups (GROUP=help lists the options of one; -m runs all of GROUP=A,B):",
         *textwrap.wrap(", ".join(options("task")), _WIDTH, initial_indent=f"  {'task':14}  ",
                        subsequent_indent=18 * " "),
@@ -39,6 +40,15 @@ def usage() -> str:
         "is runs/NAME-HASH/report.html, and runs/latest links to the newest. --cfg job shows all options."])
 
 
+def _experiments(found: dict[str, str]) -> Iterator[str]:
+    """A line each; those for which there is no room are named alone."""
+    names = list(found)
+    shown = names if len(names) <= _MOST_EXPERIMENTS else names[: _MOST_EXPERIMENTS - 1]
+    yield from (_line(name, 14, _about(found[name])) for name in shown)
+    if len(shown) < len(names):
+        yield _line("also", 14, f"{', '.join(names[len(shown) :])} (experiment=help)")
+
+
 def listed(group: str) -> Iterator[str]:
     """A line per option of a group: presets with source and knobs, others with their file's first comment."""
     found = options(group)
@@ -49,7 +59,7 @@ def listed(group: str) -> Iterator[str]:
         yield f"{'parts':20}  {'mix and match':16}  {' '.join(PARTS)}"
         return
     for name, text in found.items():
-        yield _line(name, 20, _about(text))
+        yield _line(name, max(map(len, found)), _about(text))
 
 
 def _line(name: str, width: int, about: str) -> str:

@@ -14,7 +14,8 @@ _KEPT = ("label", "registers", "spill_bytes", "stack_bytes", "shared_bytes", "te
 _MORE_REGISTERS = 1.10
 # Every program that a kernel has now, by kernel and Triton version, whether compiled in this run or not.
 Existing = Mapping[tuple[str, str], Collection[str]]
-HOW_TO_UPDATE = "if that is meant: make kernels ARGS=experiment.update_baseline=true"
+HOW_TO_UPDATE = ('if that is meant: make kernels ARGS="kernel=NAME experiment.update_baseline=true"; all kernels '
+                 "without kernel=NAME")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from quicksilver.decoders.presets import PRESETS, knobs
+from quicksilver.experiments.config import usage as module
 from quicksilver.experiments.config.usage import listed, options, usage
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -13,6 +14,14 @@ def test_help_is_at_most_40_lines_of_100_columns() -> None:
     lines = usage().splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 100
+
+
+def test_help_has_room_for_more_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {f"study_{number}": "# What it measures" for number in range(16)}
+    monkeypatch.setattr(module, "options", lambda group: more if group == "experiment" else options(group))
+    lines = usage().splitlines()
+    assert len(lines) <= 40
+    assert all(any(name in line for line in lines) for name in more)
 
 
 def test_help_names_every_experiment_task_key_and_group_that_can_be_chosen() -> None:
@@ -26,7 +35,7 @@ def test_help_names_every_experiment_task_key_and_group_that_can_be_chosen() -> 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_an_experiment_is_described_in_one_line_that_is_shown_whole(experiment: str) -> None:
-    (line,) = (line for line in usage().splitlines() if line.startswith(f"  {experiment} "))
+    (line,) = (line for line in listed("experiment") if line.startswith(f"  {experiment} "))
     assert not line.endswith("...")
     assert len(line.split()) > 4
 

@@ -74,4 +74,4 @@ def test_a_version_is_its_first_two_numbers_and_the_way_to_update_is_said() -> N
     assert minor_version("3.10.2+git1") == "3.10"
     with pytest.raises(ValueError, match="triton='nightly': must begin with two numbers"):
         minor_version("nightly")
-    assert "make kernels ARGS=experiment.update_baseline=true" in HOW_TO_UPDATE
+    assert 'make kernels ARGS="kernel=NAME experiment.update_baseline=true"' in HOW_TO_UPDATE
