@@ -22,7 +22,7 @@ from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
 from ..training.recipe import TrainingPoint
 from .runner import Runner
 
-_NUM_ROUNDS = 8
+_NUM_ROUNDS = 5
 
 
 @dataclass(frozen=True)
