@@ -60,6 +60,16 @@ def test_exact_k_is_the_mean_over_orders_of_the_chain_rule(seed: int) -> None:
     assert mean.item() >= mixture - 4 * error.item()
 
 
+@torch.no_grad()
+def test_exact_k_takes_every_number_of_masks_equally_often() -> None:
+    """With as many draws as targets, every number once."""
+    model, counts = random_transformer(Bidirectional()), []
+    model.embedding.register_forward_pre_hook(lambda _, inputs: counts.append((inputs[0] == MASK_ID).sum(1)))
+    tokens, target = torch.randint(0, MASK_ID, (5, 8), generator=generator()), torch.arange(8).expand(5, -1) < 6
+    exact_k_nll(model, tokens, target, mask_id=MASK_ID, num_draws=6, generator=generator())
+    assert torch.stack(counts).sort(dim=0).values.T.tolist() == [[1, 2, 3, 4, 5, 6]] * 5
+
+
 def test_averaged_over_the_data_exact_k_is_never_below_their_entropy_and_comes_near_it() -> None:
     """Data: sequences of three tokens out of two symbols with known probabilities, and a model fitted to them."""
     sequences = torch.tensor(list(itertools.product(range(2), repeat=LENGTH)))
@@ -95,7 +105,7 @@ def test_the_masked_diffusion_loss_is_an_estimate_of_exact_k() -> None:
 def test_the_autoregressive_loss_is_the_chain_rule_left_to_right() -> None:
     model = random_transformer(Causal(), 2)
     tokens = torch.tensor([[3, 1, 4, 2]])
-    target = torch.tensor([[False, False, True, True]])
+    target = torch.tensor([[True, False, True, True]])  # the first is not predicted, so it does not count
     expected = -(log_probs(model, tokens)[0, 1, 4] + log_probs(model, tokens)[0, 2, 2]) / 2
     loss = AutoregressiveNLL().loss(model, tokens, target, mask_id=MASK_ID, generator=generator())
     torch.testing.assert_close(loss, expected)

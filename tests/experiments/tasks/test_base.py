@@ -38,7 +38,7 @@ def test_a_right_answer_grades_as_right_and_a_changed_one_as_wrong(task: Task, f
     assert encoded.tokens.max() < task.vocab_size - 1
     assert task.grade(problems, form.answer(task, problems, encoded.tokens)).all()
     assert not encoded.target[:, : encoded.start].any()
-    for position in np.flatnonzero(encoded.target.all(0))[:3]:
+    for position in np.flatnonzero(encoded.target.all(0)):
         wrong = encoded.tokens.copy()
         wrong[:, position] = wrong[:, position] % (task.vocab_size - 2) + 1
         assert not task.grade(problems, form.answer(task, problems, wrong)).any()

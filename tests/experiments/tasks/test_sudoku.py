@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from quicksilver.experiments.tasks.sudoku import BLANK, Sudoku
+from quicksilver.experiments.tasks.sudoku import BLANK, Sudoku, SudokuProblems
 
 SIZES = [Sudoku(2, 2, 10, num_training_bases=12), Sudoku(2, 3, 22, num_training_bases=12),
          Sudoku(3, 3, 50, num_training_bases=3)]
@@ -68,6 +68,18 @@ def test_grading_wants_clues_rows_columns_and_boxes() -> None:
         swapped[:, [a, b]] = swapped[:, [b, a]]
         differs = problems.solution[:, a] != problems.solution[:, b]
         assert (task.grade(problems, swapped) == ~differs).all()
+
+
+def test_rows_columns_and_boxes_must_each_be_right() -> None:
+    """Each grid breaks one kind only."""
+    task = SIZES[1]
+    right = task.test_problems(1).solution.reshape(6, 6)
+    rows, columns = right.copy(), right.copy()
+    rows[[0, 1], 0] = right[[1, 0], 0]
+    columns[0, [0, 1]] = right[0, [1, 0]]
+    boxes = np.add.outer(np.arange(6), np.arange(6)) % 6 + 1
+    answers = np.stack((rows, columns, boxes)).reshape(3, 36)
+    assert not task.grade(SudokuProblems(np.full_like(answers, BLANK), answers), answers).any()
 
 
 def test_a_right_grid_with_other_clues_is_wrong() -> None:

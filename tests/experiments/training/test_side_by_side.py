@@ -1,13 +1,38 @@
 """Models trained in processes of their own: the weights are those of a training alone, errors go by model."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from quicksilver.experiments.training import side_by_side as module
 from quicksilver.experiments.training.recipe import TrainingPoint
 from quicksilver.experiments.training.side_by_side import train_side_by_side
 from quicksilver.experiments.training.trainer import is_trained, load_or_train
+
+
+class _Threads(ThreadPoolExecutor):
+    def __init__(self, num_threads: int, initializer: object) -> None:
+        super().__init__(num_threads)
+
+    def shutdown(self, *_: Any, **__: Any) -> None:
+        super().shutdown()
+
+
+def test_an_error_is_returned_by_its_model(
+        tmp_path: Path, training_point: Callable[..., TrainingPoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, diverging = training_point(), training_point(seed=1)
+    error = FloatingPointError("the loss is nan")
+
+    def train(point: TrainingPoint, *_: object) -> None:
+        if point == diverging:
+            raise error
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", _Threads)
+    monkeypatch.setattr(module, "_train", train)
+    assert train_side_by_side([sound, diverging], tmp_path, num_processes=2) == {diverging: error}
 
 
 @pytest.mark.slow
