@@ -219,11 +219,12 @@ class Decoder:
         """The forward of a step and its proposal, at least at the masked positions of the window."""
         plan, num_queried = self.cache.plan(state), self._num_queried(block, state)
         if num_queried == state.query_BQ.shape[1]:
-            return plan, Proposal(self._statistics(run, block, plan, state))
+            return plan, Proposal(self._statistics(run, block, plan, state, state.query_BQ))
         place_BA = (~state.masked_BQ).byte().argsort(dim=1, stable=True)[:, :num_queried]
-        some = state.at(place_BA)
-        plan = replace(plan, reads_BQ=some.query_BQ)
-        return plan, Proposal.scattered(self._statistics(run, block, plan, some), place_BA, state.query_BQ.shape)
+        query_BA = state.query_BQ.gather(1, place_BA)
+        plan = replace(plan, reads_BQ=query_BA)
+        found = self._statistics(run, block, plan, state, query_BA)
+        return plan, Proposal.scattered(found, place_BA, state.query_BQ.shape)
 
     def _num_queried(self, block: BlockState, state: StepState) -> int:
         """Number of window positions the head runs on: as many as may be masked, unless a part uses the others or too
@@ -235,12 +236,13 @@ class Decoder:
             return num_positions
         return max(state.max_masked, 1)
 
-    def _statistics(self, run: DecodeRun, block: BlockState, plan: Plan, state: StepState) -> TokenStatistics:
-        """Run the forward; the sampler's statistics at the state's positions, which the plan reads."""
+    def _statistics(self, run: DecodeRun, block: BlockState, plan: Plan, state: StepState, query_BQ: Tensor
+                    ) -> TokenStatistics:
+        """Run the forward; the sampler's statistics at the positions query_BQ, which the plan reads."""
         hidden_BQE, wanted = self.guidance.hidden(run, plan), self.policy.statistics
-        question = self.sampler.question(wanted, state, block.sampler_memory)
+        question = self.sampler.question(wanted, state, query_BQ, block.sampler_memory)
         if "canvas_log_prob" in wanted:
-            question = replace(question, canvas_token_BQ=state.canvas_token_BQ)
+            question = replace(question, canvas_token_BQ=state.canvas.tokens_BS.gather(1, query_BQ))
         if block.previous is not None:
             question = replace(question, previous=block.previous)
         return run.model.statistics(hidden_BQE, question)

@@ -26,8 +26,10 @@ class Sampler(Protocol):
         """Its memory at the start of a window of `shape` [B, Q, V], written in place; None if it has none."""
         ...
 
-    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
-        """The request to the head at the state's positions: a token and the wanted statistics."""
+    def question(self, wanted: frozenset[Statistic], state: StepState, query_BQ: Tensor, memory: Tensor | None
+                 ) -> StatisticsRequest:
+        """The request to the head at positions query_BQ (int64 [B, Q]) of the window, all of them where there is a
+        memory: a token and the wanted statistics."""
         ...
 
 
@@ -47,7 +49,8 @@ class Greedy:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
+    def question(self, wanted: frozenset[Statistic], state: StepState, query_BQ: Tensor, memory: Tensor | None
+                 ) -> StatisticsRequest:
         return StatisticsRequest(wanted, None, self.statistics_temperature)
 
 
@@ -76,8 +79,9 @@ class Categorical:
     def begin(self, shape: torch.Size, device: torch.device) -> None:
         return None
 
-    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
-        draw = SamplingParams(self.temperature, state.seed_B, state.query_BQ, state.step_B, self.top_k, self.top_p)
+    def question(self, wanted: frozenset[Statistic], state: StepState, query_BQ: Tensor, memory: Tensor | None
+                 ) -> StatisticsRequest:
+        draw = SamplingParams(self.temperature, state.seed_B, query_BQ, state.step_B, self.top_k, self.top_p)
         return StatisticsRequest(wanted, draw, self.statistics_temperature)
 
 
@@ -106,7 +110,8 @@ class Credited:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor:
         return torch.zeros(shape, device=device)
 
-    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
+    def question(self, wanted: frozenset[Statistic], state: StepState, query_BQ: Tensor, memory: Tensor | None
+                 ) -> StatisticsRequest:
         assert memory is not None
         credit = TokenCredit(memory, state.masked_BQ, self.alpha, self.beta, self.gamma)
-        return replace(self.base.question(wanted, state, None), credit=credit)
+        return replace(self.base.question(wanted, state, query_BQ, None), credit=credit)

@@ -68,10 +68,6 @@ class StepState:
         state.num_masked_B = num_masked_B
         return state
 
-    def at(self, place_BA: Tensor) -> "StepState":
-        """The state of A positions of the window, at the places place_BA (int64 [B, A])."""
-        return replace(self, window=replace(self.window, query_BQ=self.window.query_BQ.gather(1, place_BA)))
-
     @property
     def query_BQ(self) -> Tensor:
         """Absolute positions of the window, int64 [B, Q]; the canvas's length where a row has none."""

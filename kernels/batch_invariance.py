@@ -52,9 +52,11 @@ def check_device(device: torch.device | str) -> None:
 def by_position(function: Callable[..., Any], *tensors: Tensor | None) -> Any:
     """function(*tensors), a tensor or a tuple of them, where each tensor is [B, F, ...] or [1, F, ...] and a position's
     result depends on that position of them alone. Under `batch_invariant` called for each position by itself."""
+    if not _enabled.get():
+        return function(*tensors)
     given = [tensor for tensor in tensors if tensor is not None]
     num_rows, num_positions = max(len(tensor) for tensor in given), given[0].shape[1]
-    if not _enabled.get() or not num_rows * num_positions:
+    if not num_rows * num_positions:
         return function(*tensors)
     check_device(given[0].device)
     found = [function(*(None if tensor is None else _one(tensor, row, position) for tensor in tensors))

@@ -153,7 +153,8 @@ def kernel(reference: Callable[P, R], *, check: Callable[P, None], cpu: Callable
 
 def _decide(arguments: Sequence[Any], *, has_cpu: bool, differentiable: bool) -> Implementation:
     """The implementation for these arguments, by the setting, their device, and whether a gradient is required."""
-    first = next(value for value in arguments if isinstance(value, Tensor))
+    first = arguments[0] if isinstance(arguments[0], Tensor) else next(
+        value for value in arguments if isinstance(value, Tensor))
     chosen = _chosen.get() or (Implementation.TRITON if first.is_cuda else Implementation.CPU)
     if chosen is Implementation.TRITON and not differentiable and _needs_gradient(arguments):
         chosen = Implementation.REFERENCE if first.is_cuda else Implementation.CPU

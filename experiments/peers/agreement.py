@@ -46,8 +46,9 @@ class _WithLogitGap:
     def begin(self, shape: torch.Size, device: torch.device) -> Tensor | None:
         return self.base.begin(shape, device)
 
-    def question(self, wanted: frozenset[Statistic], state: StepState, memory: Tensor | None) -> StatisticsRequest:
-        return self.base.question(wanted | _GAP, state, memory)
+    def question(self, wanted: frozenset[Statistic], state: StepState, query_BQ: Tensor, memory: Tensor | None
+                 ) -> StatisticsRequest:
+        return self.base.question(wanted | _GAP, state, query_BQ, memory)
 
 
 @torch.inference_mode()

@@ -24,7 +24,8 @@ def test_bad_ranges_are_refused(field: dict) -> None:
 
 def test_confidence_can_be_tempered_or_not() -> None:
     wanted: frozenset[Statistic] = frozenset({"log_prob"})
-    plain, sharp = (token_statistics(LOGITS, sampler.question(wanted, ONE_MASK.state, None)).log_prob_BQ
+    state = ONE_MASK.state
+    plain, sharp = (token_statistics(LOGITS, sampler.question(wanted, state, state.query_BQ, None)).log_prob_BQ
                     for sampler in (Greedy(), Greedy(statistics_temperature=0.5)))
     assert plain is not None
     assert sharp is not None
@@ -33,7 +34,8 @@ def test_confidence_can_be_tempered_or_not() -> None:
 
 
 def test_a_banned_token_is_never_drawn() -> None:
-    question = Categorical(temperature=5.0).question(frozenset(), under_seeds(ONE_MASK, 500).state, None)
+    state = under_seeds(ONE_MASK, 500).state
+    question = Categorical(temperature=5.0).question(frozenset(), state, state.query_BQ, None)
     found = token_statistics(LOGITS.expand(500, 1, 4), question)
     assert set(found.token_BQ.flatten().tolist()) == {0, 1, 2}
 
@@ -69,7 +71,7 @@ def test_credit_decoding_is_dinfers_over_many_steps() -> None:
             masked = [i in masks for i in range(length)]
             state = inputs_of(masked=masked, step=step).state
             found = token_statistics(torch.tensor(logits)[None].float(),
-                                     sampler.question(frozenset({"log_prob"}), state, memory))
+                                     sampler.question(frozenset({"log_prob"}), state, state.query_BQ, memory))
             assert found.log_prob_BQ is not None
             edit = RelativeThreshold(tau).select(*inputs_of(masked=masked, at_most=len(masks),
                                                            log_prob=found.log_prob_BQ[0].tolist()))
@@ -88,7 +90,8 @@ def test_credit_is_given_before_the_base_draws() -> None:
     num, sampler = 20_000, Credited(Categorical(temperature=2.0), alpha=2.0, beta=0.5, gamma=1.0)
     state = under_seeds(ONE_MASK, num).state
     memory = sampler.begin(torch.Size((num, 1, 4)), torch.device("cpu"))
-    token_BQ = token_statistics(LOGITS.expand(num, 1, 4), sampler.question(frozenset(), state, memory)).token_BQ
+    question = sampler.question(frozenset(), state, state.query_BQ, memory)
+    token_BQ = token_statistics(LOGITS.expand(num, 1, 4), question).token_BQ
     fused = LOGITS[0, 0].double().numpy().copy()
     fused[0] += 2 * math.log(1 + math.exp(2) / (math.exp(2) + math.e + 1))
     wanted = np.exp(fused / 2) / np.exp(fused / 2).sum()

@@ -61,15 +61,6 @@ def test_nothing_is_computed_before_it_is_read() -> None:
     assert state.masked_BQ is state.masked_BQ
 
 
-def test_it_can_be_cut_to_some_of_its_positions() -> None:
-    state = first_state(Request([1, 2, M, 3, M, M], start=2))
-    some = state.at(torch.tensor([[2, 0]]))
-    assert some.query_BQ.tolist() == [[4, 2]]
-    assert some.masked_BQ.tolist() == [[True, True]]
-    assert some.canvas_token_BQ.tolist() == [[M, M]]
-    assert state.query_BQ.shape == (1, 4)
-
-
 def test_of_counts_alone_it_is_at_any_step() -> None:
     start = StepState.of_counts(Linear(4), torch.tensor([8, 5]), size=8)
     assert start.quota.at_least_B.tolist() == [2, 2]
