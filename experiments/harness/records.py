@@ -77,13 +77,14 @@ class RecordStore:
         path = self.path(point)
         return read_record(path) if path.exists() else None
 
-    def read_whole(self, point: object) -> Json | None:
-        """As `read`, but a damaged file is reported on the console and treated as absent."""
+    def completed(self, point: object) -> Json | None:
+        """The point's record if it is whole and holds a result. A damaged file is reported on the console."""
         try:
-            return self.read(point)
+            record = self.read(point)
         except ValueError as error:
             console.print(f"made again: {error}", markup=False, style="yellow")
             return None
+        return None if record is None or "failed" in record["result"] else record
 
     def write(self, point: object, result: Json, provenance: Json) -> Json:
         """Write and return the point's record. FloatingPointError if the result holds a NaN or an infinity."""

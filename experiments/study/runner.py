@@ -54,8 +54,8 @@ class Runner:
         """The point's record: read if it is intact and holds a result, else measured. If several processes need the
         same point, one measures it."""
         with exclusive(self.folder / "locks" / key_of(point)):
-            record = self.records.read_whole(point)
-            if record is not None and "failed" not in record["result"]:
+            record = self.records.completed(point)
+            if record is not None:
                 return record
             try:
                 return self.records.write(point, measure(), provenance())

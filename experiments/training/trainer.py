@@ -69,10 +69,8 @@ def _weights(point: TrainingPoint, folder: Path) -> Path:
 
 def _finished(point: TrainingPoint, folder: Path) -> Json | None:
     """The record of a completed training in `folder`, else None."""
-    record = RecordStore(folder / "records").read_whole(point)
-    if record is None or "failed" in record["result"] or not _weights(point, folder).exists():
-        return None
-    return record
+    record = RecordStore(folder / "records").completed(point)
+    return record if _weights(point, folder).exists() else None
 
 
 def initialized(point: TrainingPoint) -> Transformer:

@@ -31,7 +31,6 @@ from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Cau
 
 VOCAB_SIZE, MASK_ID, MAX_LENGTH, NUM_NEW = 23, 22, 24, 8
 PROMPTS = [[7, 3, 19], [4, 11, 2, 18, 9, 21, 5], [13], [8, 1, 16, 6, 12]]
-TRANSFORMERS = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 
 _TOKENS = {"vocab_size": VOCAB_SIZE, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
 _SIZES = _TOKENS | {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -54,8 +53,6 @@ class Family:
     module: str
     config: dict[str, Any]
     refused_patterns: tuple[type, ...] = ()
-    since: tuple[int, int] = (5, 0)
-    before: str = ""
 
     def __str__(self) -> str:
         return self.module.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
@@ -91,9 +88,8 @@ FAMILIES = [
         "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48, "window_size": 4,
         "attention_types": [[["global"], 2]], "max_position_embeddings": MAX_LENGTH, "initializer_range": 0.5},
            refused_patterns=(Bidirectional, BlockCausal)),
-    # Up to 5.12 CTRL takes a mask a row, and none a query. Up to 5.14 Doge, and so its generate, sees a prompt whole.
-    Family("CTRLLMHeadModel", _GPT | {"dff": 48}, since=(5, 13), before="its keys and values cannot be stored"),
-    Family("DogeForCausalLM", _GROUPED, since=(5, 15), before="its config has no mask_token_id"),
+    Family("CTRLLMHeadModel", _GPT | {"dff": 48}),
+    Family("DogeForCausalLM", _GROUPED),
 ]
 CACHES: dict[AttentionPattern, tuple[Windows, list[Cache]]] = {
     Causal(): (Blocks(1), [Append()]),
@@ -122,10 +118,6 @@ def generated(module: Any, prompt: list[int]) -> list[int]:
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_family_is_offered_every_cache_and_gives_the_tokens_of_its_generate(family: Family) -> None:
     module = family.built()
-    if family.since > TRANSFORMERS:
-        with pytest.raises(ValueError, match=family.before):
-            begun(HuggingFaceModel.of(module), Append())
-        return
     for pattern, (_, caches) in CACHES.items():
         if type(pattern) in family.refused_patterns:
             with pytest.raises(ValueError, match="cannot be made to attend as"):
