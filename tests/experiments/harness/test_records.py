@@ -79,7 +79,7 @@ def test_a_damaged_record_is_named_and_not_read(
     store.path(point).write_text(damage(store.path(point).read_text()))
     with pytest.raises(ValueError, match=f"{key_of(point)}.json: a damaged record"):
         read_record(store.path(point))
-    assert store.read_whole(point) is None
+    assert store.completed(point) is None
 
 
 def test_a_record_may_not_hold_nan(store: RecordStore, training_point: Callable[..., TrainingPoint]) -> None:
