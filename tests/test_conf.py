@@ -90,7 +90,7 @@ def test_the_default_is_the_four_tasks_with_one_seed() -> None:
     experiment = built()
     assert list(experiment.tasks) == ["extraction", "sudoku4", "sudoku6", "addition"]
     assert experiment.seeds == [0]
-    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [20, 160])
+    assert (experiment.batch_sizes, experiment.num_items) == ([1, 16], [16, 128])
 
 
 @cache

@@ -2,6 +2,7 @@
 with the timing of an autoregressive reference in the same process."""
 
 import hashlib
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
 from ..training.recipe import TrainingPoint
 from .runner import Runner
 
-_NUM_ROUNDS = 5
+# Rounds of decodes interleaved with the reference's: so many, unless that leaves a round fewer batches than two.
+_NUM_ROUNDS = 8
+_LEAST_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     evaluator.decode(work[0])
     reference.decode(reference_work[0])
     reset_peak_memory(evaluator.model.spec.device)
-    size = -(-len(work) // _NUM_ROUNDS)
+    size = max(_LEAST_BATCHES, math.ceil(len(work) / _NUM_ROUNDS))
     timed: list[TimedBatch] = []
     speed_ups = []
     for number, begin in enumerate(range(0, len(work), size)):

@@ -54,10 +54,10 @@ def test_who_goes_first_changes_from_round_to_round(
         return decode(self, requests)
 
     monkeypatch.setattr(Evaluator, "decode", watched)
-    measure(replace(diffusion, num_items=12), runner)
+    measure(replace(diffusion, num_items=20), runner)  # five batches, two a round
     warm_up, rounds = order[:2], order[2:]
     assert warm_up == ["ours", "reference"]
-    assert rounds == ["ours", "reference", "reference", "ours", "ours", "reference"]
+    assert rounds == ["ours", "ours", "reference", "reference", "ours", "ours", "ours", "reference"]
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_items"])
