@@ -75,17 +75,18 @@ def test_a_line_of_its_table_is_what_the_records_give(title: str, default: Seque
 
 def test_it_says_what_the_table_was_measured_on() -> None:
     models = records("default", "TrainingPoint")
+    said_commits = re.findall(r"\b[0-9a-f]{10}\b", SAID)
     for record in (*models, *records("default", "DecodePoint")):
         origin = record["provenance"]
         assert not origin["dirty"]
         assert (f"decoded in float32, {origin['machine']['cores']} cores of an {origin['machine']['cpu']}, PyTorch "
-                f"{origin['versions']['torch'].removesuffix('.0+cpu')}; [records](results/default/records), commit "
-                f"{origin['commit'][:10]})") in SAID
+                f"{origin['versions']['torch'].removesuffix('.0+cpu')}; [records](results/default/records), ") in SAID
+        assert origin["commit"][:10] in said_commits
     for model in models:
         assert (f"({model['result']['parameters'] / 1e6:.1f}M-parameter pairs trained in "
                 f"{model['point']['recipe']['precision']},") in SAID
     assert {model["point"]["seed"] for model in models} == {0, 1, 2}
-    assert "Three seeds of the default run (" in SAID
+    assert "Three seeds (" in SAID
 
 
 def test_the_order_of_commits_matters_as_much_as_it_says(default: Sequence[Row]) -> None:
