@@ -170,7 +170,7 @@ def test_as_many_models_are_trained_at_once_as_the_cores_allow(
 @pytest.mark.parametrize(("argument", "line"), [
     ("--help", "  decode          One decoder on one task, step by step"), ("-h", "Keys:"),
     ("decoder=help", "fast_dllm_dual        arXiv 2505.22618  block=4 tau=0.9"),
-    ("policy=help", "  threshold             tau=0.9")])
+    ("policy=help", "  threshold           tau=0.9")])
 def test_help_is_printed_and_nothing_run(refused: Callable[..., tuple[Any, list[str]]], tmp_path: Path,
                                          capsys: pytest.CaptureFixture[str], argument: str, line: str) -> None:
     assert refused(argument) == (0, [])
