@@ -21,8 +21,9 @@ class Proposal:
     @classmethod
     def scattered(cls, found: TokenStatistics, place_BA: Tensor, shape: torch.Size) -> "Proposal":
         """The statistics of A positions of the window, scattered to their places (int64 [B, A]) in `shape` [B, Q]."""
-        return cls(type(found)(**{name: None if value is None else value.new_zeros(shape).scatter_(1, place_BA, value)
-                                  for name, value in vars(found).items()}))
+        scattered = {name: value.new_zeros(shape).scatter_(1, place_BA, value)
+                     for name, value in vars(found).items() if value is not None}
+        return cls(type(found)(**scattered))
 
     def _declared(self, name: Statistic) -> Tensor:
         value_BQ: Tensor | None = getattr(self.found, f"{name}_BQ")
