@@ -5,7 +5,9 @@ import contextlib
 import math
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 INTERRUPTED = "interrupted: the same command goes on from here"
@@ -42,6 +44,23 @@ def interrupt_once() -> None:
     """Raise KeyboardInterrupt once for repeated SIGINTs. If the shell ignores SIGINT, it stays ignored."""
     if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _end):
         signal.signal(signal.SIGINT, _Once())
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold a SIGINT back until the block ends: for what may not be left half done. Only the main thread is ever
+    interrupted."""
+    handler, held = signal.getsignal(signal.SIGINT), []
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(signal.SIGINT, None)
 
 
 def leave_interrupts_to_parent() -> None:

@@ -8,25 +8,29 @@ from pathlib import Path
 
 from joblib.externals.loky import ProcessPoolExecutor
 
-from ..harness.interrupts import leave_interrupts_to_parent
+from ..harness.interrupts import interrupts_held, leave_interrupts_to_parent
 from ..harness.progress import print_lines
 from ..harness.provenance import provenance
 from .recipe import TrainingPoint
 from .trainer import load_or_train
 
+# A worker with nothing to do ends after so long, even if its parent was killed.
+_IDLE_SECONDS = 10
 
 def train_side_by_side(points: Sequence[TrainingPoint], folder: Path, num_processes: int, stop_at: float = math.inf
                        ) -> dict[TrainingPoint, BaseException]:
     """Train `points` into `folder`, where `load_or_train` finds models and records; at most `num_processes` at once,
     those with most tokens first. Returns the errors by point, TrainingPaused among them if `stop_at` was reached."""
     models_at_once = min(num_processes, len(points))
-    executor = ProcessPoolExecutor(models_at_once, initializer=_begin)
+    executor = ProcessPoolExecutor(models_at_once, initializer=_begin, timeout=_IDLE_SECONDS)
     try:
-        trained = {point: executor.submit(_train, point, folder, stop_at, models_at_once)
-                   for point in sorted(points, key=_num_tokens, reverse=True)}
+        with interrupts_held():
+            trained = {point: executor.submit(_train, point, folder, stop_at, models_at_once)
+                       for point in sorted(points, key=_num_tokens, reverse=True)}
         errors = {point: future.exception() for point, future in trained.items()}
     finally:
-        executor.shutdown(kill_workers=True)
+        with interrupts_held():
+            executor.shutdown(kill_workers=True)
     return {point: error for point, error in errors.items() if error is not None}
 
 

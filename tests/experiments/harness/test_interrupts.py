@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from quicksilver.experiments.harness import interrupts
-from quicksilver.experiments.harness.interrupts import interrupt_once
+from quicksilver.experiments.harness.interrupts import interrupt_once, interrupts_held
 
 TWICE = """
 import os, signal, time
-from quicksilver.experiments.harness.interrupts import interrupt_once
+from quicksilver.experiments.harness.interrupts import interrupt_once, interrupts_held
 interrupt_once()
 try:
     os.kill(os.getpid(), signal.SIGINT)
@@ -39,5 +39,22 @@ def test_a_later_interruption_counts_again(monkeypatch: pytest.MonkeyPatch) -> N
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         interrupt_once()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_is_held_back_until_the_block_ends() -> None:
+    done, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def held() -> None:
+        with interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            done.append("whole")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            held()
+        assert done == ["whole"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

@@ -14,7 +14,7 @@ from quicksilver.experiments.training.trainer import is_trained, load_or_train
 
 
 class _Threads(ThreadPoolExecutor):
-    def __init__(self, num_threads: int, initializer: object) -> None:
+    def __init__(self, num_threads: int, **_: Any) -> None:
         super().__init__(num_threads)
 
     def shutdown(self, *_: Any, **__: Any) -> None:
