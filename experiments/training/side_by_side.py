@@ -3,6 +3,7 @@ cores (no AVX-512, float32) two models in parallel, one thread each, train 1.2 t
 two threads."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def train_side_by_side(points: Sequence[TrainingPoint], folder: Path, num_proces
                        for point in sorted(points, key=_num_tokens, reverse=True)}
         errors = {point: future.exception() for point, future in trained.items()}
     finally:
-        with interrupts_held():
+        with interrupts_held(), warnings.catch_warnings():
+            # An interrupt may also end the pgrep by which loky looks for a worker's children; it has none.
+            warnings.filterwarnings("ignore", message="Failed to kill subprocesses")
             executor.shutdown(kill_workers=True)
     return {point: error for point, error in errors.items() if error is not None}
 
