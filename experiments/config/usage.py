@@ -58,8 +58,9 @@ def listed(group: str) -> Iterator[str]:
             yield f"{name:20}  {_source(preset.__doc__ or ''):16}  {_knobs(found[name])}".rstrip()
         yield f"{'parts':20}  {'mix and match':16}  {' '.join(PARTS)}"
         return
+    width = max(map(len, found), default=0)
     for name, text in found.items():
-        yield _line(name, max(map(len, found)), _about(text))
+        yield _line(name, width, _about(text))
 
 
 def _line(name: str, width: int, about: str) -> str:
