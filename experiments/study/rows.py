@@ -14,7 +14,8 @@ from .intervals import paired_difference, wilson
 
 @dataclass(frozen=True)
 class Row:
-    """One decoder setting at one batch size. Shares are of items, speeds medians over seeds. `number` counts settings
+    """One decoder setting at one batch size. Speeds are medians over seeds. Quality does not depend on the batch size:
+    it is that of the most items decoded at any, while `timed_items` were decoded at this one. `number` counts settings
     with the same name from 1; `reference` identifies the autoregressive decode that it was timed against."""
 
     task: str
@@ -25,6 +26,7 @@ class Row:
     sampler: str
     number: int
     reference: str
+    timed_items: int
     right_by_seed: Mapping[int, Sequence[bool]]
     share: float
     interval: tuple[float, float]
@@ -89,25 +91,41 @@ def rows(records: Iterable[Json]) -> list[Row]:
     in the seed; failed points are left out. ValueError if conditions are mixed."""
     succeeded = [record for record in records if "failed" not in record["result"]]
     refuse_mixed(succeeded)
+    quality = _most_items(succeeded)
     alike: dict[tuple, dict[str, list[Json]]] = {}
     for record in succeeded:
         point = record["point"]
         settings = alike.setdefault(tuple(point[name] for name in _NAMES), {})
         settings.setdefault(without_seeds(point), []).append(record)
-    made = [_row(number, members) for settings in alike.values()
-            for number, (_, members) in enumerate(sorted(settings.items()), start=1)]
+    made = [_row(number, members, quality)
+            for settings in alike.values() for number, (_, members) in enumerate(sorted(settings.items()), start=1)]
     return sorted(made, key=lambda row: (row.task, row.batch_size, row.family, row.sampler, row.order, row.steps or 0,
                                          row.number))
 
 
-def _row(number: int, records: Sequence[Json]) -> Row:
+def _at_any_batch(point: Json) -> str:
+    return json.dumps(point | {"batch_size": None, "num_items": None}, sort_keys=True)
+
+
+def _most_items(records: Iterable[Json]) -> dict[str, Json]:
+    """The result with most items of each setting and seed. Fewer items are the first of more (`Task.test_problems`)."""
+    most: dict[str, Json] = {}
+    for record in records:
+        key, result = _at_any_batch(record["point"]), record["result"]
+        if key not in most or most[key]["num_items"] < result["num_items"]:
+            most[key] = result
+    return most
+
+
+def _row(number: int, records: Sequence[Json], quality: Mapping[str, Json]) -> Row:
     point = records[0]["point"]
     task, batch_size, family, order, steps, sampler = (point[name] for name in _NAMES)
-    results_by_seed = {record["point"]["model"]["seed"]: record["result"] for record in records}
-    by_seed = {seed: results_by_seed[seed] for seed in sorted(results_by_seed)}
-    results = list(by_seed.values())
-    right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in by_seed.items()}
-    num_right, num_items = (sum(result[name] for result in results) for name in ("num_right", "num_items"))
+    by_seed = {record["point"]["model"]["seed"]: record for record in records}
+    results = [record["result"] for record in by_seed.values()]
+    judged = {seed: quality[_at_any_batch(record["point"])] for seed, record in sorted(by_seed.items())}
+    right_by_seed = {seed: [mark == "1" for mark in result["right"]] for seed, result in judged.items()}
+    num_right, num_items = (sum(result[name] for result in judged.values()) for name in ("num_right", "num_items"))
+    timed_items = sum(result["num_items"] for result in results)
     positions = sum(result["accounting"]["positions_computed"] for result in results)
     num_forwards = sum(sum(result["accounting"]["forwards"].values()) for result in results)
     num_batches = sum(math.ceil(result["num_items"] / batch_size) for result in results)
@@ -118,17 +136,19 @@ def _row(number: int, records: Sequence[Json]) -> Row:
     return Row(
         task=task, batch_size=batch_size, family=family, order=order, steps=steps, sampler=sampler, number=number,
         reference=json.dumps([point["reference"] | {"seed": None}, point["reference_decoder"], point["num_items"]]),
-        right_by_seed=right_by_seed, share=num_right / num_items, interval=wilson(num_right, num_items),
+        timed_items=timed_items, right_by_seed=right_by_seed, share=num_right / num_items,
+        interval=wilson(num_right, num_items),
         tokens_per_second=median("tokens_per_second"), speed_up=median("speed_up"),
         speed_up_p20=median("speed_up_p20"), speed_up_p80=median("speed_up_p80"),
         first_step_seconds=median("first_step_seconds_p50"), latency_p50=median("latency_seconds_p50"),
         latency_p95=median("latency_seconds_p95"),
         forwards_per_item=num_forwards / num_batches,  # an item takes as many forwards as its batch
         positions_per_token=positions / max(1, sum(result["answer_tokens"] for result in results)),
-        remasked_per_item=sum(result["accounting"].get("tokens_remasked", 0) for result in results) / num_items,
+        remasked_per_item=sum(result["accounting"].get("tokens_remasked", 0) for result in results) / timed_items,
         peak_memory_bytes=int(median("peak_memory_bytes")),
         kv_bytes=max(result["accounting"]["kv_store_bytes"] for result in results),
-        text={name: float(np.mean([result["text"][name] for result in results])) for name in results[0]["text"]})
+        text={name: float(np.mean([result["text"][name] for result in judged.values()]))
+              for name in results[0]["text"]})
 
 
 _LEAST_SHARE = 0.05
@@ -185,9 +205,9 @@ def equal_quality(all_rows: Sequence[Row]) -> list[EqualQuality]:
 
 def paired(row: Row, reference: Row) -> tuple[float, float]:
     """Mean difference of two rows over the items that both decoded with the same seed, and the half-width of its
-    interval. (-1, 0) if they have no seed in common."""
+    interval. (-1, 0) if they have no seed in common. If a decode of one failed, that one has the first of the items."""
     pairs = [pair for seed in row.right_by_seed.keys() & reference.right_by_seed.keys()
-             for pair in zip(row.right_by_seed[seed], reference.right_by_seed[seed], strict=True)]
+             for pair in zip(row.right_by_seed[seed], reference.right_by_seed[seed], strict=False)]
     return paired_difference(*zip(*pairs, strict=True)) if pairs else (-1.0, 0.0)
 
 

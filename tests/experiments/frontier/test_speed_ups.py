@@ -9,7 +9,7 @@ from tests.experiments.study.test_rows import record, reference
 def test_a_task_is_a_line_and_a_batch_size_a_cell_with_its_outcome() -> None:
     table = rows([reference(0.9), record("diffusion", 0.9, 2.0), reference(0.9, batch_size=4),
                   record("diffusion", 0.9, 0.5, batch_size=4), reference(0.9, batch_size=16),
-                  record("diffusion", 0.5, 2.0, batch_size=16), reference(0.9, batch_size=64),
+                  record("diffusion", 0.5, 2.0, batch_size=16, steps=1), reference(0.9, batch_size=64),
                   reference(0.01, task="hard"), record("diffusion", 0.5, 2.0, task="hard")])
     hard, sums = speed_ups(table)
     assert (hard.task, hard.outcomes, hard.has_better) == ("hard", {1: FAILS}, True)

@@ -67,6 +67,19 @@ def test_the_items_of_a_smaller_last_batch_take_as_many_forwards_as_the_others(n
     assert row.forwards_per_item == 4
 
 
+def test_quality_at_a_small_batch_is_that_of_all_items() -> None:
+    """At batch 1 the few items would not part 0.7 from 0.75; those of batch 16 do, seed by seed."""
+    few, many = {"batch_size": 1, "num_items": 100}, {"batch_size": 16}
+    table = rows([reference(0.75, **few), reference(0.75, **many), record("diffusion", 0.7, 9.0, steps=1, **few),
+                  record("diffusion", 0.7, 3.0, steps=1, **many), record("diffusion", 1.0, 2.0, **few),
+                  record("diffusion", 0.9, 1.5, **many, steps=8)])
+    assert [(row.batch_size, row.label, row.timed_items, row.num_items) for row in table] == [
+        (1, "left to right", 100, ITEMS), (1, "confident, 1 step", 100, ITEMS), (1, "confident, 4 steps", 100, 100),
+        (16, "left to right", ITEMS, ITEMS), (16, "confident, 1 step", ITEMS, ITEMS),
+        (16, "confident, 8 steps", ITEMS, ITEMS)]
+    assert [found.fastest and found.fastest.speed_up for found in equal_quality(table)] == [2.0, 1.5]
+
+
 def test_items_are_paired_within_their_seed() -> None:
     """Autoregression failed under seed 1, diffusion under seed 2: only seed 0 can be compared."""
     table = rows([reference(0.9), reference(0.2, seed=2), record("diffusion", 0.9, 3.0),
@@ -96,7 +109,7 @@ def test_records_of_one_row_differ_in_the_seed_alone() -> None:
     """Other numbers of items, say: neither takes the place of the other, and each has its own reference."""
     table = rows([reference(0.9), reference(0.5, num_items=100), record("diffusion", 0.9, 2.0),
                   record("diffusion", 0.5, 3.0, num_items=100)])
-    assert [(row.label, row.num_items) for row in table] == [
+    assert [(row.label, row.timed_items) for row in table] == [
         ("left to right", 100), ("left to right (2)", ITEMS), ("confident, 4 steps", 100),
         ("confident, 4 steps (2)", ITEMS)]
     assert [found.fastest and found.fastest.speed_up for found in equal_quality(table)] == [3.0, 2.0]
