@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.distribution_state import PreviousDistribution
-from ..models.adapter import LanguageModel
+from ..models.adapter import LanguageModel, ModelSpec
 from ..models.kv_store import KVStore
 from .accounting import Accounting
 from .canvas import Canvas, Request
@@ -78,7 +78,7 @@ class BlockState:
 class DecodeRun:
     """State of one decode. `full` is the canvas of all requests, `active` that of the rows still decoded: its row r is
     request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on. `block` is the
-    state of the current window."""
+    state of the current window, `spec` the model's."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -92,6 +92,10 @@ class DecodeRun:
     block: BlockState | None = None
     log: list[StepCounts] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
+    spec: ModelSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec = self.model.spec
 
     def max_masked_in(self, window: int) -> int:
         """Most masks with which an active row starts the window."""
@@ -105,7 +109,7 @@ class DecodeRun:
         """The state before step number `index` of the window."""
         before = block.max_masked_after + block.bounds.max_remaining(max(index - 1, 0))
         return StepState(index, block.step_B, block.window, self.active, schedule, block.num_masked_at_start_B,
-                         block.unfinished_B, block.policy_memory, self.model.spec.shift,
+                         block.unfinished_B, block.policy_memory, self.spec.shift,
                          block.bounds.max_remaining(index), before)
 
     def count_steps(self) -> None:

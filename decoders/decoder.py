@@ -175,7 +175,7 @@ class Decoder:
 
     def begin_block(self, run: DecodeRun, number: int) -> BlockState:
         """The state of window number `number` before its first step."""
-        window, spec, canvas = run.grid.window(number), run.model.spec, run.active
+        window, spec, canvas = run.grid.window(number), run.spec, run.active
         num_masked_B = canvas.masked_BS.gather(1, window.query_BQ).sum(1)
         shape = torch.Size((*window.query_BQ.shape, spec.vocab_size))
         run.block = BlockState(
@@ -197,7 +197,7 @@ class Decoder:
     def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
         """Take step number `index` of a window. Shapes are fixed, and nothing is read or changed on the host, so that a
         CUDA graph can capture it."""
-        model, canvas, query_BQ = run.model, run.active, block.window.query_BQ
+        canvas, query_BQ = run.active, block.window.query_BQ
         state = run.state(self.schedule, block, index)
         masked_BQ = state.masked_BQ
         plan, proposal = self._propose(run, block, state)
@@ -208,7 +208,7 @@ class Decoder:
         num_masked_B = canvas.commit(query_BQ, edit.commit_BQ, proposal.token_BQ, proposal.found.log_prob_BQ,
                                      block.step_B)
         if edit.remask_BQ is not None:
-            num_masked_B = canvas.remask(query_BQ, edit.remask_BQ, model.spec.mask_id)
+            num_masked_B = canvas.remask(query_BQ, edit.remask_BQ, run.spec.mask_id)
         block.update(edit, num_masked_B)
         if self.end_ids:
             self._find_end(block, canvas)

@@ -60,7 +60,7 @@ class ClassifierFree:
 
     def hidden(self, run: "DecodeRun", plan: Plan) -> Tensor:
         canvas = run.active
-        without_BS = torch.where(canvas.given_BS, run.model.spec.mask_id, canvas.tokens_BS)
+        without_BS = torch.where(canvas.given_BS, run.spec.mask_id, canvas.tokens_BS)
         both = replace(plan, feed_BF=plan.feed_BF.repeat(2, 1),
                        reads_BQ=None if plan.reads_BQ is None else plan.reads_BQ.repeat(2, 1),
                        stop_B=None if plan.stop_B is None else plan.stop_B.repeat(2))

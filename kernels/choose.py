@@ -25,8 +25,8 @@ _PIECE, _CHUNK = 64, 32
 
 
 def reference(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: Rule, limit: float
-              ) -> tuple[Tensor, Tensor]:
-    """The positions to commit, bool [B, Q], and how many they are, int64 [B].
+              ) -> Tensor:
+    """The positions to commit, bool [B, Q].
 
     score_BQ is float of at most 32 bits, higher is better; -inf and NaN rank last among the eligible positions, which
     eligible_BQ (bool) marks. at_least_B and at_most_B are int64; at_most_B holds where they disagree. `limit` is the
@@ -38,40 +38,39 @@ def reference(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most
     score_BQ = torch.where(score_BQ > lowest, score_BQ, lowest).masked_fill(~eligible_BQ, -torch.inf)
     sorted_BQ, order_BQ = score_BQ.sort(dim=1, descending=True, stable=True)
     count_B = rule.count(sorted_BQ, limit).clamp(min=at_least_B, max=at_most_B)
-    count_B = torch.minimum(count_B, eligible_BQ.sum(1))
     rank_Q = torch.arange(score_BQ.shape[1], device=score_BQ.device)
-    return torch.empty_like(eligible_BQ).scatter_(1, order_BQ, rank_Q < count_B[:, None]), count_B
+    return torch.empty_like(eligible_BQ).scatter_(1, order_BQ, rank_Q < count_B[:, None]) & eligible_BQ
 
 
 def _check(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: Rule, limit: float
            ) -> None:
     check_rank("score_BQ", score_BQ, 2)
+    num_rows = score_BQ.shape[0]
     check_shape("eligible_BQ", eligible_BQ, *score_BQ.shape)
     check_dtype("eligible_BQ", eligible_BQ, torch.bool)
-    check_shape("at_least_B", at_least_B, len(score_BQ))
-    check_shape("at_most_B", at_most_B, len(score_BQ))
+    check_shape("at_least_B", at_least_B, num_rows)
+    check_shape("at_most_B", at_most_B, num_rows)
 
 
 @kernel(reference, check=_check)
 def choose(score_BQ: Tensor, eligible_BQ: Tensor, at_least_B: Tensor, at_most_B: Tensor, rule: Rule, limit: float
-           ) -> tuple[Tensor, Tensor]:
+           ) -> Tensor:
     assert_contiguous(score_BQ=score_BQ, eligible_BQ=eligible_BQ)
     (num_rows, num_queried), device = score_BQ.shape, score_BQ.device
     at_least_B, at_most_B = at_least_B.contiguous(), at_most_B.contiguous()
     num_pieces = triton.cdiv(num_queried, _PIECE)
     commit_BQ = torch.empty((num_rows, num_queried), dtype=torch.bool, device=device)
-    count_B = torch.empty((num_rows,), dtype=torch.int64, device=device)
     alone = num_pieces <= 1
     rank_BQ = None if alone else torch.empty((num_rows, num_queried), dtype=torch.int32, device=device)
     num_passing_BN = None if alone else torch.empty((num_rows, num_pieces), dtype=torch.int32, device=device)
     block = max(16, min(_PIECE, triton.next_power_of_2(max(num_queried, 1))))
     launch(_rank_kernel, (num_rows, max(num_pieces, 1)), score_BQ, eligible_BQ, at_least_B, at_most_B, rank_BQ,
-           num_passing_BN, commit_BQ, count_B, limit, num_queried, RULE=rule.passes, ALONE=alone, BLOCK=block,
+           num_passing_BN, commit_BQ, limit, num_queried, RULE=rule.passes, ALONE=alone, BLOCK=block,
            CHUNK=min(block, _CHUNK), num_warps=4 if block == _PIECE else 1)
     if not alone:
-        launch(_finish_kernel, (num_rows,), rank_BQ, num_passing_BN, at_least_B, at_most_B, commit_BQ, count_B,
-               num_queried, num_pieces, BLOCK=1024, num_warps=4)
-    return commit_BQ, count_B
+        launch(_finish_kernel, (num_rows,), rank_BQ, num_passing_BN, at_least_B, at_most_B, commit_BQ, num_queried,
+               num_pieces, BLOCK=1024, num_warps=4)
+    return commit_BQ
 
 
 @triton.jit
@@ -84,14 +83,13 @@ def _load(score_ptr, eligible_ptr, row, position, num_queried):
 
 
 @triton.jit
-def _within_quota(count, num_eligible, row, at_least_ptr, at_most_ptr):
-    count = tl.maximum(count.to(tl.int64), tl.load(at_least_ptr + row))
-    return tl.minimum(tl.minimum(count, tl.load(at_most_ptr + row)), num_eligible.to(tl.int64))
+def _within_quota(count, row, at_least_ptr, at_most_ptr):
+    return tl.minimum(tl.maximum(count.to(tl.int64), tl.load(at_least_ptr + row)), tl.load(at_most_ptr + row))
 
 
 @triton.jit(do_not_specialize=["num_queried"])
-def _rank_kernel(score_ptr, eligible_ptr, at_least_ptr, at_most_ptr, rank_ptr, num_passing_ptr, commit_ptr, count_ptr,
-                 limit, num_queried, RULE: tl.constexpr, ALONE: tl.constexpr, BLOCK: tl.constexpr,
+def _rank_kernel(score_ptr, eligible_ptr, at_least_ptr, at_most_ptr, rank_ptr, num_passing_ptr, commit_ptr, limit,
+                 num_queried, RULE: tl.constexpr, ALONE: tl.constexpr, BLOCK: tl.constexpr,
                  CHUNK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     piece = tl.program_id(1)
@@ -109,9 +107,8 @@ def _rank_kernel(score_ptr, eligible_ptr, at_least_ptr, at_most_ptr, rank_ptr, n
     num_passing = tl.sum((eligible_i & RULE(score_i, before, rank + 1, limit)).to(tl.int32))
     inside = position_i < num_queried
     if ALONE:
-        count = _within_quota(num_passing, tl.sum(eligible_i.to(tl.int32)), row, at_least_ptr, at_most_ptr)
+        count = _within_quota(num_passing, row, at_least_ptr, at_most_ptr)
         tl.store(commit_ptr + row * num_queried + position_i, eligible_i & (rank < count), mask=inside)
-        tl.store(count_ptr + row, count)
     else:
         # No position that may not be committed has a rank below the row's length.
         tl.store(rank_ptr + row * num_queried + position_i, tl.where(eligible_i, rank, num_queried), mask=inside)
@@ -119,7 +116,7 @@ def _rank_kernel(score_ptr, eligible_ptr, at_least_ptr, at_most_ptr, rank_ptr, n
 
 
 @triton.jit(do_not_specialize=["num_queried", "num_pieces"])
-def _finish_kernel(rank_ptr, num_passing_ptr, at_least_ptr, at_most_ptr, commit_ptr, count_ptr, num_queried, num_pieces,
+def _finish_kernel(rank_ptr, num_passing_ptr, at_least_ptr, at_most_ptr, commit_ptr, num_queried, num_pieces,
                    BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
@@ -127,17 +124,11 @@ def _finish_kernel(rank_ptr, num_passing_ptr, at_least_ptr, at_most_ptr, commit_
     for start in range(0, num_pieces, BLOCK):
         piece = start + lane
         num_passing += tl.load(num_passing_ptr + row * num_pieces + piece, mask=piece < num_pieces, other=0)
-    num_eligible = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, num_queried, BLOCK):
-        position = start + lane
-        rank = tl.load(rank_ptr + row * num_queried + position, mask=position < num_queried, other=num_queried)
-        num_eligible += (rank < num_queried).to(tl.int32)
-    count = _within_quota(tl.sum(num_passing), tl.sum(num_eligible), row, at_least_ptr, at_most_ptr)
+    count = tl.minimum(_within_quota(tl.sum(num_passing), row, at_least_ptr, at_most_ptr), num_queried)
     for start in range(0, num_queried, BLOCK):
         position = start + lane
         rank = tl.load(rank_ptr + row * num_queried + position, mask=position < num_queried, other=num_queried)
         tl.store(commit_ptr + row * num_queried + position, rank < count, mask=position < num_queried)
-    tl.store(count_ptr + row, count)
 
 
 @dataclass(frozen=True)
@@ -160,4 +151,4 @@ class ChooseCase(Case):
         return score_BQ, eligible_BQ, at_least_B, at_least_B * self.queried, Rule.FACTOR, 1.0
 
     def cost(self, dtype: torch.dtype) -> Cost:
-        return Cost(self.rows * (self.queried * (dtype.itemsize + 2) + 24))
+        return Cost(self.rows * (self.queried * (dtype.itemsize + 2) + 16))

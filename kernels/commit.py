@@ -40,12 +40,12 @@ def _check(tokens_BS: Tensor, masked_BS: Tensor, step_BS: Tensor, log_prob_BS: T
            commit_BQ: Tensor, token_BQ: Tensor, log_prob_BQ: Tensor | None, step_B: Tensor) -> None:
     check_rank("query_BQ", query_BQ, 2)
     check_rank("tokens_BS", tokens_BS, 2)
-    check_shape("tokens_BS", tokens_BS, len(query_BQ), tokens_BS.shape[1])
+    check_shape("tokens_BS", tokens_BS, query_BQ.shape[0], tokens_BS.shape[1])
     for name, buffer_BS in (("masked_BS", masked_BS), ("step_BS", step_BS), ("log_prob_BS", log_prob_BS)):
         check_shape(name, buffer_BS, *tokens_BS.shape)
     for name, value_BQ in (("commit_BQ", commit_BQ), ("token_BQ", token_BQ), ("log_prob_BQ", log_prob_BQ)):
         check_shape(name, value_BQ, *query_BQ.shape)
-    check_shape("step_B", step_B, len(query_BQ))
+    check_shape("step_B", step_B, query_BQ.shape[0])
     for name, value in (("tokens_BS", tokens_BS), ("step_BS", step_BS), ("query_BQ", query_BQ), ("token_BQ", token_BQ),
                         ("step_B", step_B)):
         check_dtype(name, value, torch.int64)

@@ -15,8 +15,7 @@ def select_top(state: StepState, score_BQ: Tensor, rule: Rule = Rule.TOP_K, limi
     """Commit the masked positions of highest score (float, [B, Q]): as many as the rule and its limit allow, within the
     quota (None: the step's)."""
     quota = state.quota if quota is None else quota
-    commit_BQ, _ = choose(score_BQ, state.masked_BQ, quota.at_least_B, quota.at_most_B, rule, limit)
-    return Edit(commit_BQ)
+    return Edit(choose(score_BQ, state.masked_BQ, quota.at_least_B, quota.at_most_B, rule, limit))
 
 
 def select_passing_first(state: StepState, passing_BQ: Tensor, log_prob_BQ: Tensor) -> Edit:
@@ -31,5 +30,4 @@ def keep_top_fraction(score_BQ: Tensor, ranked_BQ: Tensor, masked_share_B: Tenso
     num_ranked_B = ranked_BQ.sum(1)
     # Shares are quotients: 2/5 of 5 positions may fall short of 2 by a rounding error.
     num_kept_B = num_ranked_B - (num_ranked_B * masked_share_B + 1e-6).long()
-    kept_BQ, _ = choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, Rule.TOP_K, 0.0)
-    return kept_BQ
+    return choose(score_BQ, ranked_BQ, num_kept_B, num_kept_B, Rule.TOP_K, 0.0)

@@ -69,7 +69,8 @@ def test_the_items_of_a_smaller_last_batch_take_as_many_forwards_as_the_others(n
 
 def test_quality_at_a_small_batch_is_that_of_all_items() -> None:
     """At batch 1 the few items would not part 0.7 from 0.75; those of batch 16 do, seed by seed."""
-    few, many = {"batch_size": 1, "num_items": 100}, {"batch_size": 16}
+    few: dict[str, Any] = {"batch_size": 1, "num_items": 100}
+    many: dict[str, Any] = {"batch_size": 16}
     table = rows([reference(0.75, **few), reference(0.75, **many), record("diffusion", 0.7, 9.0, steps=1, **few),
                   record("diffusion", 0.7, 3.0, steps=1, **many), record("diffusion", 1.0, 2.0, **few),
                   record("diffusion", 0.9, 1.5, **many, steps=8)])
