@@ -6,8 +6,7 @@
     W <- W - lr sqrt(max(1, rows / columns)) X
 
 torch.optim.Muon computes the same, but one matrix at a time and always in bfloat16, which is ten times slower than
-float32 on processors without bfloat16 instructions. Here matrices of one shape are batched, and in float32 those that
-are not square take a third less time.
+float32 on processors without bfloat16 instructions. Here matrices of one shape are batched.
 """
 
 import math
@@ -24,38 +23,14 @@ _EPS = 1e-7
 
 def orthogonalised(update_NRC: Tensor) -> Tensor:
     """N matrices with their singular values brought near 1: float [N, R, C], computed in its dtype."""
+    a, b, c = _COEFFICIENTS
     tall = update_NRC.shape[1] > update_NRC.shape[2]
-    x_NRC = update_NRC.mT.contiguous() if tall else update_NRC
-    x_NRC = x_NRC / x_NRC.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)
-    iterated = _iterated if x_NRC.dtype == torch.bfloat16 or x_NRC.shape[1] == x_NRC.shape[2] else _iterated_on_gram
-    x_NRC = iterated(x_NRC)
-    return x_NRC.mT if tall else x_NRC
-
-
-def _iterated(x_NRC: Tensor) -> Tensor:
-    a, b, c = _COEFFICIENTS
+    x = update_NRC.mT.contiguous() if tall else update_NRC
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=_EPS)
     for _ in range(_NUM_ITERATIONS):
-        gram_NRR = x_NRC @ x_NRC.mT
-        x_NRC = torch.baddbmm(x_NRC, torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c), x_NRC, beta=a)
-    return x_NRC
-
-
-def _iterated_on_gram(x_NRC: Tensor) -> Tensor:
-    """The same with products of [R, R] but for two: X <- P X, P = a + b A + c A^2, makes A <- P A P, and the product of
-    the Ps is applied once (Gram Newton-Schulz, tridao.me/blog/2026/gram-newton-schulz). bfloat16 is too coarse."""
-    a, b, c = _COEFFICIENTS
-    scaled_identity_RR = a * torch.eye(x_NRC.shape[1], dtype=x_NRC.dtype, device=x_NRC.device)
-
-    def polynomial(gram_NRR: Tensor) -> Tensor:
-        return torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c) + scaled_identity_RR
-
-    gram_NRR = x_NRC @ x_NRC.mT
-    product_NRR = step_NRR = polynomial(gram_NRR)
-    for _ in range(_NUM_ITERATIONS - 1):
-        gram_NRR = step_NRR @ gram_NRR @ step_NRR
-        step_NRR = polynomial(gram_NRR)
-        product_NRR = step_NRR @ product_NRR
-    return product_NRR @ x_NRC
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
