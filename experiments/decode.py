@@ -14,6 +14,7 @@ from ..kernels.batch_invariance import batch_invariant
 from ..kernels.checks import check_integer
 from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
+from .harness.devices import check_dtype
 from .harness.progress import console
 from .study.checks import check_invariance, check_machine, check_tasks
 from .study.setup import TaskSetup, family_for
@@ -37,12 +38,14 @@ class Decode:
     kernels: str
     head: Head
     batch_invariant: bool = False
+    dtype: str = "float32"
     checkpoint: str | None = None
     family: str | None = None
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
         check_invariance(self.batch_invariant, self.device)
+        check_dtype(self.dtype, self.device)
         check_tasks(self.tasks, self.seeds)
         for name, values in (("task", list(self.tasks)), ("seeds", list(self.seeds))):
             if len(values) != 1:
@@ -71,7 +74,7 @@ class Decode:
         else:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
-        evaluator = point.evaluator(transformer.to(self.device), self.decoder, self.head)
+        evaluator = point.evaluator(transformer.to(self.device, getattr(torch, self.dtype)), self.decoder, self.head)
         problems = setup.task.test_problems(self.num_items)
         requests = evaluator.requests(setup.task, problems, self.seeds[0])
         with using(Implementation.named(self.kernels)), batch_invariant(self.batch_invariant):

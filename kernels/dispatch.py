@@ -87,6 +87,11 @@ def recording() -> Iterator[Ran]:
         _ran.reset(token)
 
 
+def chosen() -> Implementation | None:
+    """The implementation that `using` asks for; None where the device decides."""
+    return _chosen.get()
+
+
 def note(name: str, what: Enum) -> None:
     """Put on record what runs of the kernel `name`: the implementation, or a cpu implementation's algorithm."""
     ran = _ran.get()

@@ -120,12 +120,14 @@ class ChecksItself(Protocol):
 
 @dataclass(frozen=True)
 class DecodableTransformer:
-    """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec."""
+    """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec. On a CPU large weights are held a
+    second time, packed for oneDNN (`Transformer.pack`), unless `packed` is false."""
 
     transformer: Transformer
     mask_id: int
     shift: int = 0
     head: Head = field(default_factory=SeparateHead)
+    packed: bool = True
     _spec: ModelSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class DecodableTransformer:
         object.__setattr__(self, "_spec", ModelSpec(
             self.mask_id, self.shift, config.vocab_size, config.max_length, config.attention,
             self.transformer.head.weight.device, self.head.materializes_logits))
+        if self.packed:
+            self.transformer.pack()
 
     @property
     def spec(self) -> ModelSpec:
@@ -157,7 +161,7 @@ class DecodableTransformer:
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
-        arguments = hidden_BQE, self.transformer.head.weight, self._spec.mask_id, request
+        arguments = hidden_BQE, self.transformer.head, self._spec.mask_id, request
         if is_batch_invariant():
             return statistics_by_position(self.head, *arguments)
         return self.head.statistics(*arguments)

@@ -11,41 +11,41 @@ from itertools import product
 from typing import Any, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.batch_invariance import check_device
 from ..kernels.lm_head_statistics import lm_head_statistics
 from ..kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
+from .linear import Linear
 
 
 class Head(Protocol):
     materializes_logits: ClassVar[bool]
     """Whether all logits of a position exist at once, as some statistics need."""
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
                    ) -> TokenStatistics:
         """The statistics of the logits of hidden states, in which the banned token has none."""
         ...
 
 
-def _logits(hidden_BQE: Tensor, weight_VE: Tensor) -> Tensor:
+def _logits(hidden_BQE: Tensor, lm_head: Linear) -> Tensor:
     """Logits in float32, as the fused head computes them, where the library can: cuBLAS. On AMD and on a CPU, logits of
     16-bit states are rounded to 16 bits (to multiples of 1/8 in bfloat16 between 16 and 32)."""
     if hidden_BQE.is_cuda and hidden_BQE.dtype in (torch.float16, torch.bfloat16) and torch.version.hip is None:
-        logits_TV = torch.mm(hidden_BQE.flatten(0, 1), weight_VE.T, out_dtype=torch.float32)
+        logits_TV = torch.mm(hidden_BQE.flatten(0, 1), lm_head.weight.T, out_dtype=torch.float32)
         return logits_TV.view(*hidden_BQE.shape[:2], -1)
-    return F.linear(hidden_BQE, weight_VE)
+    return lm_head(hidden_BQE)
 
 
-def statistics_by_position(head: Head, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+def statistics_by_position(head: Head, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
                            ) -> TokenStatistics:
     """The head's statistics of each position by itself."""
     check_device(hidden_BQE.device)
     places = list(product(range(hidden_BQE.shape[0]), range(hidden_BQE.shape[1])))
     if not places:
-        return head.statistics(hidden_BQE, weight_VE, banned_id, request)
-    found = [head.statistics(hidden_BQE[row : row + 1, place : place + 1].clone(), weight_VE, banned_id,
+        return head.statistics(hidden_BQE, lm_head, banned_id, request)
+    found = [head.statistics(hidden_BQE[row : row + 1, place : place + 1].clone(), lm_head, banned_id,
                              _at(request, row, place)) for row, place in places]
     return TokenStatistics(**{name: torch.cat([getattr(one, name) for one in found]).view(hidden_BQE.shape[:2])
                               for name, value in vars(found[0]).items() if value is not None})
@@ -68,9 +68,9 @@ def _at(part: Any, row: int, place: int) -> Any:
 class SeparateHead:
     materializes_logits: ClassVar[bool] = True
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
                    ) -> TokenStatistics:
-        logits_BQV = _logits(hidden_BQE, weight_VE)
+        logits_BQV = _logits(hidden_BQE, lm_head)
         logits_BQV[..., banned_id] = -torch.inf
         return token_statistics(logits_BQV, request)
 
@@ -81,6 +81,6 @@ class FusedHead:
 
     materializes_logits: ClassVar[bool] = False
 
-    def statistics(self, hidden_BQE: Tensor, weight_VE: Tensor, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
                    ) -> TokenStatistics:
-        return lm_head_statistics(hidden_BQE, weight_VE, banned_id, request)
+        return lm_head_statistics(hidden_BQE, lm_head.weight, banned_id, request)

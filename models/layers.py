@@ -19,6 +19,7 @@ from ..kernels.swiglu import swiglu
 from .attention import AttentionMask
 from .config import Shape
 from .kv_store import KVWrite
+from .linear import Linear
 
 
 class RMSNorm(nn.Module):
@@ -65,9 +66,9 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.num_kv_heads, shape.head_width
-        self.qkv_proj = nn.Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width,
+        self.qkv_proj = Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width,
                                   bias=shape.qkv_bias)
-        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.o_proj = Linear(shape.width, shape.width, bias=False)
         self.q_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
         self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
         self.norm_eps = shape.norm_eps
@@ -96,8 +97,8 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(width, 2 * ffn_width, bias=False)
-        self.down_proj = nn.Linear(ffn_width, width, bias=False)
+        self.gate_up_proj = Linear(width, 2 * ffn_width, bias=False)
+        self.down_proj = Linear(ffn_width, width, bias=False)
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         return self.down_proj(swiglu(self.gate_up_proj(x_BFE)))

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.batch_invariance import by_position
+from ..kernels.host_memory import free_memory_bytes
 from ..kernels.rotate_and_store import Rope
 from .attention import AttentionMask
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
 from .layers import Attention, ForwardContext, RMSNorm, SwiGLU
+from .linear import Linear
 from .mixture import MoELayer
 
 
@@ -56,7 +58,7 @@ class Transformer(nn.Module):
         self.position_table = nn.Embedding(num_positions, shape.width) if shape.position_table else None
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
-        self.head = nn.Linear(shape.width, config.vocab_size, bias=False)
+        self.head = Linear(shape.width, config.vocab_size, bias=False)
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
         half = shape.rope_width // 2
@@ -96,6 +98,14 @@ class Transformer(nn.Module):
         positions_1L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)[None]
         mask = AttentionMask(self.config.attention, positions_1L, positions_1L)
         return self.hidden(tokens_BL, positions_1L, mask, index_BQ=index_BQ)
+
+    def pack(self) -> int:
+        """Pack the weights of products on a CPU, where it pays and would leave half of the free memory. Returns the
+        bytes that the packed copies take."""
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        if sum(layer.weight.nbytes for layer in layers) > free_memory_bytes() // 2:
+            return 0
+        return sum(layer.pack() for layer in layers)
 
     def num_parameters(self) -> int:
         """All parameters, those of every expert included."""

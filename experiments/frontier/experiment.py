@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ...decoders import Decoder, Linear, Policy, Threshold, Unbounded, presets
 from ...models import Head, SeparateHead
+from ..harness.devices import check_dtype
 from ..harness.latest_link import link_latest
 from ..harness.progress import console
 from ..report.page import related_records, report_name, write_report
@@ -54,11 +55,13 @@ class Frontier:
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
+    dtype: str = "float32"
     models_at_once: int = 1
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
+        check_dtype(self.dtype, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_different("thresholds", self.thresholds)
@@ -89,7 +92,8 @@ class Frontier:
                 point = partial(
                     DecodePoint, name=name, sampler=sampler_name, batch_size=batch_size, num_items=num_items,
                     threads=self.threads, device=self.device, kernels=self.kernels, head=self.head,
-                    reference=autoregressive, reference_decoder=reference, batch_invariant=self.batch_invariant)
+                    reference=autoregressive, reference_decoder=reference, batch_invariant=self.batch_invariant,
+                    dtype=self.dtype)
                 yield point(model=autoregressive, decoder=reference, family="autoregressive", order="left to right",
                             steps=None)
                 of_diffusion = partial(point, model=diffusion, family="diffusion")

@@ -45,6 +45,13 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device!r}: must be one of {', '.join(allowed)} on this machine")
 
 
+def check_dtype(dtype: str, device: str) -> None:
+    """ValueError unless the device multiplies weights of this dtype in instructions of its own."""
+    allowed = ("float32", "bfloat16") if fast_precision(device) == "bfloat16" else ("float32",)
+    if dtype not in allowed:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(allowed)} on this {device}")
+
+
 def device_name(device: torch.device | str) -> str:
     """The GPU's name, or "cpu"."""
     device = torch.device(device)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ...decoders import Decoder, Greedy, presets
 from ...models import BlockCausal, Head, SeparateHead
+from ..harness.devices import check_dtype
 from ..harness.records import kind_of
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
@@ -46,12 +47,14 @@ class Decoders:
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
+    dtype: str = "float32"
     presets: Sequence[str] | None = None
     models_at_once: int = 1
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
+        check_dtype(self.dtype, self.device)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_counts("steps", self.steps)
@@ -80,7 +83,8 @@ class Decoders:
         def point(model: TrainingPoint, decoder: Decoder, family: str, order: str, steps: int | None) -> DecodePoint:
             sampler = "greedy" if isinstance(decoder.sampler, Greedy) else kind_of(type(decoder.sampler)).lower()
             return DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
-                               self.kernels, self.head, reference, reference_decoder, self.batch_invariant, KIND)
+                               self.kernels, self.head, reference, reference_decoder, self.batch_invariant, KIND,
+                               self.dtype)
 
         yield point(reference, reference_decoder, "autoregressive", "autoregressive", None)
         for preset in self.names:

@@ -9,15 +9,18 @@ from ..harness.records import Json
 @dataclass(frozen=True, order=True)
 class Conditions:
     """`precision` is that of training (both if the models of a pair differ); `device` is the name of the CPU or GPU
-    that did the work, with `threads` threads."""
+    that did the work, with `threads` threads; `dtype` that of the weights where it is not training's float32."""
 
     precision: str
     device: str
     threads: int
+    dtype: str = "float32"
 
     @property
     def label(self) -> str:
-        return f"models trained in {self.precision}; {self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+        decoded = "" if self.dtype == "float32" else f", decoded in {self.dtype}"
+        return (f"models trained in {self.precision}{decoded}; {self.device}, {self.threads} "
+                f"thread{'s' * (self.threads > 1)}")
 
 
 def conditions_of(record: Json) -> Conditions:
@@ -34,7 +37,8 @@ def conditions_of(record: Json) -> Conditions:
     device = origin["machine"]["cpu"]
     if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
         device = gpu["name"]
-    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)), device, work["threads"])
+    return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)), device, work["threads"],
+                      work.get("dtype", "float32"))
 
 
 def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:

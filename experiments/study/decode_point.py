@@ -5,7 +5,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ...models import Head
 from ..harness.devices import peak_memory_bytes, reset_peak_memory
 from ..harness.execution import execution
 from ..harness.locks import machine_alone
-from ..harness.records import Json
+from ..harness.records import ADDED_LATER, Json
 from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
 from ..training.recipe import TrainingPoint
 from .runner import Runner
@@ -50,6 +50,7 @@ class DecodePoint:
     reference_decoder: Decoder
     batch_invariant: bool = False
     kind: str = "DecodePoint"
+    dtype: str = field(default="float32", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size)
@@ -59,9 +60,9 @@ class DecodePoint:
 def measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, holding the machine lock exclusively."""
     torch.set_num_threads(point.threads)
-    evaluator = point.model.evaluator(runner.model(point.model).to(point.device), point.decoder, point.head)
-    reference = point.reference.evaluator(runner.model(point.reference).to(point.device), point.reference_decoder,
-                                           point.head)
+    model, reference_model = (runner.model_in(of, point.device, point.dtype) for of in (point.model, point.reference))
+    evaluator = point.model.evaluator(model, point.decoder, point.head)
+    reference = point.reference.evaluator(reference_model, point.reference_decoder, point.head)
     with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
           recording() as ran):
         result = _measured(point, evaluator, reference)

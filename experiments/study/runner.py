@@ -1,8 +1,11 @@
 """Runs the missing points of an experiment and records each, failed ones included."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from ...models import Transformer
 from ..harness.locks import exclusive
@@ -26,6 +29,7 @@ class Runner:
         self.records = RecordStore(folder / "records")
         self._models_at_once = models_at_once
         self._models: dict[TrainingPoint, Transformer] = {}
+        self._cast: dict[tuple[TrainingPoint, str], Transformer] = {}
         self._errors: dict[TrainingPoint, BaseException] = {}
 
     def train_ahead(self, points: Sequence[TrainingPoint], stop_at: float = math.inf) -> None:
@@ -49,6 +53,16 @@ class Runner:
         if point not in self._models:
             raise RuntimeError(f"its model {key_of(point)} ({point.name}, seed {point.seed}) failed to train")
         return self._models[point]
+
+    def model_in(self, point: TrainingPoint, device: str, dtype: str) -> Transformer:
+        """The model on a device with weights of a dtype. A copy of another dtype than the trained weights' is kept."""
+        model = self.model(point).to(device)
+        wanted = getattr(torch, dtype)
+        if model.head.weight.dtype == wanted:
+            return model
+        if (point, dtype) not in self._cast:
+            self._cast[point, dtype] = copy.deepcopy(model).to(wanted)
+        return self._cast[point, dtype]
 
     def record(self, point: object, measure: Callable[[], Json]) -> Json:
         """The point's record: read if it is intact and holds a result, else measured. If several processes need the

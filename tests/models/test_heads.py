@@ -4,6 +4,7 @@ import pytest
 import torch
 from quicksilver.kernels.token_statistics import StatisticsRequest
 from quicksilver.models import FusedHead, SeparateHead
+from quicksilver.models.linear import Linear
 
 from ..strict_device import DEVICE, rehearsal
 
@@ -14,8 +15,11 @@ def test_on_a_gpu_both_heads_see_logits_that_are_not_rounded(dtype: torch.dtype)
     hidden_BQE = torch.tensor([[[16.0, 4.0, 2.0**-6]]], dtype=dtype)
     head_VE = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [-1.0, 0.0, 0.0]], dtype=dtype)
     question = StatisticsRequest(frozenset({"log_prob", "logit_gap"}))
-    with rehearsal():
-        found = [head.statistics(hidden_BQE.to(DEVICE), head_VE.to(DEVICE), 3, question)
+    lm_head = Linear(3, 4, bias=False, dtype=dtype)
+    lm_head.weight.data = head_VE
+    with rehearsal(), torch.no_grad():
+        lm_head = lm_head.to(DEVICE)
+        found = [head.statistics(hidden_BQE.to(DEVICE), lm_head, 3, question)
                  for head in (SeparateHead(), FusedHead())]
         separate, fused = ({name: value.cpu() for name, value in vars(one).items() if value is not None}
                            for one in found)

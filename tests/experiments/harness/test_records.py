@@ -153,9 +153,10 @@ def classes_by_kind() -> dict[str, list[type]]:
     return found
 
 
-def recorded_names(cls: type[Any]) -> set[str]:
-    """The fields of a dataclass in records, beside its kind."""
-    return {field.name for field in fields(cls)} - {"kind"}
+def has_fields(cls: type[Any], names: set[str]) -> bool:
+    """Whether a record of a dataclass, beside its kind, may have these fields: all but some that were added later."""
+    own = {field.name for field in fields(cls)} - {"kind"}
+    return own - {field.name for field in fields(cls) if "added_later" in field.metadata} <= names <= own
 
 
 def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
@@ -168,7 +169,7 @@ def rebuilt(value: Any, classes: dict[str, list[type]]) -> Any:
     if "kind" not in value:
         return values
     for cls in classes[value["kind"]]:
-        if recorded_names(cls) == values.keys():
+        if has_fields(cls, set(values)):
             hints = typing.get_type_hints(cls)
             told = {"kind": value["kind"]} if "kind" in {field.name for field in fields(cls)} else {}
             return cls(**told, **{name: _as(hints[name], item) for name, item in values.items()})
@@ -208,7 +209,7 @@ def test_every_class_and_field_in_committed_records_is_one_of_today() -> None:
     for path in RESULTS.glob("*/records/*.json"):
         for part in parts_of(read_record(path)["point"]):
             recorded.setdefault(part["kind"], set()).update(part.keys() - {"kind"})
-    today = {kind: {name for cls in classes for name in recorded_names(cls)}
+    today = {kind: {field.name for cls in classes for field in fields(cls)}
              for kind, classes in classes_by_kind().items()}
     assert not recorded.keys() - today.keys()
     assert not {kind: names - today[kind] for kind, names in recorded.items() if names - today[kind]}

@@ -1,0 +1,21 @@
+"""How much memory the host still has for this process, by Linux and by its container."""
+
+from pathlib import Path
+
+_MEMORY = Path("/proc/meminfo")
+# The container's limit and use, of cgroups of version 2 and 1.
+_CGROUPS = Path("/sys/fs/cgroup")
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+
+
+def free_memory_bytes() -> int:
+    """The least that either says; 0 where neither says anything."""
+    free = []
+    if _MEMORY.exists():
+        free += [1024 * int(line.split()[1]) for line in _MEMORY.read_text().splitlines()
+                 if line.startswith("MemAvailable:")]
+    for limit, used in _LIMITS:
+        if (_CGROUPS / limit).exists() and (_CGROUPS / used).exists():
+            text = (_CGROUPS / limit).read_text().strip()
+            free += [int(text) - int((_CGROUPS / used).read_text())] if text != "max" else []
+    return max(0, min(free, default=0))

@@ -1,0 +1,26 @@
+"""A linear layer that multiplies by a packed copy of its weight where it holds one (kernels/packed_linear.py)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..kernels.packed_linear import PackedWeight, linear
+
+
+class Linear(nn.Linear):
+    """nn.Linear, and `pack`. A weight that is trained, loaded or moved after it was packed is multiplied as it lies;
+    one changed through `.data`, which PyTorch does not count, must be packed again. Copies of the layer and files do
+    not hold the packed weight."""
+
+    packed: PackedWeight | None = None
+
+    def pack(self) -> int:
+        """Pack the weight as it is now, if that pays on its device. Returns the bytes of the copy."""
+        self.packed = PackedWeight.of(self.weight)
+        return 0 if self.packed is None else self.packed.num_bytes
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias, self.packed)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"packed": None}
