@@ -33,5 +33,16 @@ def test_a_process_that_may_not_use_the_instructions_takes_float32(
     assert fast_precision("cpu") == precision
 
 
+@pytest.mark.parametrize(("fast", "allowed"), [("bfloat16", ["float32", "bfloat16"]), ("float32", ["float32"])])
+def test_a_dtype_without_instructions_is_refused(fast: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch
+                                                 ) -> None:
+    monkeypatch.setattr(devices, "fast_precision", lambda device: fast)
+    for dtype in allowed:
+        devices.check_dtype(dtype, "cpu")
+    for dtype in {"bfloat16", "float16", "fast"} - set(allowed):
+        with pytest.raises(ValueError, match=f"dtype='{dtype}': must be one of {', '.join(allowed)} on this cpu"):
+            devices.check_dtype(dtype, "cpu")
+
+
 def test_this_processor_has_a_fast_precision() -> None:
     assert fast_precision("cpu") in ("bfloat16", "float32")

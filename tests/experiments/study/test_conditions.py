@@ -41,3 +41,11 @@ def test_threads_tell_conditions_apart() -> None:
     found = by_conditions([wide, reference(0.9), reference(0.8)])
     assert [(conditions.label, len(records)) for conditions, records in found.items()] == [
         ("models trained in bfloat16; cpu, 1 thread", 2), ("models trained in bfloat16; cpu, 2 threads", 1)]
+
+
+def test_decodes_in_another_dtype_stand_apart_and_say_so() -> None:
+    narrow = reference(0.9)
+    narrow["point"]["dtype"] = "bfloat16"
+    found = by_conditions([narrow, reference(0.9)])
+    assert [conditions.label for conditions in found] == [
+        "models trained in bfloat16, decoded in bfloat16; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"]

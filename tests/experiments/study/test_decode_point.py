@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from quicksilver.decoders import Request
 from quicksilver.experiments.frontier.experiment import Frontier
 from quicksilver.experiments.study import decode_point as module
@@ -79,3 +80,11 @@ def test_work_is_added_up_and_the_store_is_the_largest() -> None:
 def test_a_quantile_is_the_smallest_value_that_the_share_does_not_exceed(share: float, expected: float) -> None:
     assert module._quantile([4, 1, 5, 3, 2], share) == expected
     assert module._quantile([7], share) == 7
+
+
+def test_a_decode_in_another_dtype_takes_copies_of_both_models(runner: Runner, diffusion: DecodePoint) -> None:
+    result = measure(replace(diffusion, num_items=4, dtype="bfloat16"), runner)
+    assert result["dtypes"] == {"weights": ["bfloat16"], "products": ["bfloat16"]}
+    assert runner.model(diffusion.model).head.weight.dtype == torch.float32
+    assert runner.model_in(diffusion.model, "cpu", "bfloat16") is runner.model_in(diffusion.model, "cpu", "bfloat16")
+    assert measure(replace(diffusion, num_items=4), runner)["dtypes"]["weights"] == ["float32"]
