@@ -1,4 +1,4 @@
-"""The frontier experiment: tokens per second and quality of the same outputs, for every decoder setting of each task.
+"""The frontier experiment: tokens per second and quality, for every decoder setting of each task.
 
 For each task and seed it trains the matched pair if a checkpoint is missing (the first task's pair alone, then the
 others in parallel, seed by seed), then decodes the same test items with
