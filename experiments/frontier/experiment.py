@@ -22,6 +22,7 @@ from ...models import Head, SeparateHead
 from ..harness.devices import check_dtype
 from ..harness.latest_link import link_latest
 from ..harness.progress import console
+from ..harness.records import ADDED_LATER
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
@@ -55,7 +56,7 @@ class Frontier:
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
-    dtype: str = "float32"
+    dtype: str = field(default="float32", metadata=ADDED_LATER)
     models_at_once: int = 1
 
     def __post_init__(self) -> None:

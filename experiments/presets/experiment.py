@@ -13,7 +13,7 @@ from pathlib import Path
 from ...decoders import Decoder, Greedy, presets
 from ...models import BlockCausal, Head, SeparateHead
 from ..harness.devices import check_dtype
-from ..harness.records import kind_of
+from ..harness.records import ADDED_LATER, kind_of
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
@@ -47,7 +47,7 @@ class Decoders:
     kernels: str = "auto"
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
-    dtype: str = "float32"
+    dtype: str = field(default="float32", metadata=ADDED_LATER)
     presets: Sequence[str] | None = None
     models_at_once: int = 1
 
