@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...kernels.dispatch import Implementation, Ran, named, recording
+from ...kernels.dispatch import Ran, named, recording
 from ...models import DecodableTransformer, LanguageModel, Transformer
 from .devices import device_name
 from .records import Json
@@ -31,11 +31,12 @@ class ProductTypes(TorchDispatchMode):
 
 def seen(transformer: Transformer, products: ProductTypes, ran: Ran) -> Json:
     """The model's device, PyTorch's threads, the dtypes of weights and products, and the implementation of each kernel
-    that ran: of linear layers the reference, F.linear, unless a weight is packed."""
+    that ran; of linear layers F.linear, unless weights are packed."""
+    kernels = named(ran)
     return {"device": device_name(transformer.head.weight.device), "threads": torch.get_num_threads(),
             "dtypes": {"weights": _names({parameter.dtype for parameter in transformer.parameters()}),
-                       "products": _names(products.seen)},
-            "kernels": {"linear": Implementation.REFERENCE.value} | named(ran)}
+                       "products": _names(products.seen)}, "linear": kernels.pop("linear", "F.linear"),
+            "kernels": kernels}
 
 
 def _names(dtypes: set[torch.dtype]) -> list[str]:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from quicksilver.experiments.harness.execution import ProductTypes, execution, seen
-from quicksilver.kernels.dispatch import recording
+from quicksilver.kernels.dispatch import Implementation, recording
 from quicksilver.kernels.moe_router import Routing
+from quicksilver.kernels.packed_linear import Algorithm
 from quicksilver.models import Bidirectional, DecodableTransformer, ExpertShape
 
 from tests.conftest import VOCAB_SIZE, random_transformer
@@ -35,7 +36,7 @@ def test_products_are_seen_as_autocast_runs_them_backwards_too() -> None:
 
 def test_the_one_more_forward_is_no_part_of_what_ran() -> None:
     with recording() as ran:
-        assert execution(model(torch.float32), ran)["kernels"] == {"linear": "reference"}
+        assert execution(model(torch.float32), ran)["kernels"] == {}
     assert not ran
 
 
@@ -48,3 +49,10 @@ def test_threads_are_those_in_use(num_threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     assert (found["device"], found["threads"]) == ("cpu", num_threads)
+
+
+def test_a_record_says_how_linear_layers_multiplied() -> None:
+    assert execution(model(torch.float32), set())["linear"] == "F.linear"
+    ran = {("linear", Implementation.CPU), ("linear", Algorithm.PACKED)}
+    found = execution(model(torch.float32), ran)
+    assert (found["linear"], found["kernels"]) == ("cpu (weights packed by oneDNN)", {})
