@@ -8,7 +8,7 @@ F.linear's time over the packed product's, on two cores of an Intel Xeon, for we
     bfloat16, AMX        1.6 to 1.9      1.5 to 1.9      1.4 to 1.8      1.4 to 1.7      1.0 to 1.2
 
 Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code on other vendors' processors:
-there packing pays for any number of rows (AMD Zen 5: 1.3 to 1.7 times as fast a decode).
+there weights are packed for any number of rows, though this layout has not been measured on one.
 """
 
 import sys
@@ -78,10 +78,15 @@ _IS_INTEL = _CPUINFO.exists() and "GenuineIntel" in _CPUINFO.read_text()
 def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None, packed: PackedWeight | None) -> Tensor:
     """x W^T + b, float [..., N] of x [..., K]. The packed weight is taken for as many rows as pay, where no gradient is
     wanted, autocast does not ask for another dtype, `kernels` is not reference, and the weight is unchanged."""
-    if (packed is None or torch.is_grad_enabled() or x.numel() // x.shape[-1] not in packed.rows
-            or x.dtype != weight_NK.dtype or not packed.is_of(weight_NK) or torch.is_autocast_enabled("cpu")
-            or chosen() is Implementation.REFERENCE):
+    if packed is None or not _serves(packed, x, weight_NK):
         return F.linear(x, weight_NK, bias_N)
     note("linear", Implementation.CPU)
     note("linear", Algorithm.PACKED)
     return torch.ops.mkldnn._linear_pointwise(x, packed.packed, bias_N, "none", [], "")
+
+
+def _serves(packed: PackedWeight, x: Tensor, weight_NK: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return False
+    is_asked_for = chosen() is not Implementation.REFERENCE and x.numel() // x.shape[-1] in packed.rows
+    return is_asked_for and x.dtype == weight_NK.dtype and packed.is_of(weight_NK)

@@ -104,3 +104,11 @@ def test_on_an_intel_processor_numbers_of_rows_that_do_not_pay_take_the_library(
         LIBRARY, PACKED, PACKED, LIBRARY]
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert PackedWeight.of(weight_NK) is None
+
+
+def test_a_compiled_product_is_the_librarys() -> None:
+    weight_NK, x_MK = weight(), torch.randn(3, K)
+    held = packed(weight_NK)
+    with torch.no_grad():
+        compiled = torch.compile(lambda x: linear(x, weight_NK, None, held), backend="eager", fullgraph=True)
+        assert torch.equal(compiled(x_MK), F.linear(x_MK, weight_NK))
