@@ -47,20 +47,24 @@ class PackedWeight:
     @classmethod
     def of(cls, weight_NK: Tensor) -> "PackedWeight | None":
         """The weight packed; None where that cannot be done or does not pay."""
-        dtype, num_bytes = weight_NK.dtype, weight_NK.nbytes
-        rows, least_bytes = _paying_rows(dtype), LEAST_BYTES.get(dtype)
-        if (not rows or least_bytes is None or num_bytes < least_bytes or weight_NK.device.type != "cpu"
-                or not _HAS_OPERATOR or weight_NK.is_inference()):  # the last would not tell that it was changed
+        if not pays(weight_NK) or weight_NK.is_inference():  # which would not tell that it was changed
             return None
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK.detach(), _ROWS_OF_LAYOUT)
         except RuntimeError:  # bfloat16 on a processor without its instructions
             return None
-        return cls(packed, rows, weight_NK._version, weight_NK.data_ptr(), num_bytes)
+        return cls(packed, _paying_rows(weight_NK.dtype), weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
         return self.version == weight_NK._version and self.pointer == weight_NK.data_ptr()
+
+
+def pays(weight_NK: Tensor) -> bool:
+    """Whether a packed weight would be faster, for some number of rows, on this processor."""
+    least_bytes = LEAST_BYTES.get(weight_NK.dtype)
+    return (least_bytes is not None and weight_NK.nbytes >= least_bytes and weight_NK.device.type == "cpu"
+            and _HAS_OPERATOR and bool(_paying_rows(weight_NK.dtype)))
 
 
 def _paying_rows(dtype: torch.dtype) -> range:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..kernels.batch_invariance import by_position
 from ..kernels.host_memory import free_memory_bytes
+from ..kernels.packed_linear import pays
 from ..kernels.rotate_and_store import Rope
 from .attention import AttentionMask
 from .config import Shape, TransformerConfig
@@ -102,8 +103,8 @@ class Transformer(nn.Module):
     def pack(self) -> int:
         """Pack the weights of products on a CPU, where it pays and would leave half of the free memory. Returns the
         bytes that the packed copies take."""
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        if sum(layer.weight.nbytes for layer in layers) > free_memory_bytes() // 2:
+        layers = [module for module in self.modules() if isinstance(module, Linear) and pays(module.weight)]
+        if not layers or sum(layer.weight.nbytes for layer in layers) > free_memory_bytes() // 2:
             return 0
         return sum(layer.pack() for layer in layers)
 
