@@ -87,7 +87,7 @@ def recording() -> Iterator[Ran]:
         _ran.reset(token)
 
 
-def chosen() -> Implementation | None:
+def requested() -> Implementation | None:
     """The implementation that `using` asks for; None where the device decides."""
     return _chosen.get()
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dispatch import Implementation, chosen, note
+from .dispatch import Implementation, note, requested
 
 # From how many bytes of the weight on packing pays.
 LEAST_BYTES = {torch.float32: 1 << 20, torch.bfloat16: 1 << 16}
@@ -92,5 +92,5 @@ def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None, packed: PackedWe
 def _serves(packed: PackedWeight, x: Tensor, weight_NK: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
-    is_asked_for = chosen() is not Implementation.REFERENCE and x.numel() // x.shape[-1] in packed.rows
+    is_asked_for = requested() is not Implementation.REFERENCE and x.numel() // x.shape[-1] in packed.rows
     return is_asked_for and x.dtype == weight_NK.dtype and packed.is_of(weight_NK)

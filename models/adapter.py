@@ -121,13 +121,12 @@ class ChecksItself(Protocol):
 @dataclass(frozen=True)
 class DecodableTransformer:
     """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec. On a CPU large weights are held a
-    second time, packed for oneDNN (`Transformer.pack`), unless `packed` is false."""
+    second time, packed for oneDNN (`Transformer.pack`)."""
 
     transformer: Transformer
     mask_id: int
     shift: int = 0
     head: Head = field(default_factory=SeparateHead)
-    packed: bool = True
     _spec: ModelSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -135,8 +134,7 @@ class DecodableTransformer:
         object.__setattr__(self, "_spec", ModelSpec(
             self.mask_id, self.shift, config.vocab_size, config.max_length, config.attention,
             self.transformer.head.weight.device, self.head.materializes_logits))
-        if self.packed:
-            self.transformer.pack()
+        self.transformer.pack()
 
     @property
     def spec(self) -> ModelSpec:

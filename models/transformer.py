@@ -103,10 +103,13 @@ class Transformer(nn.Module):
     def pack(self) -> int:
         """Pack the weights of products on a CPU, where it pays and would leave half of the free memory. Returns the
         bytes that the packed copies take."""
-        layers = [module for module in self.modules() if isinstance(module, Linear) and pays(module.weight)]
-        if not layers or sum(layer.weight.nbytes for layer in layers) > free_memory_bytes() // 2:
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        for layer in layers:
+            layer.packed = None
+        paying = [layer for layer in layers if pays(layer.weight)]
+        if not paying or sum(layer.weight.nbytes for layer in paying) > free_memory_bytes() // 2:
             return 0
-        return sum(layer.pack() for layer in layers)
+        return sum(layer.pack() for layer in paying)
 
     def num_parameters(self) -> int:
         """All parameters, those of every expert included."""

@@ -9,7 +9,7 @@ from ..harness.records import Json
 @dataclass(frozen=True, order=True)
 class Conditions:
     """`precision` is that of training (both if the models of a pair differ); `device` is the name of the CPU or GPU
-    that did the work, with `threads` threads; `dtype` that of the weights where it is not training's float32."""
+    that did the work, with `threads` threads; `dtype` is that of the weights in decoding."""
 
     precision: str
     device: str

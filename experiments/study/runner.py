@@ -56,13 +56,12 @@ class Runner:
 
     def model_in(self, point: TrainingPoint, device: str, dtype: str) -> Transformer:
         """The model on a device with weights of a dtype. A copy of another dtype than the trained weights' is kept."""
-        model = self.model(point).to(device)
-        wanted = getattr(torch, dtype)
-        if model.head.weight.dtype == wanted:
-            return model
-        if (point, dtype) not in self._cast:
-            self._cast[point, dtype] = copy.deepcopy(model).to(wanted)
-        return self._cast[point, dtype]
+        model, wanted = self.model(point), getattr(torch, dtype)
+        if model.head.weight.dtype != wanted:
+            if (point, dtype) not in self._cast:
+                self._cast[point, dtype] = copy.deepcopy(model).to(wanted)
+            model = self._cast[point, dtype]
+        return model.to(device)
 
     def record(self, point: object, measure: Callable[[], Json]) -> Json:
         """The point's record: read if it is intact and holds a result, else measured. If several processes need the

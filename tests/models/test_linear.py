@@ -53,12 +53,14 @@ def any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("attention", "decoder"), [
     (Causal(), presets.autoregressive()),
     (Bidirectional(), Decoder(Whole(), Linear(4), Greedy(), TopProbability(), Recompute()))], ids=str)
-def test_tokens_and_counts_are_those_of_plain_weights(attention: AttentionPattern, decoder: Decoder) -> None:
+def test_tokens_and_counts_are_those_of_plain_weights(
+        attention: AttentionPattern, decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(attention)
     requests = [Request([3, 1, 4, *[39] * 12], start=3, seed=seed) for seed in range(2)]
     found = []
-    for packed, what in ((False, None), (True, PACKED)):
-        decodable = DecodableTransformer(model, 39, int(isinstance(attention, Causal)), packed=packed)
+    for has_operator, what in ((True, PACKED), (False, None)):
+        monkeypatch.setattr(packed_linear, "_HAS_OPERATOR", has_operator)
+        decodable = DecodableTransformer(model, 39, int(isinstance(attention, Causal)))
         with recording() as ran:
             run = decoder.begin(decodable, requests)
             for _ in decoder.stream(run):
@@ -82,6 +84,7 @@ def test_a_weight_changed_behind_pytorchs_back_is_packed_with_the_next_decodable
 def test_weights_are_not_held_twice_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(Bidirectional())
     num_bytes = packed_layer(model).weight.nbytes
+    assert model.pack() == num_bytes
     monkeypatch.setattr("quicksilver.models.transformer.free_memory_bytes", lambda: 2 * num_bytes - 1)
     assert model.pack() == 0
     assert packed_layer(model).packed is None
