@@ -9,6 +9,7 @@ from .heads import FusedHead, Head, SeparateHead
 from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
 from .logits_function import LogitsFunction
+from .masking import ExactCount, Independent, Masking
 from .mixture import MoELayer, Router, RoutingResult
 from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
 from .routers import RouterRecorder, with_routing_rule
@@ -26,15 +27,18 @@ __all__ = [
     "BlockSharedExperts",
     "Causal",
     "DecodableTransformer",
+    "ExactCount",
     "ExpertShape",
     "FusedHead",
     "Head",
     "HuggingFaceModel",
+    "Independent",
     "KVStore",
     "LanguageModel",
     "LogitsFunction",
     "LossFree",
     "MaskedDiffusion",
+    "Masking",
     "MoELayer",
     "ModelSpec",
     "NoBalancing",

@@ -7,22 +7,20 @@
     exact k            E_k n/k E_{|m| = k} sum_{i in m} -log p(x_i | x_rest), k uniform on 1..n: equals the mean over
                        orders of the chain-rule NLL, hence is never below -log of the mean over orders of p(x)
 
-t is drawn with low discrepancy: row b of B takes (u + b / B) mod 1 (Kingma et al., arXiv 2107.00630).
+The bounds of masked diffusion and of exact k are one; masking.py has two ways to estimate it in training.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from einops import repeat
 from torch import Generator, Tensor
 
 from ..kernels.checks import check_integer, integer_field
 from ..kernels.masked_cross_entropy import masked_cross_entropy
 from .attention import AttentionMask, AttentionPattern, BD3LMMask, Bidirectional, BlockCausal, Causal
+from .masking import ExactCount, Masking, masked_by_count
 from .transformer import Transformer
-
-_SMALLEST_T = 1e-3
 
 
 class Objective(Protocol):
@@ -59,6 +57,8 @@ class AutoregressiveNLL:
 
 @dataclass(frozen=True)
 class MaskedDiffusion:
+    masking: Masking = field(default_factory=ExactCount)
+
     @property
     def attention(self) -> Bidirectional:
         return Bidirectional()
@@ -69,12 +69,11 @@ class MaskedDiffusion:
 
     def loss(self, model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int,
              generator: Generator) -> Tensor:
-        t_BL = repeat(low_discrepancy_t(len(tokens_BL), generator), "row -> row position", position=tokens_BL.shape[1])
-        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
+        masked_BL, weight_B1 = self.masking.draw(target_BL, generator)
         predicted = _Predicted.of(model, tokens_BL, masked_BL)
         noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = predicted.nll(model.sequence_hidden(noisy_BL, predicted.index_BQ))
-        return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
+        return _mean(nll_M * _to_device(model, weight_B1.expand_as(masked_BL)[masked_BL]), target_BL)
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class BlockDiffusion:
     """Blocks are on the absolute grid: block b is positions b * block to (b + 1) * block - 1."""
 
     block: int
+    masking: Masking = field(default_factory=ExactCount)
 
     def __post_init__(self) -> None:
         integer_field(self, "block")
@@ -99,11 +99,9 @@ class BlockDiffusion:
         num_rows, length = tokens_BL.shape
         if length % self.block:
             raise ValueError(f"block={self.block}: must divide the sequence length {length}")
-        num_blocks = length // self.block
-        t_N = low_discrepancy_t(num_rows * num_blocks, generator)
-        t_N = t_N[torch.randperm(len(t_N), generator=generator)]
-        t_BL = t_N.view(num_rows, num_blocks).repeat_interleave(self.block, dim=1)
-        masked_BL = target_BL & (torch.rand(tokens_BL.shape, generator=generator) < t_BL)
+        masked_GL, weight_G1 = self.masking.draw(target_BL.reshape(-1, self.block), generator)
+        masked_BL = masked_GL.view(num_rows, length)
+        weight_BL = weight_G1.expand_as(masked_GL).reshape(num_rows, length)
         noisy_clean_BF = torch.cat((tokens_BL.masked_fill(masked_BL, mask_id), tokens_BL), dim=1)
         labels_1F = _to_device(model, torch.arange(2 * length)[None])
         mask = AttentionMask(BD3LMMask(self.block, length), labels_1F, labels_1F)
@@ -111,13 +109,7 @@ class BlockDiffusion:
         hidden_BQE = model.hidden(_to_device(model, noisy_clean_BF), labels_1F % length, mask,
                                   index_BQ=predicted.index_BQ)
         nll_M = predicted.nll(hidden_BQE)
-        return _mean(nll_M / _to_device(model, t_BL[masked_BL]), target_BL)
-
-
-def low_discrepancy_t(num: int, generator: Generator) -> Tensor:
-    """`num` values that cover (0, 1] evenly, each marginally uniform: float32 [num]."""
-    t = (torch.rand((), generator=generator) + torch.arange(num) / num) % 1.0
-    return _SMALLEST_T + (1 - _SMALLEST_T) * t
+        return _mean(nll_M * _to_device(model, weight_BL[masked_BL]), target_BL)
 
 
 def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mask_id: int, num_draws: int,
@@ -127,21 +119,15 @@ def exact_k_nll(model: Transformer, tokens_BL: Tensor, target_BL: Tensor, *, mas
 
     k covers 1..n with low discrepancy across the draws; a mask is a uniformly random set of k targets."""
     check_integer("num_draws", num_draws, at_least=2)
-    num_targets_B = target_BL.sum(1)
-    rows_B1 = torch.arange(len(tokens_BL))[:, None]
     start_B = torch.rand(len(tokens_BL), generator=generator)
     draws = []
     for draw in range(num_draws):
-        k_B = ((start_B + draw / num_draws) % 1.0 * num_targets_B).long() + 1
-        keys_BL = torch.rand(tokens_BL.shape, generator=generator).masked_fill(~target_BL, torch.inf)
-        rank_BL = torch.empty_like(tokens_BL)
-        rank_BL[rows_B1, keys_BL.argsort(1)] = torch.arange(tokens_BL.shape[1]).expand_as(tokens_BL)
-        masked_BL = target_BL & (rank_BL < k_B[:, None])
+        masked_BL, weight_B1 = masked_by_count(target_BL, (start_B + draw / num_draws) % 1.0, generator)
         predicted = _Predicted.of(model, tokens_BL, masked_BL)
         noisy_BL = _to_device(model, tokens_BL.masked_fill(masked_BL, mask_id))
         nll_M = predicted.nll(model.sequence_hidden(noisy_BL, predicted.index_BQ))
         nll_BL = torch.zeros(tokens_BL.shape).masked_scatter(masked_BL, nll_M.cpu())
-        draws.append(nll_BL.sum(1) * num_targets_B / k_B)
+        draws.append((nll_BL * weight_B1).sum(1))
     nll_DB = torch.stack(draws)
     return nll_DB.mean(0), nll_DB.std(0) / num_draws**0.5
 

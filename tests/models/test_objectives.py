@@ -11,13 +11,15 @@ from quicksilver.models import (
     Bidirectional,
     BlockDiffusion,
     Causal,
+    ExactCount,
+    Independent,
     MaskedDiffusion,
+    Masking,
     Objective,
     Transformer,
     exact_k_nll,
 )
 from quicksilver.models.attention import AttentionMask, BD3LMMask
-from quicksilver.models.objectives import low_discrepancy_t
 from torch import Tensor
 
 from tests.conftest import MASK_ID, random_transformer
@@ -90,13 +92,14 @@ def test_averaged_over_the_data_exact_k_is_never_below_their_entropy_and_comes_n
     assert entropy - 4 * (share * error).sum() <= bound <= 1.15 * entropy
 
 
+@pytest.mark.parametrize("masking", [ExactCount(), Independent()], ids=str)
 @torch.no_grad()
-def test_the_masked_diffusion_loss_is_an_estimate_of_exact_k() -> None:
+def test_the_masked_diffusion_loss_is_an_estimate_of_exact_k(masking: Masking) -> None:
     """Both are unbiased for the same bound; the loss is per target token."""
     model = random_transformer(Bidirectional(), 1)
     tokens = torch.tensor([[1, 4, 2]]).expand(4000, -1)
     targets = torch.ones_like(tokens, dtype=torch.bool)
-    loss = MaskedDiffusion().loss(model, tokens, targets, mask_id=MASK_ID, generator=generator())
+    loss = MaskedDiffusion(masking).loss(model, tokens, targets, mask_id=MASK_ID, generator=generator())
     exact = sum(chain_nll(model, (1, 4, 2), order) for order in itertools.permutations(range(LENGTH))) / 6 / LENGTH
     assert abs(loss.item() - exact) < 0.05 * exact
 
@@ -111,20 +114,32 @@ def test_the_autoregressive_loss_is_the_chain_rule_left_to_right() -> None:
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("masking", [ExactCount(), Independent()], ids=str)
 @torch.no_grad()
-def test_block_diffusion_with_one_block_is_masked_diffusion() -> None:
+def test_block_diffusion_with_one_block_is_masked_diffusion(masking: Masking) -> None:
     """One block sees no clean half, so both are the same function of the same masks."""
-    objective = BlockDiffusion(6)
+    objective = BlockDiffusion(6, masking)
     model = random_transformer(objective.attention, 3)
     tokens = torch.randint(0, MASK_ID, (3, 6), generator=generator())
     target = torch.ones_like(tokens, dtype=torch.bool)
     loss = objective.loss(model, tokens, target, mask_id=MASK_ID, generator=generator(7))
-    g = generator(7)
-    t = low_discrepancy_t(3, g)
-    t = t[torch.randperm(3, generator=g)][:, None].expand(3, 6)
-    masked = torch.rand(3, 6, generator=g) < t
+    masked, weight = masking.draw(target, generator(7))
     nll = -log_probs(model, tokens.masked_fill(masked, MASK_ID)).gather(-1, tokens[..., None])[..., 0]
-    torch.testing.assert_close(loss, (nll / t)[masked].sum() / 18)
+    torch.testing.assert_close(loss, (nll * weight)[masked].sum() / 18)
+
+
+@torch.no_grad()
+def test_block_diffusion_masks_each_block_by_itself() -> None:
+    objective, seen = BlockDiffusion(4), []
+    model = random_transformer(objective.attention)
+    model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0] == MASK_ID))
+    tokens = torch.zeros(30, 8, dtype=torch.int64)
+    objective.loss(model, tokens, torch.arange(8).expand(30, -1) < 6, mask_id=MASK_ID, generator=generator())
+    first, second, clean = seen[0].split((4, 4, 8), dim=1)
+    assert sorted(set(first.sum(1).tolist())) == [1, 2, 3, 4]
+    assert sorted(set(second.sum(1).tolist())) == [1, 2]
+    assert not clean.any()
+    assert not (first.sum(1) == 4)[second.sum(1) == 1].all()
 
 
 @torch.no_grad()
@@ -142,13 +157,6 @@ def test_block_diffusion_scores_each_block_given_clean_blocks_before() -> None:
         canvas[0, 2 * block :] = noisy[0, 2 * block :]
         at = slice(2 * block, 2 * block + 2)
         torch.testing.assert_close(both[:, at], model.sequence_hidden(canvas)[:, at])
-
-
-def test_t_covers_the_interval_evenly_and_is_never_zero() -> None:
-    t = low_discrepancy_t(64, generator()).sort().values
-    assert t.min() > 0
-    assert t.max() <= 1
-    assert (t.diff() < 1.1 / 64).all()
 
 
 def test_a_block_that_does_not_divide_is_refused() -> None:
