@@ -4,7 +4,9 @@ For each task and seed it trains the matched pair if a checkpoint is missing (th
 others in parallel, seed by seed), then decodes the same test items with
 
     autoregressive          with a KV cache
-    orders x steps          confident, margin, random order; a fixed number of steps per window
+    orders x steps          a fixed number of steps per window: all the task's `steps` in the first order (confident),
+                            `ablation_steps` in the others (margin, random), and at the largest batch alone: quality
+                            does not depend on it
     thresholds              commit all tokens above a confidence threshold, at least one
 
 at each batch size. Every timed point also times its autoregressive reference, interleaved in the same process, so a
@@ -88,6 +90,7 @@ class Frontier:
     def _points(self, name: str, seed: int) -> Iterator[DecodePoint]:
         setup, (diffusion, autoregressive) = self.tasks[name], self._pair(name, seed)
         for batch_size, num_items in zip(self.batch_sizes, self.num_items, strict=True):
+            ablation_steps = setup.ablation_steps if batch_size == max(self.batch_sizes) else ()
             for sampler_name, sampler in setup.samplers.items():
                 reference = presets.autoregressive(sampler)
                 point = partial(
@@ -99,7 +102,7 @@ class Frontier:
                             steps=None)
                 of_diffusion = partial(point, model=diffusion, family="diffusion")
                 for number, (order, policy) in enumerate(self.orders.items()):
-                    for steps in setup.ablation_steps if number else setup.steps:
+                    for steps in ablation_steps if number else setup.steps:
                         decoder = Decoder(setup.windows, Linear(steps), sampler, policy, setup.cache)
                         yield of_diffusion(decoder=decoder, order=order, steps=steps)
                 for tau in self.thresholds:
