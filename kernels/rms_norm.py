@@ -8,12 +8,14 @@ One program a row, which stays in registers between the sum and the scaling: eac
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .case import Case, Cost
 from .dispatch import kernel, launch
@@ -33,6 +35,42 @@ def add_reference(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tup
     return reference(total, weight_E, eps), total
 
 
+class _OnCPU(torch.autograd.Function):
+    """The reference in half the time that autograd takes for it, forward and backward, and with half the tensors kept.
+
+        n = x s, s = 1 / sqrt(mean(x^2) + eps), y = n w:   dx = s (dy w - n mean(dy w n)),   dw = sum dy n
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+            ctx: Any, x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        normalised = x * scale
+        ctx.save_for_backward(normalised, scale, weight_E)
+        return normalised * weight_E
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        normalised, scale, weight_E = ctx.saved_tensors
+        by_weight_NE = (grad_y * normalised).view(-1, len(weight_E))
+        mean = (by_weight_NE @ weight_E).div_(len(weight_E)).view_as(scale)
+        grad_x = torch.addcmul(grad_y * weight_E, normalised, mean, value=-1).mul_(scale)
+        return grad_x, by_weight_NE.sum(0), None
+
+
+def _on_cpu(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
+    if x.dtype == torch.float32 and torch.is_grad_enabled() and (x.requires_grad or weight_E.requires_grad):
+        return _OnCPU.apply(x, weight_E, eps)
+    return reference(x, weight_E, eps)
+
+
+def _add_on_cpu(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    total = x + delta
+    return _on_cpu(total, weight_E, eps), total
+
+
 def _check(x: Tensor, weight_E: Tensor, eps: float) -> None:
     if weight_E.shape != x.shape[-1:] or weight_E.dtype != x.dtype:
         raise ValueError(f"x {[*x.shape]} of {x.dtype}, weight_E {[*weight_E.shape]} of {weight_E.dtype}: must be "
@@ -46,14 +84,14 @@ def _check_add(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> None:
     _check(x, weight_E, eps)
 
 
-@kernel(reference, check=_check)
+@kernel(reference, check=_check, cpu=_on_cpu)
 def rms_norm(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     _launch(x, None, weight_E, eps, y, None)
     return y
 
 
-@kernel(add_reference, check=_check_add)
+@kernel(add_reference, check=_check_add, cpu=_add_on_cpu)
 def add_rms_norm(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -30,3 +30,22 @@ def test_a_row_of_zeros_stays_zero() -> None:
 def test_any_shape(rows: int, width: int, dtype: torch.dtype) -> None:
     x = torch.randn(rows, width).to(dtype)
     check(rms_norm.rms_norm, rms_norm.reference, (x, torch.randn(width).to(dtype), EPS), POINTWISE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(6,), (3, 10), (2, 3, 64), (0, 8)], ids=str)
+@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)], ids=str)
+def test_gradients_on_a_cpu_are_the_reference_s(shape: tuple[int, ...], dtype: torch.dtype,
+                                                trained: tuple[bool, bool]) -> None:
+    x, delta = torch.randn(2, *shape).to(dtype)
+    weight_E, grad_y, grad_total = torch.rand(shape[-1]).to(dtype), torch.randn(shape).to(dtype), torch.randn(shape)
+    gradients = []
+    for norm in (rms_norm.add_rms_norm, rms_norm.add_reference):
+        inputs = [value.clone().requires_grad_(of) for value, of in zip((x, weight_E), trained, strict=True)]
+        y, total = norm(inputs[0], delta, inputs[1], EPS)
+        ((y * grad_y).sum() + (total * grad_total).sum()).backward()
+        gradients.append([value.grad for value in inputs])
+    for found, expected, of in zip(*gradients, trained, strict=True):
+        assert (found is not None) == (expected is not None) == of
+        if of:
+            torch.testing.assert_close(found, expected)
