@@ -12,11 +12,11 @@ from ..study.rows import family_of
 
 @own_style()
 def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
-    """A PNG with one panel per task: the share of right answers against seconds of training. ValueError if conditions
-    are mixed."""
+    """A PNG with one panel per task, sorted: the share of right answers against seconds of training. ValueError if
+    conditions are mixed."""
     refuse_mixed(training)
     by_task: dict[str, list[Json]] = {}
-    for record in training:
+    for record in sorted(training, key=_task_family_seed):
         if "failed" not in record["result"]:
             by_task.setdefault(record["point"]["name"], []).append(record)
     columns = max(1, min(4, len(by_task)))
@@ -42,3 +42,7 @@ def learning_curves(training: Sequence[Json], sources: Sequence[str]) -> bytes:
         axes.grid(True, linewidth=0.4, alpha=0.5)
     grid[0][0].set_ylabel("right answers, %", fontsize=9)
     return png(figure, sources, legend_columns=2)
+
+
+def _task_family_seed(record: Json) -> tuple[str, str, int]:
+    return record["point"]["name"], family_of(record["point"]), record["point"]["seed"]

@@ -16,10 +16,19 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def test_a_task_is_a_panel_of_right_answers_against_seconds_of_training(drawn: list[Figure]) -> None:
     learning_curves([training(), training(objective="AutoregressiveNLL", seconds=20.0), training("other")], ["here"])
-    sums, other = drawn[0].axes
+    other, sums = drawn[0].axes
     assert (sums.get_title(), other.get_title()) == ("sums", "other")
     assert series(sums) == {"masked diffusion": [(4.5, 40), (9, 80)], "autoregressive": [(10, 40), (20, 80)]}
-    assert (sums.get_xlabel(), sums.get_ylabel()) == ("seconds of training", "right answers, %")
+    assert (sums.get_xlabel(), other.get_ylabel()) == ("seconds of training", "right answers, %")
+
+
+def test_the_order_of_the_records_changes_nothing(drawn: list[Figure]) -> None:
+    records = [training(task, objective) for task in ("sums", "other") for objective in ("MaskedDiffusion", "Other")]
+    for order in (records, records[::-1]):
+        learning_curves(order, ["here"])
+    one, another = ([(axes.get_title(), [line.get_label() for line in axes.lines]) for axes in figure.axes]
+                    for figure in drawn)
+    assert one == another
 
 
 def test_models_with_experts_are_told_from_dense_ones(drawn: list[Figure]) -> None:
