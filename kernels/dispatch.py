@@ -57,16 +57,21 @@ class Implementation(Enum):
 Ran = set[tuple[str, Enum]]
 """What ran, by the kernel's name: the Implementation, and which algorithm of a cpu implementation that has several."""
 
+Executor = Callable[[Any, tuple[int, ...], tuple[Any, ...], dict[str, Any]], None]
+"""What runs a Triton program in a GPU's place: given the program, its grid, arguments and options."""
+
 _chosen: ContextVar[Implementation | None] = ContextVar("chosen", default=None)
 _ran: ContextVar[Ran | None] = ContextVar("ran", default=None)
 _compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
+_executor: ContextVar[Executor | None] = ContextVar("executor", default=None)
 
 
 @contextmanager
 def using(implementation: Implementation | None) -> Iterator[None]:
     """Run this implementation of every kernel that has it, whatever the device; None chooses by device. ValueError
     where Triton is asked for and neither a GPU nor the interpreter can run it."""
-    if implementation is Implementation.TRITON and not (INTERPRETED or torch.cuda.is_available() or _is_compiling()):
+    can_run = INTERPRETED or torch.cuda.is_available() or _is_compiling() or _executor.get() is not None
+    if implementation is Implementation.TRITON and not can_run:
         raise ValueError("kernels=triton: there is no GPU, and TRITON_INTERPRET=1 was not set before Triton was "
                          "imported; must be auto, reference or cpu, or be interpreted")
     token = _chosen.set(implementation)
@@ -122,6 +127,16 @@ def compiling() -> Iterator[list[Any]]:
     finally:
         _compiled.reset(token)
         _chosen.reset(chosen)
+
+
+@contextmanager
+def executing_with(executor: Executor) -> Iterator[None]:
+    """Hand Triton programs to `executor` instead of to a GPU."""
+    token = _executor.set(executor)
+    try:
+        yield
+    finally:
+        _executor.reset(token)
 
 
 def _is_compiling() -> bool:
@@ -185,6 +200,10 @@ def launch(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any)
         return
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
     if first.is_meta or isinstance(first, FakeTensor) or 0 in grid:
+        return
+    executor = _executor.get()
+    if executor is not None:
+        executor(program, grid, arguments, options)
         return
     # The interpreter's numpy warns of infinities where a GPU computes on.
     with torch.cuda.device_of(first), np.errstate(all="ignore") if INTERPRETED else nullcontext():

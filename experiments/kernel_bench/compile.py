@@ -73,7 +73,8 @@ class _AbsentGpu:
         return True
 
 
-def _aim_at(target: str) -> None:
+def aim_at(target: str) -> None:
+    """Compile for this target from now on, whether or not such a GPU is here."""
     stand_in: Any = _AbsentGpu(target)
     triton.runtime.driver.set_active(stand_in)
 
@@ -85,7 +86,7 @@ def versions() -> Json:
 
 def programs(case: Case, dtype_name: str, target: str) -> list[Json]:
     """The specialised programs that a case launches on a target, each once, in launch order; nothing is compiled."""
-    _aim_at(target)
+    aim_at(target)
     inputs = case.inputs(getattr(torch, dtype_name), torch.device("meta"))
     calls: list[Json] = []
     functions: dict[int, Any] = {}
@@ -190,7 +191,7 @@ def _warm_up() -> None:
 
 def compiled(case: Case, dtype_name: str, target: str, key: str) -> Json:
     """Compile the program `key` of a case for a target; its resources."""
-    _aim_at(target)
+    aim_at(target)
     _warm_up()
     began, functions = 0.0, []
 

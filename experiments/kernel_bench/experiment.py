@@ -1,8 +1,8 @@
 """The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]]
 
 Without a GPU it compiles every shipped configuration, checks their resources against hard limits and a baseline,
-computes the roofline bound of every shape, and verifies results in Triton's interpreter. With a GPU it also times
-kernels and peers.
+computes the roofline bound of every shape, and verifies results in Triton's interpreter and, as compiled for sm_80 and
+sm_90, in an emulator. With a GPU it also times kernels and peers.
 """
 
 import re
@@ -23,6 +23,8 @@ from ..harness.progress import console
 from ..harness.provenance import provenance_on
 from ..harness.records import Json
 from .baseline import HOW_TO_UPDATE, Baseline, minor_version
+from .emulate import EMULATED
+from .execution import ExecutionStage
 from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
 from .page import OUTCOME, write_report
 from .rows import OURS
@@ -30,6 +32,7 @@ from .stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
 from .verify import TOLERANCES
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+_NUM_SCHEDULES = 3  # of each program in a full run, in which the emulator takes every type and every Triton too
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,12 @@ class _Stages:
                         for dtype in kernel.dtypes for shape, case in kernel.shapes.items()]
         self.tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in kernels
                      for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
+        self.executed = [item for item in self.tiny
+                         if self.bench.full or item.dtype in self.bench.kernels[item.kernel].dtypes]
+        targets = [target for target in EMULATED if target in self.bench.targets]
+        sites = (None, *self.bench.other_tritons) if self.bench.full else (None,)
+        self.execution = ExecutionStage(targets, sites, _NUM_SCHEDULES if self.bench.full else 1,
+                                        self.bench.num_processes)
         self.times = JsonLines(self.folder / "times.jsonl")
 
     def run(self) -> None:
@@ -152,8 +161,13 @@ class _Stages:
             stage.run(self.shipped, JsonLines(self.folder / "programs.jsonl"), self.compiled)
             self.failures += bench.guard(self.compiled)
         device = "cuda" if self.has_gpu else "cpu"
-        for row in verdicts(self.tiny, device, bench.num_processes, JsonLines(self.folder / "verdicts.jsonl")):
+        file = JsonLines(self.folder / "verdicts.jsonl")
+        for row in verdicts(self.tiny, device, bench.num_processes, file):
             self.judged.append(row)
+        if self.execution.targets:
+            for row in self.execution.run(self.executed, file):
+                self.judged.append(row)
+            self.failures += self.unexecuted()
         if self.has_gpu:
             num_left = TimingStage(bench.seconds - (time.monotonic() - self.began)).run(self.shipped, self.times)
             if num_left:
@@ -163,18 +177,24 @@ class _Stages:
     def missing(self) -> list[str]:
         """The parts of a complete run that this one lacks."""
         parts = ["some programs"] if self.bench.targets and not self.compiled.is_whole else []
-        if len(self.judged) < len(self.tiny):
-            parts.append(f"{len(self.tiny) - len(self.judged)} of {len(self.tiny)} verdicts")
+        num_verdicts = len(self.tiny) + self.execution.num_rows(self.executed)
+        if len(self.judged) < num_verdicts:
+            parts.append(f"{num_verdicts - len(self.judged)} of {num_verdicts} verdicts")
         if self.has_gpu:
             parts.append(f"{len(TimingStage(0).missing(self.shipped, self.times))} times")
         return parts
 
+    def unexecuted(self) -> list[str]:
+        """The Triton functions that ship and that no tiny case executed as compiled."""
+        shipped = {record["function"] for record in self.compiled.records}
+        executed = {function for row in self.judged for function in row.get("functions", ())}
+        return [f"{function}: no tiny case executes it as compiled" for function in sorted(shipped - executed)]
+
     def report(self) -> list[str]:
         """Write the report, and print and return what failed."""
-        judged = sorted(self.judged, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
+        judged = sorted(self.judged, key=lambda row: (row["kernel"], row["shape"], row["dtype"], row["ran"]))
         times = self.times.rows() if self.has_gpu else []
-        failures = self.failures + [f"{row['kernel']}, {row['case']}, {row['dtype']}: {_wrong(row)}" for row in judged
-                                    if not row["passed"]]
+        failures = self.failures + [f"{_item(row)}: {_wrong(row)}" for row in judged if not row["passed"]]
         failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in _latest(times)
                      if row["contender"] == OURS and "failed" in row]
         JsonLines(self.folder / OUTCOME).replace([{"has_gpu": self.has_gpu, "failures": failures, "cut": self.cut,
@@ -206,6 +226,11 @@ def _triton_in(site: str) -> str:
 def _latest(rows: list[Json]) -> list[Json]:
     """The last row of each key: retries count once."""
     return list({row["key"]: row for row in rows}.values())
+
+
+def _item(row: Json) -> str:
+    """What a verdict is about."""
+    return ", ".join(row[name] for name in ("kernel", "case", "dtype", "target") if name in row)
 
 
 def _wrong(row: Json) -> str:

@@ -60,7 +60,7 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
     """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line per kernel, and return the
     page's path. `cut` names what an interrupted run lacks; its report has no figure, to save time."""
     no_times = None if has_gpu else NO_GPU
-    verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"]))
+    verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"], row["ran"]))
     rows = time_rows(cases, times, no_times)
     origins = _origins((*cases, *compiled, *verdicts, *times))
     image = b"" if cut else roofline(rows, origins, no_times)

@@ -1,5 +1,5 @@
 """The stages of the kernel benchmark: ahead-of-time compilation, verification against float64 and, on a GPU, timing
-against peers. Each stage appends its rows to a file of JSON lines as they come."""
+against peers; see execution.py for another. Each stage appends its rows to a file of JSON lines as they come."""
 
 import hashlib
 import inspect
@@ -75,8 +75,8 @@ def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
 
 @dataclass
 class Compiled:
-    """The result of a compile stage: a record per kernel and program; every program that exists now, compiled in this
-    run or not; the number of shipped configurations; failures; and whether the stage is complete."""
+    """The result of a compile stage: a record per kernel and program; every program that exists now, compiled or not;
+    the number of shipped configurations; failures; and whether the stage is complete."""
 
     records: list[Json] = field(default_factory=list)
     existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
@@ -183,13 +183,18 @@ def verdicts(items: Sequence[Item], device: str, num_processes: int, file: JsonL
             bar("verdicts", len(items)) as progress:
         calls = [(item.case, item.dtype, device) for item in items]
         for done, (place, answer) in enumerate(pool.ask_all(verdict, calls, limit), 1):
-            if isinstance(answer, CallFailed):
-                answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed",
-                          "kernels": {}, "tolerance": TOLERANCES[items[place].dtype], "integers_differ": 0}
-            row = items[place].row | answer | {"provenance": provenance_on(device_name(device))}
+            row = judged(items[place], answer, provenance=provenance_on(device_name(device)))
             file.append(row)
             yield row
             progress.update(done, items[place].kernel)
+
+
+def judged(item: Item, answer: Json | CallFailed, **about: Any) -> Json:
+    """The row of a verdict, or of its failure."""
+    if isinstance(answer, CallFailed):
+        answer = {"failed": str(answer), "passed": False, "error": None, "ran": "failed", "kernels": {},
+                  "tolerance": TOLERANCES[item.dtype], "integers_differ": 0}
+    return item.row | answer | about
 
 
 @dataclass(frozen=True)
@@ -235,8 +240,8 @@ class TimingStage:
         card's measured peaks. Peers that are not installed are left out."""
         name = device_name(self.device)
         done = {row["key"] for row in file.rows() if "failed" not in row}
-        wanted = [("ceilings", None), *self._tasks(items)]
-        return [(contender, item) for contender, item in wanted if _named(contender, item, name)["key"] not in done]
+        return [(contender, item) for contender, item in [("ceilings", None), *self._tasks(items)]
+                if _named(contender, item, name)["key"] not in done]
 
     def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item]]:
         """(implementation, item) of what is installed, in timing order."""

@@ -54,6 +54,22 @@ def test_every_kernel_is_found_where_none_is_named_and_builds_its_cases() -> Non
         assert _with_every_kernel(other, HydraConfig.get()) is other
 
 
+def test_a_function_that_no_tiny_case_executes_is_named(tmp_path: Path) -> None:
+    stages = kernel_bench._Stages(bench(tmp_path), tmp_path)
+    stages.compiled.records = [{"function": "_one_kernel"}, {"function": "_other_kernel"}]
+    stages.judged = [{"ran": "interpreter"}, {"functions": {"_one_kernel": 3}}]
+    assert stages.unexecuted() == ["_other_kernel: no tiny case executes it as compiled"]
+
+
+def test_a_full_run_executes_every_type_in_several_schedules_by_every_triton(tmp_path: Path) -> None:
+    short, full = (kernel_bench._Stages(replace(bench(tmp_path), full=full, targets=["gfx942", "sm_90", "sm_80"],
+                                                other_tritons=["elsewhere"]), tmp_path) for full in (False, True))
+    assert [item.dtype for item in short.executed] == ["bfloat16"]
+    assert [item.dtype for item in full.executed] == ["float32", "float16", "bfloat16"]
+    assert short.execution == kernel_bench.ExecutionStage(["sm_80", "sm_90"], (None,), 1, 1)
+    assert full.execution == kernel_bench.ExecutionStage(["sm_80", "sm_90"], (None, "elsewhere"), 3, 1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU does")
 def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
@@ -67,10 +83,12 @@ def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
     assert program["wide_loads"] is True
     assert program["provenance"]["device"] == "none"
     assert "kernels" not in program["provenance"]
-    assert {row["dtype"] for row in JsonLines(folder / "verdicts.jsonl").rows()} == {"float32", "float16", "bfloat16"}
-    for row in JsonLines(folder / "verdicts.jsonl").rows():
+    verdicts = JsonLines(folder / "verdicts.jsonl").rows()
+    assert {(row["dtype"], row["ran"]) for row in verdicts} == {
+        *((dtype, "interpreter") for dtype in ("float32", "float16", "bfloat16")),
+        ("bfloat16", "executed as compiled for sm_90")}
+    for row in verdicts:
         assert row["passed"]
-        assert row["ran"] == "interpreter"
         assert set(row["kernels"].values()) == {"triton"}
     assert not (folder / "times.jsonl").exists()
     page = (folder / "report.html").read_text()
@@ -130,7 +148,7 @@ def test_a_run_that_is_cut_while_it_times_reports_what_it_has_and_says_what_is_m
 
 @pytest.mark.parametrize(("stage", "missing"), [
     ("floors", "3 of 3 verdicts, 4 times missing"), ("verdicts", "3 of 3 verdicts, 4 times missing"),
-    ("CompileStage.run", "some programs, 3 of 3 verdicts, 4 times missing")])
+    ("CompileStage.run", "some programs, 4 of 4 verdicts, 4 times missing")])
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_run_may_be_cut_at_any_stage(
         stage: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
