@@ -118,4 +118,7 @@ def _execute(warp: Warp, instruction: Instruction, active_L: Lanes) -> None:
         raise Fault("is not modelled")
     if name != "wgmma":
         warp.refuse_busy(instruction.operands)
-    _EXECUTE[name](warp, instruction, active_L)
+    try:
+        _EXECUTE[name](warp, instruction, active_L)
+    except (KeyError, ValueError) as error:  # a type or a suffix that no table has
+        raise Fault(f"is not modelled: {error!r}") from error

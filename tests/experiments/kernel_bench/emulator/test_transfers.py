@@ -90,6 +90,6 @@ def test_another_warp_s_copy_is_seen_after_a_barrier() -> None:
 
 def test_what_is_not_modelled_is_a_fault(numbers: Tensor) -> None:
     for statement in ("atom.global.add.u32 %r2, [%rd11], %r1;", "vote.sync.any.pred %p1, %p2, -1;",
-                      "nanosleep.u32 %r1;"):
+                      "nanosleep.u32 %r1;", "cvt.rn.satfinite.e4m3x2.f32 %rs1, %r1, %r1;", "setp.lo.u32 %p1, %r1, 4;"):
         with pytest.raises(Fault, match="not modelled"):
             moved(statement, numbers)
