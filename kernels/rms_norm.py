@@ -54,10 +54,10 @@ class _OnCPU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         normalised, scale, weight_E = ctx.saved_tensors
-        by_weight_NE = (grad_y * normalised).view(-1, len(weight_E))
-        mean = (by_weight_NE @ weight_E).div_(len(weight_E)).view_as(scale)
-        grad_x = torch.addcmul(grad_y * weight_E, normalised, mean, value=-1).mul_(scale)
-        return grad_x, by_weight_NE.sum(0), None
+        grad_normalised = grad_y * weight_E
+        mean = (grad_normalised * normalised).mean(-1, keepdim=True)
+        grad_weight_E = (grad_y * normalised).view(-1, len(weight_E)).sum(0)
+        return torch.addcmul(grad_normalised, normalised, mean, value=-1).mul_(scale), grad_weight_E, None
 
 
 def _on_cpu(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:

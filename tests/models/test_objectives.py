@@ -130,7 +130,7 @@ def test_block_diffusion_with_one_block_is_masked_diffusion(masking: Masking) ->
 
 @torch.no_grad()
 def test_block_diffusion_masks_each_block_by_itself() -> None:
-    objective, seen = BlockDiffusion(4), []
+    objective, seen = BlockDiffusion(4, ExactCount()), []
     model = random_transformer(objective.attention)
     model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0] == MASK_ID))
     tokens = torch.zeros(30, 8, dtype=torch.int64)
