@@ -1,6 +1,7 @@
 """Values of PTX types as numpy arrays, and their bits."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ _SIGNED: dict[int, type[np.signedinteger]] = {8: np.int8, 16: np.int16, 32: np.i
 _FLOAT = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
 
 
+@cache
 def num_bits(kind: str) -> int:
     """The width of a type: 32 of s32, f32 and bf16x2, 1 of pred."""
     if kind == "pred":

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,16 @@ class Warp:
     busy_registers: set[str] = field(default_factory=set)
     _registers: dict[str, Array] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """The special registers."""
+        self._registers["%laneid"] = np.arange(LANES, dtype=np.uint32)
+        threads = (LANES * self.launch.num_warps, 1, 1)
+        for place, axis in enumerate("xyz"):
+            first = 0 if place else LANES * self.number
+            self._registers[f"%tid.{axis}"] = self._registers["%laneid"] * np.uint32(place == 0) + np.uint32(first)
+            for name, sizes in (("ctaid", self.block), ("nctaid", self.launch.grid), ("ntid", threads)):
+                self._registers[f"%{name}.{axis}"] = np.full(LANES, sizes[place], np.uint32)
+
     @property
     def block_number(self) -> int:
         x, y, z = self.block
@@ -107,22 +118,10 @@ class Warp:
     def _bits(self, operand: str, width: int) -> Array:
         if not operand.startswith("%"):
             return _constant(operand, width)
-        special = self._special(operand)
-        bits = self._register(operand) if special is None else np.asarray(special, np.uint32)
+        bits = self._register(operand)
         if width == 1 or bits.dtype == bool:
             return bits.astype(bool if width == 1 else UNSIGNED[width])
         return bits.astype(UNSIGNED[width], copy=False)
-
-    def _special(self, operand: str) -> Array | None:
-        name, _, axis = operand.partition(".")
-        place = "xyz".find(axis) if axis else 0
-        threads = (LANES * self.launch.num_warps, 1, 1)
-        lanes = np.arange(LANES)
-        of_lane = {"%tid": (lanes + LANES * self.number, 0 * lanes, 0 * lanes), "%laneid": (lanes,)}
-        of_block = {"%ctaid": self.block, "%nctaid": self.launch.grid, "%ntid": threads}
-        if name in of_lane:
-            return of_lane[name][place]
-        return np.full(LANES, of_block[name][place]) if name in of_block else None
 
     def _register(self, name: str) -> Array:
         if name not in self._registers:
@@ -137,11 +136,13 @@ class Warp:
         return self.launch.program.widths[prefix]
 
 
+@cache
 def _constant(text: str, width: int) -> Array:
     """A number, a float's bits (0f, 0d), or the address of the shared memory, which is 0."""
     if not (text[0].isdigit() or text[0] == "-"):
-        return np.zeros(LANES, UNSIGNED[width])
-    value = int(text[2:], 16) if text[:2] in ("0f", "0d") else int(text, 0)
-    if width == 1:
-        return np.full(LANES, bool(value))
-    return np.full(LANES, value & ((1 << width) - 1), UNSIGNED[width])
+        value = 0
+    else:
+        value = int(text[2:], 16) if text[:2] in ("0f", "0d") else int(text, 0)
+    numbers = np.full(LANES, bool(value)) if width == 1 else np.full(LANES, value & ((1 << width) - 1), UNSIGNED[width])
+    numbers.flags.writeable = False
+    return numbers
