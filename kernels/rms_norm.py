@@ -36,7 +36,7 @@ def add_reference(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tup
 
 
 class _OnCPU(torch.autograd.Function):
-    """The reference in half the time that autograd takes for it, forward and backward, and with half the tensors kept.
+    """The reference, forward and backward in 0.5 to 0.7 of the time that autograd takes for it.
 
         n = x s, s = 1 / sqrt(mean(x^2) + eps), y = n w:   dx = s (dy w - n mean(dy w n)),   dw = sum dy n
     """

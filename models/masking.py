@@ -1,8 +1,8 @@
 """Which targets a diffusion objective masks, and the weight of each one's loss.
 
-Two unbiased estimators of one bound. With each target masked with probability t and weighed by 1/t, t uniform, the
-number k of masked targets is uniform on 1..n once t is integrated out, every set of k equally likely, and the mean
-weight is n/k. Drawing k itself leaves out what t adds to the variance: weights of up to 1/t, rows without a mask.
+Two unbiased estimators of one bound. Each target masked with probability t and weighed by 1/t, t uniform: over all t
+the sets of k of n targets weigh C(n, k) int t^(k-1) (1-t)^(n-k) dt = 1/k together. Drawn with k uniform on 1..n and
+weighed by n/k they weigh the same, without what t adds to the variance: weights of up to 1/t, rows without a mask.
 
 G groups of L positions: rows, or the blocks of rows.
 """

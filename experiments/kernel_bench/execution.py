@@ -1,20 +1,16 @@
 """The stage of the kernel benchmark in which compiled programs are executed without a GPU, and verified."""
 
 import itertools
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_shared
 from ..harness.progress import bar
 from ..harness.provenance import provenance_on
 from ..harness.records import Json
-from ..harness.worker import Pool
-from .compile import compiler_environment
 from .emulate import emulated
-from .stages import Item, judged
+from .stages import Item, compilers, judged
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,7 @@ class ExecutionStage:
         wanted = self.wanted(items)
         with machine_shared(), bar("execute as compiled", self.num_rows(items)) as progress:
             for number, site in enumerate(self.sites):
-                with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
-                        Pool(compiler_environment(site, Path(folder)), self.num_processes) as pool:
+                with compilers(site, self.num_processes) as pool:
                     calls = [(item.case, item.dtype, *at) for item, *at in wanted]
                     for done, (place, answer) in enumerate(pool.ask_all(emulated, calls), number * len(wanted) + 1):
                         item, target, seed = wanted[place]

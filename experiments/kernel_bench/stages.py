@@ -6,6 +6,7 @@ import inspect
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,14 @@ def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:
     return rows
 
 
+@contextmanager
+def compilers(site: str | None, num_processes: int) -> Iterator[Pool]:
+    """Processes that compile with the Triton in the folder `site`, or with the installed one."""
+    with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
+            Pool(compiler_environment(site, Path(folder)), num_processes) as pool:
+        yield pool
+
+
 @dataclass
 class Compiled:
     """The result of a compile stage: a record per kernel and program; every program that exists now, compiled or not;
@@ -100,8 +109,7 @@ class CompileStage:
         file.replace([])
         with machine_shared():
             for site in (None, *self.other_tritons):
-                with tempfile.TemporaryDirectory(prefix="quicksilver-triton-") as folder, \
-                        Pool(compiler_environment(site, Path(folder)), self.num_processes) as pool:
+                with compilers(site, self.num_processes) as pool:
                     self._with_one_triton(site, items, pool, file, found)
         found.is_whole = True
 

@@ -15,6 +15,8 @@ def _divided(x: Array, y: Array) -> Array:
     """Integers are divided towards zero."""
     if np.issubdtype(x.dtype, np.floating):
         return x / y
+    if np.issubdtype(x.dtype, np.unsignedinteger):
+        return x // np.maximum(y, 1)
     quotient = np.abs(x.astype(np.int64)) // np.maximum(np.abs(y.astype(np.int64)), 1)
     return np.where((x < 0) != (y < 0), -quotient, quotient).astype(x.dtype)
 

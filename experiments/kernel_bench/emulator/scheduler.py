@@ -37,7 +37,7 @@ _EXECUTE: Mapping[str, Execute] = {
     "atom": transfers.atomic, "cp": transfers.copy, "shfl": transfers.exchange, "redux": transfers.reduce_warp,
     "vote": transfers.vote, "ldmatrix": matrices.load_matrices, "stmatrix": matrices.store_matrices,
     "mma": matrices.multiply_synchronously, "wgmma": matrices.multiply_asynchronously, "fence": _nothing,
-    "bar.warp": _nothing}
+    "bar": _nothing}  # bar.warp.sync: `_step` sees to the others
 
 
 def execute(text: str, num_warps: int, shared_bytes: int, grid: Sequence[int], tensors: Sequence[Tensor],
@@ -112,8 +112,6 @@ def _wait(warp: Warp, instruction: Instruction, active_L: Lanes) -> None:
 
 def _execute(warp: Warp, instruction: Instruction, active_L: Lanes) -> None:
     name = instruction.parts[0]
-    if name == "bar":
-        name = "bar.warp"
     if name not in _EXECUTE:
         raise Fault("is not modelled")
     if name != "wgmma":

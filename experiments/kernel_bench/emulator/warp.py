@@ -67,13 +67,12 @@ class Warp:
 
     def __post_init__(self) -> None:
         """The special registers."""
-        self._registers["%laneid"] = np.arange(LANES, dtype=np.uint32)
-        threads = (LANES * self.launch.num_warps, 1, 1)
-        for place, axis in enumerate("xyz"):
-            first = 0 if place else LANES * self.number
-            self._registers[f"%tid.{axis}"] = self._registers["%laneid"] * np.uint32(place == 0) + np.uint32(first)
-            for name, sizes in (("ctaid", self.block), ("nctaid", self.launch.grid), ("ntid", threads)):
-                self._registers[f"%{name}.{axis}"] = np.full(LANES, sizes[place], np.uint32)
+        lane_L, threads = np.arange(LANES, dtype=np.uint32), (LANES * self.launch.num_warps, 1, 1)
+        self._registers |= {"%laneid": lane_L, "%tid.x": lane_L + np.uint32(LANES * self.number),
+                            "%tid.y": 0 * lane_L, "%tid.z": 0 * lane_L}
+        for name, sizes in (("ctaid", self.block), ("nctaid", self.launch.grid), ("ntid", threads)):
+            for axis, size in zip("xyz", sizes, strict=True):
+                self._registers[f"%{name}.{axis}"] = np.full(LANES, size, np.uint32)
 
     @property
     def block_number(self) -> int:

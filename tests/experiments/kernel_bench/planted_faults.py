@@ -13,7 +13,8 @@ from quicksilver.kernels.case import Case, Cost
 from quicksilver.kernels.dispatch import launch
 from torch import Tensor
 
-WEAKER = r"(wait_group(?:\.sync\.aligned)?\s+)(?:0x)?(\d+)"
+WEAKER_COPY_WAIT = r"(cp\.async\.wait_group\s+)(\d+)"
+WEAKER_PRODUCT_WAIT = r"(wgmma\.wait_group\.sync\.aligned\s+)(\d+)"
 
 
 def emulated_with(case: Case, target: str, seed: int, pattern: str, replacement: str) -> Json:

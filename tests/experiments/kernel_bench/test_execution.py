@@ -7,6 +7,7 @@ import pytest
 from quicksilver.experiments.harness.json_lines import JsonLines
 from quicksilver.experiments.harness.worker import CallFailed
 from quicksilver.experiments.kernel_bench import execution as module
+from quicksilver.experiments.kernel_bench import stages
 from quicksilver.experiments.kernel_bench.execution import ExecutionStage
 from quicksilver.experiments.kernel_bench.stages import Item
 from quicksilver.kernels.swiglu import SwiGLUCase
@@ -35,7 +36,7 @@ class ByHand:
 
 
 def test_each_item_runs_for_each_target_schedule_and_triton(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "Pool", ByHand)
+    monkeypatch.setattr(stages, "Pool", ByHand)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     stage, file = ExecutionStage(["sm_80", "sm_90"], (None, str(tmp_path)), 3, 2), JsonLines(tmp_path / "rows.jsonl")
     rows = list(stage.run(ITEMS, file))
