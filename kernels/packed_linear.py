@@ -1,14 +1,16 @@
 """Products on a CPU with a weight that oneDNN has packed: a second copy of it, in the layout that its product reads.
 
-F.linear's time over the packed product's, on two cores of an Intel Xeon, for weights of 1 to 12 MB and so many rows:
+F.linear's time over the packed product's, on two cores, for weights of 1 to 12 MB and so many rows:
 
-                         1               2               16              36              128
-    float32, AVX-512     0.4 to 0.8      0.4 to 0.8      1.4 to 2.9      1.2 to 2.0      1.0 to 1.2
-    float32, AVX2        0.5 to 0.8      1.4 to 1.6      1.0 to 1.2      1.0 to 1.1      1.0
-    bfloat16, AMX        1.6 to 1.9      1.5 to 1.9      1.4 to 1.8      1.4 to 1.7      1.0 to 1.2
+                                1             2             16            36            128           576
+    Intel, float32, AVX-512     0.4 to 0.8    0.4 to 0.8    1.4 to 2.9    1.2 to 2.0    1.0 to 1.2
+    Intel, float32, AVX2        0.5 to 0.8    1.4 to 1.6    1.0 to 1.2    1.0 to 1.1    1.0
+    Intel, bfloat16, AMX        1.6 to 1.9    1.5 to 1.9    1.4 to 1.8    1.4 to 1.7    1.0 to 1.2
+    AMD, float32, AVX2          0.5 to 0.8    1.8 to 4.4    1.2 to 2.0    1.0 to 1.8    0.9 to 1.3    0.8 to 1.1
+      the same from 7 MB on     1.8 to 2.1
 
-Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code on other vendors' processors:
-there weights are packed for any number of rows, though this layout has not been measured on one.
+Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code on other vendors' processors.
+With AVX-512 weights are packed there for any number of rows, though this layout has not been measured on one.
 """
 
 import sys
@@ -24,6 +26,8 @@ from .dispatch import Implementation, note, requested
 
 # From how many bytes of the weight on packing pays.
 LEAST_BYTES = {torch.float32: 1 << 20, torch.bfloat16: 1 << 16}
+# And for a product of one row by AVX2.
+_LEAST_BYTES_OF_ONE_ROW = 6 << 20
 # The number of rows that oneDNN picks the layout for. For one row it leaves the weight as it lies.
 _ROWS_OF_LAYOUT = 16
 
@@ -53,7 +57,7 @@ class PackedWeight:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK.detach(), _ROWS_OF_LAYOUT)
         except RuntimeError:  # bfloat16 on a processor without its instructions
             return None
-        return cls(packed, _paying_rows(weight_NK.dtype), weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
+        return cls(packed, _paying_rows(weight_NK), weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
@@ -64,17 +68,20 @@ def pays(weight_NK: Tensor) -> bool:
     """Whether a packed weight would be faster, for some number of rows, on this processor."""
     least_bytes = LEAST_BYTES.get(weight_NK.dtype)
     return (least_bytes is not None and weight_NK.nbytes >= least_bytes and weight_NK.device.type == "cpu"
-            and _HAS_OPERATOR and bool(_paying_rows(weight_NK.dtype)))
+            and _HAS_OPERATOR and bool(_paying_rows(weight_NK)))
 
 
-def _paying_rows(dtype: torch.dtype) -> range:
-    """For how many rows packing pays on this processor."""
-    if dtype != torch.float32 or not _IS_INTEL:
+def _paying_rows(weight_NK: Tensor) -> range:
+    """For how many rows packing a weight pays on this processor."""
+    if weight_NK.dtype != torch.float32 or (_HAS_AVX512 and not _IS_INTEL):
         return range(1, sys.maxsize)
-    return range(16, 128) if torch.backends.cpu.get_cpu_capability() == "AVX512" else range(0)
+    if _IS_INTEL:
+        return range(16, 128) if _HAS_AVX512 else range(0)
+    return range(1 if weight_NK.nbytes >= _LEAST_BYTES_OF_ONE_ROW else 2, 128)
 
 
 _HAS_OPERATOR = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _CPUINFO = Path("/proc/cpuinfo")
 _IS_INTEL = _CPUINFO.exists() and "GenuineIntel" in _CPUINFO.read_text()
 

@@ -15,6 +15,7 @@ PACKED, LIBRARY = "cpu (weights packed by oneDNN)", "F.linear"
 def any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor whose products of one row are packed too."""
     monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
 
 
 def weight(n: int = N, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,16 +95,18 @@ def test_gradients_autocast_and_the_reference_take_the_library() -> None:
     assert multiplied(x_MK, weight_NK, held)[1] == PACKED
 
 
-def test_on_an_intel_processor_numbers_of_rows_that_do_not_pay_take_the_library(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_IS_INTEL", True)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    weight_NK, x_MK = weight(), torch.randn(128, K)
-    held = packed(weight_NK)
-    assert [multiplied(x_MK[:num_rows], weight_NK, held)[1] for num_rows in (15, 16, 127, 128)] == [
-        LIBRARY, PACKED, PACKED, LIBRARY]
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert PackedWeight.of(weight_NK) is None
+@pytest.mark.parametrize(("is_intel", "has_avx512", "factor", "paying"), [
+    (True, True, 1, [16, 127]), (True, False, 1, []), (False, True, 1, [1, 2, 15, 16, 127, 128]),
+    (False, False, 1, [2, 15, 16, 127]), (False, False, 6, [1, 2, 15, 16, 127])])
+def test_numbers_of_rows_that_do_not_pay_on_the_processor_take_the_library(
+        monkeypatch: pytest.MonkeyPatch, is_intel: bool, has_avx512: bool, factor: int, paying: list[int]) -> None:
+    monkeypatch.setattr(packed_linear, "_IS_INTEL", is_intel)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", has_avx512)
+    weight_NK, x_MK = weight(factor * N), torch.randn(128, K)
+    held = PackedWeight.of(weight_NK)
+    assert (held is None) == (not paying)
+    assert [num_rows for num_rows in (1, 2, 15, 16, 127, 128)
+            if multiplied(x_MK[:num_rows], weight_NK, held)[1] == PACKED] == paying
 
 
 def test_a_compiled_product_is_the_librarys() -> None:

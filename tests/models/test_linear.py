@@ -48,6 +48,7 @@ def packed_layer(model: Transformer) -> layers.Linear:
 def any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor whose products of one row are packed too."""
     monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
 
 
 @pytest.mark.parametrize(("attention", "decoder"), [
