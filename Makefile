@@ -7,7 +7,7 @@ PIP_INSTALL = -m pip install --quiet --no-compile $(PIP_ARGS)
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/.venv/bytecode
 # How long waiting threads of OpenMP spin (experiments/harness/cores.py).
-export GOMP_SPINCOUNT ?= 2000
+export GOMP_SPINCOUNT ?= $(shell grep -qs GenuineIntel /proc/cpuinfo && echo 2000 || echo 4000)
 # The Triton that goes with torch 2.11; the environment's own is the newest.
 OTHER_TRITON := 3.6.0
 # Both ends of torch's range with the Triton that goes with each, and the newest Python that torch has a wheel for.

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.harness.cores import _quotas, available_cores
+from quicksilver.experiments.harness.cores import _quotas, _spins_of_a_tenth_of_a_millisecond, available_cores
 
 
 def write(folder: Path, **files: str) -> None:
@@ -42,8 +42,17 @@ def test_affinity_counts() -> None:
     assert 1 <= available_cores() <= len(allowed)
 
 
+def test_a_processor_whose_pause_is_shorter_spins_more_often() -> None:
+    assert _spins_of_a_tenth_of_a_millisecond("vendor_id\t: GenuineIntel\n") == 2000
+    assert _spins_of_a_tenth_of_a_millisecond("vendor_id\t: AuthenticAMD\n") == 4000
+    assert _spins_of_a_tenth_of_a_millisecond("CPU implementer\t: 0x41\n") == 4000
+
+
+OURS = str(_spins_of_a_tenth_of_a_millisecond(Path("/proc/cpuinfo").read_text()))
+
+
 @pytest.mark.parametrize(("given", "expected"), [
-    ({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")])
+    ({}, OURS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")])
 @pytest.mark.parametrize("command", ["quicksilver.experiments.__main__", "quicksilver.experiments.peers.__main__"])
 def test_a_command_sets_how_threads_wait_unless_told(command: str, given: dict[str, str], expected: str) -> None:
     """Before torch is imported, which is when the OpenMP runtime reads it."""
