@@ -13,8 +13,9 @@ from .caches import (
     Vicinity,
 )
 from .canvas import Canvas, Request
+from .capture import CapturedSteps
 from .decode_run import BlockState, Completion, DecodeRun
-from .decoder import Decoder
+from .decoder import Decoder, StepRunner
 from .generation import Generation, GenerationStream, Prompt, Update, generate, stream_generate
 from .guidance import ClassifierFree, Guidance, Unguided
 from .policies import (
@@ -81,6 +82,7 @@ __all__ = [
     "Cache",
     "Canvas",
     "Capped",
+    "CapturedSteps",
     "Categorical",
     "Change",
     "ClassifierFree",
@@ -134,6 +136,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Step",
+    "StepRunner",
     "StepState",
     "Threshold",
     "Times",

@@ -15,7 +15,7 @@ from .canvas import Canvas, Request
 from .policies.base import Edit
 from .schedules import Schedule
 from .schedules.bounds import Bounds
-from .step_state import StepState
+from .step_state import Rounding, StepState
 from .windows import Span, Window, WindowGrid
 
 
@@ -78,7 +78,7 @@ class BlockState:
 class DecodeRun:
     """State of one decode. `full` is the canvas of all requests, `active` that of the rows still decoded: its row r is
     request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on. `block` is the
-    state of the current window, `spec` the model's."""
+    state of the current window, `rounding` that of its steps' shapes, `spec` the model's."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -92,6 +92,7 @@ class DecodeRun:
     block: BlockState | None = None
     log: list[StepCounts] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
+    rounding: Rounding = field(default_factory=Rounding)
     spec: ModelSpec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class DecodeRun:
         before = block.max_masked_after + block.bounds.max_remaining(max(index - 1, 0))
         return StepState(index, block.step_B, block.window, self.active, schedule, block.num_masked_at_start_B,
                          block.unfinished_B, block.policy_memory, self.spec.shift,
-                         block.bounds.max_remaining(index), before)
+                         block.bounds.max_remaining(index), before, self.rounding)
 
     def count_steps(self) -> None:
         """Fill in the accounting's row steps and commits."""

@@ -13,10 +13,11 @@ Streaming, tracing, timing and early stopping are consumers of the steps that `s
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from numbers import Number
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -41,8 +42,22 @@ from .windows import Span, WindowGrid, Windows
 # Above this share of possibly masked positions the head runs on the whole window: a gather would cost more.
 COMPACTION_THRESHOLD = 0.75
 
-TakeStep = Callable[[DecodeRun, BlockState, int], Step]
-"""`Decoder.step`, or an equivalent, such as a replay of its CUDA graph."""
+
+class StepRunner(Protocol):
+    """What takes the steps of a decode: the decoder itself, or `CapturedSteps`, which replays them."""
+
+    def begin_block(self, run: DecodeRun, number: int) -> BlockState:
+        """The state of window number `number` before its first step."""
+        ...
+
+    def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
+        """Take step number `index` of a window. The next one may overwrite the result."""
+        ...
+
+    def end(self, run: DecodeRun) -> None:
+        """Called when no further step is taken, whatever the reason."""
+        ...
+
 
 
 def _end_id(end_id: object) -> int | tuple[int, ...]:
@@ -137,19 +152,27 @@ class Decoder:
         return self.windows.span(request.start, len(request.tokens))
 
     @torch.inference_mode()
-    def stream(self, run: DecodeRun, step: TakeStep | None = None) -> Iterator[Step]:
-        """Run the decode, yielding every step. `step` replaces the method of that name and may write every step to the
-        same memory. FloatingPointError on non-finite logits, at the latest when the loop next reads whether the window
-        is finished."""
-        take_step = step or self.step
+    def stream(self, run: DecodeRun, runner: StepRunner | None = None) -> Generator[Step]:
+        """Run the decode, yielding every step; `runner` takes them in the decoder's place. FloatingPointError on
+        non-finite logits, at the latest when the loop next reads whether the window is finished."""
+        runner = runner or self
+        try:
+            yield from self._steps(run, runner)
+        finally:
+            runner.end(run)
+
+    def end(self, run: DecodeRun) -> None:
+        """Nothing is left to do at the end of a decode."""
+
+    def _steps(self, run: DecodeRun, runner: StepRunner) -> Iterator[Step]:
         for number in itertools.count():
-            block = self.begin_block(run, number)
+            block = runner.begin_block(run, number)
             self.prefill(run, block)
             num_with_end = 0
             for index in itertools.count():
                 unfinished_B = block.unfinished_B.clone()
-                taken = take_step(run, block, index)
-                self._count(run, taken, unfinished_B, is_kept=step is None)
+                taken = runner.step(run, block, index)
+                self._count(run, taken, unfinished_B, is_kept=runner is self)
                 yield taken
                 block.step_B.add_(1)  # after the yield: a consumer that repeats the request draws the same
                 if index + 1 < block.bounds.min_steps:
@@ -217,7 +240,8 @@ class Decoder:
 
     def _propose(self, run: DecodeRun, block: BlockState, state: StepState) -> tuple[Plan, Proposal]:
         """The forward of a step and its proposal, at least at the masked positions of the window."""
-        plan, num_queried = self.cache.plan(state), self._num_queried(block, state)
+        plan, num_queried = self.cache.plan(state), state.rounding.queries(self.num_queried(block, state),
+                                                                            state.query_BQ.shape[1])
         if num_queried == state.query_BQ.shape[1]:
             return plan, Proposal(self._statistics(run, block, plan, state, state.query_BQ))
         place_BA = (~state.masked_BQ).byte().argsort(dim=1, stable=True)[:, :num_queried]
@@ -226,7 +250,7 @@ class Decoder:
         found = self._statistics(run, block, plan, state, query_BA)
         return plan, Proposal.scattered(found, place_BA, state.query_BQ.shape)
 
-    def _num_queried(self, block: BlockState, state: StepState) -> int:
+    def num_queried(self, block: BlockState, state: StepState) -> int:
         """Number of window positions the head runs on: as many as may be masked, unless a part uses the others or too
         few are saved to be worth the gather."""
         num_positions = state.query_BQ.shape[1]

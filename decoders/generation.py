@@ -9,7 +9,7 @@ from ..models.adapter import LanguageModel
 from .accounting import Accounting
 from .canvas import Request, check_length
 from .decode_run import Completion, DecodeRun
-from .decoder import Decoder
+from .decoder import Decoder, StepRunner
 from .texts import Tokenizer, chat_tokens, continuation, with_blanks
 from .trace import Trace, TraceStep
 
@@ -42,8 +42,9 @@ class GenerationStream:
     """A run in progress. Iterating takes its steps and yields an Update for each; `finish` takes the remaining ones. An
     exception within a step ends the run: both then raise RuntimeError from it."""
 
-    def __init__(self, decoder: Decoder, run: DecodeRun, tokenizer: Tokenizer | None) -> None:
-        self._decoder, self._run, self._tokenizer = decoder, run, tokenizer
+    def __init__(self, decoder: Decoder, run: DecodeRun, tokenizer: Tokenizer | None, runner: StepRunner | None
+                 ) -> None:
+        self._decoder, self._run, self._tokenizer, self._runner = decoder, run, tokenizer, runner
         self._given = tuple(tuple(request.tokens) for request in run.requests)
         self._canvas = [list(row) for row in self._given]
         self._taken: list[TraceStep] = []
@@ -71,7 +72,7 @@ class GenerationStream:
 
     def _take(self) -> Iterator[TraceStep]:
         try:
-            for step in self._decoder.stream(self._run):
+            for step in self._decoder.stream(self._run, self._runner):
                 self._run.check_finite()
                 self._taken.append(TraceStep.of(step))
                 self._taken[-1].apply(self._canvas, self._run.model.spec.mask_id)
@@ -97,19 +98,23 @@ class GenerationStream:
 
 
 def generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,
-             tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> Generation:
+             tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None, runner: StepRunner | None = None
+             ) -> Generation:
     """Decode prompts as one batch.
 
     num_new tokens are appended to each prompt; 0 fills the mask ids in the prompts themselves. The seeds, one per
-    prompt, key all random draws (default: 0, 1, 2, ...). Requests carry their own length and seed.
+    prompt, key all random draws (default: 0, 1, 2, ...). Requests carry their own length and seed. `runner` takes the
+    steps in the decoder's place: a `CapturedSteps` of the decoder, kept for all calls, replays them.
 
     ValueError names what does not fit the model, the decoder or one another. FloatingPointError if the model's logits
     are not finite."""
-    return stream_generate(model, decoder, prompts, num_new=num_new, tokenizer=tokenizer, seeds=seeds).finish()
+    return stream_generate(model, decoder, prompts, num_new=num_new, tokenizer=tokenizer, seeds=seeds,
+                           runner=runner).finish()
 
 
 def stream_generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,
-                    tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None) -> GenerationStream:
+                    tokenizer: Tokenizer | None = None, seeds: Iterable[int] | None = None,
+                    runner: StepRunner | None = None) -> GenerationStream:
     """The same run as a stream: iterate over it for one Update per step, then call its `finish()`."""
     num_new = check_integer("num_new", num_new, at_least=0)
     rows = prompts.tolist() if hasattr(prompts, "tolist") else prompts  # pyright: ignore[reportAttributeAccessIssue]
@@ -121,7 +126,7 @@ def stream_generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Pr
         raise ValueError(f"seeds={shown(numbers)}: must be as many as the {len(prompts)} prompts")
     requests = [prompt if isinstance(prompt, Request) else _request(model, _tokens(prompt, tokenizer), num_new, seed)
                 for prompt, seed in zip(prompts, numbers, strict=True)]
-    return GenerationStream(decoder, decoder.begin(model, requests), tokenizer)
+    return GenerationStream(decoder, decoder.begin(model, requests), tokenizer, runner)
 
 
 def _tokens(prompt: object, tokenizer: Tokenizer | None) -> list[int]:

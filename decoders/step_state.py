@@ -18,6 +18,29 @@ if TYPE_CHECKING:
     from .schedules.base import Quota, Schedule, Times
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """By how much a step may exceed what it needs, so that few shapes serve many steps: queries are rounded up to a
+    multiple of a `query_parts`-th of the window, slots of the store to a multiple of `slots`. By default neither is."""
+
+    query_parts: int | None = None
+    slots: int = 1
+
+    def queries(self, num_queried: int, num_positions: int) -> int:
+        """Number of positions to query where `num_queried` of a window's must be."""
+        if self.query_parts is None:
+            return num_queried
+        part = -(-num_positions // self.query_parts)
+        return min(-(-num_queried // part) * part, num_positions)
+
+    def spare(self, context: int, length: int) -> int:
+        """Number of slots to read beyond the first `context` of a store of `length`."""
+        return min(-(-context // self.slots) * self.slots, length) - context
+
+
+EXACT = Rounding()
+
+
 @dataclass
 class StepState:
     """Properties are computed when a part first reads them and describe the state before the step; a state built by
@@ -34,6 +57,7 @@ class StepState:
     shift                   the model's: 1 if it predicts the next token
     max_masked              most masks that a row may have in the window now, on the host
     max_masked_before       most masks that a row may have had in this and later windows before the last step, on host
+    rounding                of the step's shapes
     """
 
     index: int
@@ -47,6 +71,7 @@ class StepState:
     shift: int = 0
     max_masked: int = 0
     max_masked_before: int = 0
+    rounding: Rounding = EXACT
 
     @classmethod
     def of_counts(cls, schedule: "Schedule", num_masked_at_start_B: Tensor, *, size: int, size_B: Tensor | None = None,
@@ -72,6 +97,15 @@ class StepState:
     def query_BQ(self) -> Tensor:
         """Absolute positions of the window, int64 [B, Q]; the canvas's length where a row has none."""
         return self.window.query_BQ
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the step's shapes are just what it needs."""
+        return self.rounding == EXACT
+
+    def spare(self, context: int) -> int:
+        """Slots to read beyond the first `context` of the store."""
+        return self.rounding.spare(context, self.canvas.length)
 
     @property
     def seed_B(self) -> Tensor:

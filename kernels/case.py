@@ -54,7 +54,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(getattr(value, field.name))
 
 
-def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """The argument with every tensor in it changed."""
     if isinstance(value, Tensor):
         return change(value)

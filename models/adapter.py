@@ -4,6 +4,7 @@ Row q of a model's output is always the distribution of the token AT position q.
 token computes it one position earlier. That shift is applied here and nowhere else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -27,14 +28,20 @@ class Plan:
     others. stop_B is where each row ends, None where all end at L and nothing fed stands for "no position".
 
     context None: the fed positions see one another and nothing is stored. Otherwise their keys and values are written
-    to the store, and the store's first `context` slots are read. `no_mask` promises that the model's pattern lets every
-    fed position see all of these slots."""
+    to the store, and the store's first `context` slots are read, and `spare` further ones that no fed position sees.
+    `no_mask` promises that the model's pattern lets every fed position see all `context` slots."""
 
     feed_BF: Tensor
     reads_BQ: Tensor | None = None
     context: int | None = None
     stop_B: Tensor | None = None
     no_mask: bool = False
+    spare: int = 0
+
+    @property
+    def slots(self) -> int | None:
+        """Number of the store's slots that are read."""
+        return None if self.context is None else self.context + self.spare
 
     @property
     def query_BQ(self) -> Tensor:
@@ -42,12 +49,12 @@ class Plan:
         return self.feed_BF if self.reads_BQ is None else self.reads_BQ
 
     def attention_mask(self, pattern: AttentionPattern, length: int) -> AttentionMask:
-        """What the fed positions see, of one another or of the store's first `context` slots, on a canvas of `length`
+        """What the fed positions see, of one another or of the slots that are read, on a canvas of `length`
         positions."""
         end = None if self.stop_B is None else length
-        if self.context is None:
+        if self.slots is None:
             return AttentionMask(pattern, self.feed_BF, self.feed_BF, end)
-        key_1C = torch.arange(self.context, device=self.feed_BF.device)[None]
+        key_1C = torch.arange(self.slots, device=self.feed_BF.device)[None]
         if self.no_mask:
             return AttentionMask(Bidirectional(), self.feed_BF, key_1C)
         if self.stop_B is None or end is None:
@@ -118,6 +125,15 @@ class ChecksItself(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsConstants(Protocol):
+    """A model whose forwards depend on nothing but their arguments and these tensors, so that they can be replayed."""
+
+    def constants(self) -> Sequence[Tensor]:
+        """Weights and tables: what forwards read and none writes."""
+        ...
+
+
 @dataclass(frozen=True)
 class DecodableTransformer:
     """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec. On a CPU large weights are held a
@@ -151,9 +167,12 @@ class DecodableTransformer:
                              num_kv_heads=shape.num_kv_heads, head_width=shape.head_width,
                              like=self.transformer.head.weight)
 
+    def constants(self) -> Sequence[Tensor]:
+        return [*self.transformer.parameters(), *self.transformer.buffers()]
+
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         feed_BF, mask = plan.feed_BF, plan.attention_mask(self.config.attention, tokens_BS.shape[1] - 1)
-        write = None if store is None or plan.context is None else store.write(feed_BF, plan.context)
+        write = None if store is None or plan.slots is None else store.write(feed_BF, plan.slots)
         index_BQ = plan.index(self._spec.shift)
         hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, index_BQ)
         return hidden_BFE[:, : plan.query_BQ.shape[1]]

@@ -19,7 +19,7 @@ from ...models.adapter import LanguageModel, Plan
 from ...models.attention import Bidirectional
 from ..step_state import StepState
 from ..windows import Windows
-from .base import Cache
+from .base import Cache, Layout
 from .exact import full_forward
 
 
@@ -44,21 +44,33 @@ def _stored_forward(state: StepState) -> Plan:
     return full_forward(state.window, state.canvas.length, context=state.canvas.length)
 
 
-def neighbourhood(state: StepState, before: int, after: int) -> Plan:
-    """A forward of the window with `before` and `after` positions around it, clipped to the row, and those from which a
-    shifted model predicts the window's first ones. It reads the whole canvas from the store."""
+def _extent(state: StepState, before: int, after: int) -> tuple[int, int]:
+    """How many positions before the window the first fed one is, and how many are fed: `before` and `after` positions
+    around the window, clipped to the canvas, and those from which a shifted model predicts the window's first ones."""
     window, length = state.window, state.canvas.length
     before, after = min(max(before, state.shift), length), min(after, length)
-    device = window.query_BQ.device
+    if window.padded:
+        return before, min(before + window.query_BQ.shape[1] + after, before + length - window.earliest)
+    before = min(before, window.begin)
+    return before, before + min(window.reach + after, length) - window.begin
+
+
+def neighbourhood(state: StepState, before: int, after: int) -> Plan:
+    """A forward of the window with `before` and `after` positions around it (`_extent`). It reads the whole canvas from
+    the store."""
+    window, length = state.window, state.canvas.length
+    before, width = _extent(state, before, after)
+    feed_BF = window.query_BQ[:, :1] + torch.arange(-before, width - before, device=window.query_BQ.device)
     if not window.padded:
-        position_F = torch.arange(max(window.begin - before, 0), min(window.reach + after, length), device=device)
-        feed_BF = position_F.expand(len(window.query_BQ), -1).contiguous()
         return Plan(feed_BF, window.query_BQ, context=length)
-    width = min(before + window.query_BQ.shape[1] + after, before + length - window.earliest)
-    feed_BF = window.query_BQ[:, :1] - before + torch.arange(width, device=device)
     exists_BF = (feed_BF >= 0) & (feed_BF < window.stop_B[:, None])
     feed_BF = torch.where(exists_BF, feed_BF, length).sort(dim=1).values
     return Plan(feed_BF, window.query_BQ, context=length, stop_B=window.stop_B)
+
+
+def _layout(state: StepState, before: int, after: int, *, is_whole: bool) -> Layout:
+    """The layout of a forward of the whole canvas, or of a neighbourhood."""
+    return Layout(() if is_whole else _extent(state, before, after), state.canvas.length)
 
 
 @dataclass(frozen=True)
@@ -66,11 +78,17 @@ class Prefix(_ForBidirectional):
     def plan(self, state: StepState) -> Plan:
         return neighbourhood(state, 0, state.canvas.length) if state.index else _stored_forward(state)
 
+    def layout(self, state: StepState) -> Layout:
+        return _layout(state, 0, state.canvas.length, is_whole=not state.index)
+
 
 @dataclass(frozen=True)
 class Dual(_ForBidirectional):
     def plan(self, state: StepState) -> Plan:
         return neighbourhood(state, 0, 0) if state.index else _stored_forward(state)
+
+    def layout(self, state: StepState) -> Layout:
+        return _layout(state, 0, 0, is_whole=not state.index)
 
 
 @dataclass(frozen=True)
@@ -88,10 +106,14 @@ class Vicinity(_ForBidirectional):
         integer_field(self, "refresh_every")
 
     def plan(self, state: StepState) -> Plan:
+        return _stored_forward(state) if self._refreshes(state) else neighbourhood(state, self.radius, self.radius)
+
+    def layout(self, state: StepState) -> Layout:
+        return _layout(state, self.radius, self.radius, is_whole=self._refreshes(state))
+
+    def _refreshes(self, state: StepState) -> bool:
         is_warming = state.window.index == 0 and state.index < self.warm_up
-        if is_warming or state.index % self.refresh_every == 0:
-            return _stored_forward(state)
-        return neighbourhood(state, self.radius, self.radius)
+        return is_warming or state.index % self.refresh_every == 0
 
 
 @dataclass(frozen=True)
@@ -121,3 +143,7 @@ class Delayed(_ForBidirectional):
         stale_BS = torch.where(canvas.masked_BS | committed_last_BS, position_S, canvas.length)
         feed_BF = stale_BS.sort(dim=1).values[:, : min(state.max_masked_before, canvas.length)].contiguous()
         return Plan(feed_BF, window.query_BQ, context=canvas.length, stop_B=window.stop_B)
+
+    def layout(self, state: StepState) -> Layout:
+        is_whole = state.index % self.refresh_every == 0
+        return Layout(() if is_whole else (state.max_masked_before,), state.canvas.length)

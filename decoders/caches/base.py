@@ -1,10 +1,18 @@
 """The interface of a cache: what a step recomputes."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from ...models.adapter import LanguageModel, Plan
 from ..step_state import StepState
 from ..windows import Window, Windows
+
+
+class Layout(NamedTuple):
+    """What a cache decides on the host for one step. Plans of equal `key` are made by the same operations from tensors
+    of the same shapes, whatever the values; `context` is the plan's."""
+
+    key: tuple[int, ...] = ()
+    context: int | None = None
 
 
 class Cache(Protocol):
@@ -31,3 +39,7 @@ class Cache(Protocol):
     def plan(self, state: StepState) -> Plan:
         """The forward of one step. Its shapes depend only on the state's host integers."""
         ...
+
+    def layout(self, state: StepState) -> Layout | None:
+        """By which steps are told apart that cannot be captured as one; None: none can be captured."""
+        return None

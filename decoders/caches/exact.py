@@ -16,7 +16,7 @@ from ...models.adapter import LanguageModel, Plan
 from ...models.attention import BlockCausal, Causal
 from ..step_state import StepState
 from ..windows import Blocks, GridBlocks, Window, Windows
-from .base import Cache
+from .base import Cache, Layout
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Recompute(Cache):
 
     def plan(self, state: StepState) -> Plan:
         return full_forward(state.window, state.canvas.length)
+
+    def layout(self, state: StepState) -> Layout:
+        return Layout()
 
 
 def full_forward(window: Window, length: int, context: int | None = None) -> Plan:
@@ -59,7 +62,12 @@ class Append(Cache):
         window = state.window
         assert window.before_BP is not None, "a next-token model has a prompt"
         follows = window.before_BP.shape[1] == 1 and not window.padded
-        return Plan(window.before_BP, window.query_BQ, context=window.begin, no_mask=follows)
+        return Plan(window.before_BP, window.query_BQ, context=window.begin, no_mask=follows and state.is_exact,
+                    spare=state.spare(window.begin))
+
+    def layout(self, state: StepState) -> Layout:
+        begin = state.window.begin
+        return Layout((begin + state.spare(begin),), begin)
 
 
 class _ForBlockCausal(Cache, Protocol):
@@ -78,10 +86,17 @@ class _ForBlockCausal(Cache, Protocol):
                              "model of the same block size without shift")
 
 
-def block_forward(window: Window) -> Plan:
+def block_forward(state: StepState) -> Plan:
     """A forward of the window alone; earlier positions are read from the store."""
+    window = state.window
     is_one = window.query_BQ.shape[1] == window.reach - window.begin
-    return Plan(window.query_BQ, context=window.reach, no_mask=is_one and not window.padded)
+    return Plan(window.query_BQ, context=window.reach, no_mask=is_one and not window.padded and state.is_exact,
+                spare=state.spare(window.reach))
+
+
+def block_layout(state: StepState, phase: int = 0) -> Layout:
+    reach = state.window.reach
+    return Layout((phase, reach + state.spare(reach)), reach)
 
 
 @dataclass(frozen=True)
@@ -89,11 +104,14 @@ class BlockCausalCache(_ForBlockCausal):
     def plan(self, state: StepState) -> Plan:
         window = state.window
         if state.index or window.before_BP is None:
-            return block_forward(window)
+            return block_forward(state)
         feed_BF = torch.cat((window.before_BP, window.query_BQ), dim=1)
         if window.padded:
             feed_BF = feed_BF.sort(dim=1).values
-        return Plan(feed_BF, window.query_BQ, context=window.reach)
+        return Plan(feed_BF, window.query_BQ, context=window.reach, spare=state.spare(window.reach))
+
+    def layout(self, state: StepState) -> Layout:
+        return block_layout(state, phase=min(state.index, 1))
 
 
 @dataclass(frozen=True)
@@ -104,4 +122,7 @@ class BlockCausalCacheApart(_ForBlockCausal):
         return Plan(window.before_BP, window.before_BP[:, :0], context=window.begin)
 
     def plan(self, state: StepState) -> Plan:
-        return block_forward(state.window)
+        return block_forward(state)
+
+    def layout(self, state: StepState) -> Layout:
+        return block_layout(state)

@@ -5,7 +5,6 @@ A step's commits are undone between repetitions, outside the timed interval. A l
 slows launches, so profiles are taken separately, after the times.
 """
 
-import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from ...decoders.capture.recorders import cuda_graph
 from ...kernels.dispatch import Implementation, named, recording, using
 from ..harness.devices import peak_memory_bytes, reset_peak_memory
 from ..harness.gpu_clocks import ramp
@@ -130,17 +130,7 @@ def _captured(step: Callable[[], None], restore: Callable[[], None]) -> torch.cu
         for _ in range(_NUM_WARM_UPS):
             step()
             restore()
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    gc.collect()
-    gc.disable()  # unloading a module would break the capture
-    try:
-        with torch.cuda.graph(graph, stream=stream):
-            step()
-    finally:
-        gc.enable()
-    torch.cuda.synchronize()
-    return graph
+    return cuda_graph(step, stream)[0]
 
 
 def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quicksilver import decoders, models
-from quicksilver.decoders import Decoder, Request, generate, presets
+from quicksilver.decoders import CapturedSteps, Decoder, Request, StepRunner, generate, presets
 from quicksilver.decoders.policies.noisy_probability import NoisyProbability
 from quicksilver.experiments.study.setup import family_for
 from quicksilver.models import AttentionPattern, DecodableTransformer
@@ -57,9 +57,9 @@ class Recorded:
 
     @classmethod
     def of(cls, requests: str, decoder: Decoder, pattern: AttentionPattern,
-           kind: type[DecodableTransformer] = DecodableTransformer) -> "Recorded":
+           kind: type[DecodableTransformer] = DecodableTransformer, runner: StepRunner | None = None) -> "Recorded":
         model = _model(pattern, kind)
-        generation = generate(model, decoder, REQUESTS[requests])
+        generation = generate(model, decoder, REQUESTS[requests], runner=runner)
         changes = [[step.window, step.index, [[change.row, change.positions, change.tokens, change.remasked]
                                               for change in step.changes]] for step in generation.trace.steps]
         counts = generation.accounting.to_json(model)
@@ -75,6 +75,14 @@ class Recorded:
     def again(self, kind: type[DecodableTransformer] = DecodableTransformer, **parts: type) -> "Recorded":
         """The same decode now, by a model of this kind; `parts` are those that a study adds to the decoders' own."""
         return Recorded.of(self.requests, _built(self.decoder, parts), _built(self.pattern, parts), kind)
+
+    def captured(self) -> tuple["Recorded", CapturedSteps]:
+        """The same decode by steps that were captured in three decodes before, and what captured them."""
+        decoder, pattern = _built(self.decoder, {}), _built(self.pattern, {})
+        runner = CapturedSteps(decoder)
+        for _ in range(3):
+            Recorded.of(self.requests, decoder, pattern, runner=runner)
+        return Recorded.of(self.requests, decoder, pattern, runner=runner), runner
 
     def check(self, found: "Recorded") -> None:
         """AssertionError unless the decode found now has the tokens, trace and counts recorded, but for counts that may

@@ -1,0 +1,240 @@
+"""A tape: the operators of a step, kept while it runs and run again without the Python that chose them.
+
+As in a CUDA graph, everything stays at its address: tensors that the step found are read and written where they are,
+its results are written to the same memory every time, and shapes and numbers are those of the step that was kept. Views
+of what was found, and what follows from constants alone, are not made again.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ...kernels.case import tensors_of, with_tensors
+
+T = TypeVar("T")
+
+# How Python reads a tensor, whether an operator runs for it or not.
+_READS = frozenset({Tensor.tolist, Tensor.item, Tensor.numpy, Tensor.__bool__, Tensor.__int__, Tensor.__float__,
+                    Tensor.__index__})
+_UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view)
+# Of its shapes it depends on values only where it is given a mask.
+_INDEX = torch.ops.aten.index.Tensor
+
+
+class _Value:
+    """A tensor of the tape. A view's root is the tensor that it is of, any other's itself. Of a root: whether it was
+    found, made of constants alone, written; and whether it has its constant value still. `tensor` is kept of those that
+    need not be made again."""
+
+    def __init__(self, tensor: Tensor, root: "_Value | None" = None, *, is_found: bool = False,
+                 is_constant: bool = False) -> None:
+        self.root = root or self
+        self.is_found, self.is_made_of_constants, self.is_constant = is_found, is_constant and not is_found, is_constant
+        self.is_written = False
+        self.tensor = tensor if self.root.is_found or self.root.is_made_of_constants else None
+
+    def write(self) -> None:
+        self.root.is_written, self.root.is_constant = True, False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is there before a replay."""
+        root = self.root
+        return root.is_found or (root.is_made_of_constants and not root.is_written)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An operator with values in the place of tensors; those of its results that are new, None for the others."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[_Value | None, ...]
+    is_sequence: bool
+    writes: bool
+
+    @property
+    def is_needed(self) -> bool:
+        return self.writes or not all(value is None or value.is_kept for value in self.results)
+
+
+class _Reads(TorchFunctionMode):
+    """Refuses for a tape what Python reads."""
+
+    def __init__(self, tape: "Tape") -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _READS:
+            self._tape.refuse(f"Tensor.{func.__name__} reads values on the host")
+        return func(*args, **(kwargs or {}))
+
+
+class Tape(TorchDispatchMode):
+    """Keeps what runs within it. `reason` says why that cannot be run again; None if it can. `constants` are tensors
+    that do not change between one run and another."""
+
+    def __init__(self, constants: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.reason: str | None = None
+        self._reads = _Reads(self)
+        self._entries: list[_Entry] = []
+        self._values: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        for tensor in constants:
+            self._values[tensor] = _Value(tensor, is_found=True, is_constant=True)
+
+    def __enter__(self) -> "Tape":
+        self._reads.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._reads.__exit__(*raised)
+
+    def refuse(self, reason: str) -> None:
+        """Keep no more. The first reason stays."""
+        self.reason = self.reason or reason
+
+    def _value(self, tensor: Tensor) -> _Value:
+        """The tensor's value; what no operator made was found."""
+        if tensor not in self._values:
+            self._values[tensor] = _Value(tensor, is_found=True)
+        return self._values[tensor]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        may_draw = torch.Tag.nondeterministic_seeded in func.tags
+        before = torch.get_rng_state() if may_draw else None
+        result = func(*args, **kwargs)
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            self.refuse(f"{func} draws from a generator")
+        is_gather = func is _INDEX and not any(index.dtype == torch.bool for index in tensors_of(args[1]))
+        if any(tag in func.tags for tag in _UNREPEATABLE) and not is_gather:
+            self.refuse(f"{func} does not do the same again")
+        if self.reason is None:
+            self._keep(func, args, kwargs, result)
+        return result
+
+    def _keep(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
+        is_sequence = isinstance(result, tuple | list)
+        results = tuple(result) if is_sequence else (result,)
+        if not all(isinstance(part, Tensor) for part in results):
+            self.refuse(f"{func} gives something else than tensors")
+            return
+        inputs = [self._value(tensor) for tensor in tensors_of((*args, *kwargs.values()))]
+        given = with_tensors((*args, *kwargs.values()), self._value)
+        aliases = dict(_aliases(func, args, kwargs))
+        is_constant = all(value.root.is_constant for value in inputs)
+        for tensor in tensors_of(tuple(value for value, is_written in aliases.values() if is_written)):
+            self._value(tensor).write()
+        writes = any(is_written for _, is_written in aliases.values())
+        viewed = next(tensors_of(tuple(value for value, is_written in aliases.values() if not is_written)), None)
+        new: list[_Value | None] = []
+        for part in results:
+            if part in self._values:
+                new.append(None)
+                continue
+            root = None if viewed is None else self._value(viewed).root
+            self._values[part] = _Value(part, root, is_constant=is_constant)
+            new.append(self._values[part])
+        self._entries.append(_Entry(func, given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=True)),
+                                    tuple(new), is_sequence, writes))
+
+    @property
+    def found(self) -> list[Tensor]:
+        """What its operators take or write that they did not make; constants and numbers among it."""
+        values = dict.fromkeys(value for entry in self._entries
+                               for value in _values_in((entry.args, tuple(entry.kwargs.values()))))
+        return [value.tensor for value in values if value.root.is_found and value.tensor is not None]
+
+    def program(self, result: T) -> tuple[Callable[[], None], T]:
+        """A function that runs again what was kept, and the result, in memory of its own that the function writes."""
+        assert self.reason is None, self.reason
+        fixed: list[tuple[Tensor, _Value]] = []
+
+        def at_fixed_address(tensor: Tensor) -> Tensor:
+            value = self._value(tensor)
+            if value.is_kept:
+                return tensor
+            fixed.append((tensor.clone(), value))
+            return fixed[-1][0]
+
+        result = with_tensors(result, at_fixed_address)
+        copies = [_Entry(torch.ops.aten.copy_.default, (_Value(into, is_found=True), value), {}, (None,), False, True)
+                  for into, value in fixed]
+        return _compiled([*(entry for entry in self._entries if entry.is_needed), *copies]), result
+
+
+def _aliases(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, bool]]]:
+    """The arguments that an operator's results alias, and whether it writes to them."""
+    for place, argument in enumerate(func._schema.arguments):
+        value = args[place] if place < len(args) else kwargs.get(argument.name)
+        if argument.alias_info is not None and value is not None:
+            yield argument.name, (value, argument.alias_info.is_write)
+
+
+class _Source:
+    """Python source of the entries, and what its names stand for."""
+
+    def __init__(self) -> None:
+        self.scope: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
+
+    def bound(self, thing: Any) -> str:
+        """A name for something that is there before the function runs."""
+        if id(thing) not in self._names:
+            self._names[id(thing)] = f"c{len(self._names)}"
+            self.scope[self._names[id(thing)]] = thing.tensor if isinstance(thing, _Value) else thing
+        return self._names[id(thing)]
+
+    def made(self, value: _Value) -> str:
+        self._names[id(value)] = f"t{len(self._names)}"
+        return self._names[id(value)]
+
+    def expression(self, value: Any) -> str:
+        if isinstance(value, _Value):
+            return self.bound(value) if value.is_kept else self._names[id(value)]
+        if isinstance(value, tuple | list):
+            return f"[{', '.join(map(self.expression, value))}]"
+        return repr(value) if value is None or isinstance(value, bool | int | str) else self.bound(value)
+
+
+def _compiled(entries: Sequence[_Entry]) -> Callable[[], None]:
+    """A function that runs the entries in turn and lets go of each value after its last use."""
+    last_use: dict[int, int] = {}
+    for number, entry in enumerate(entries):
+        for value in _values_in((entry.args, tuple(entry.kwargs.values()), entry.results)):
+            if not value.is_kept:
+                last_use[id(value)] = number
+    source, lines = _Source(), []
+    for number, entry in enumerate(entries):
+        arguments = [*map(source.expression, entry.args),
+                     *(f"{name}={source.expression(value)}" for name, value in entry.kwargs.items())]
+        call = f"{source.bound(entry.operator)}({', '.join(arguments)})"
+        names = ["_" if value is None else source.made(value) for value in entry.results]
+        if any(name != "_" for name in names):
+            call = f"({', '.join(names)},) = {call}" if entry.is_sequence else f"{names[0]} = {call}"
+        done = {source.expression(value): None for value in _values_in((entry.args, tuple(entry.kwargs.values()),
+                                                                        entry.results))
+                if last_use.get(id(value)) == number}
+        lines.append(call + (f"; del {', '.join(done)}" if done else ""))
+    parameters = ", ".join(f"{name}={name}" for name in source.scope)
+    exec("\n    ".join([f"def replay({parameters}):", *lines, "return"]), source.scope)
+    return source.scope["replay"]
+
+
+def _values_in(value: Any) -> Iterator[_Value]:
+    if isinstance(value, _Value):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _values_in(part)

@@ -1,0 +1,119 @@
+"""A tape: what it runs again, what it does not make again, and what it refuses."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from quicksilver.decoders.capture.tape import Tape
+from torch import Tensor
+
+
+def recorded(function: Callable[..., Tensor], *arguments: Tensor, constants: tuple[Tensor, ...] = ()):
+    with torch.inference_mode():
+        with Tape(constants) as tape:
+            result = function(*arguments)
+        return tape, tape.program(result)
+
+
+def check(function: Callable[..., Tensor], *arguments: Tensor, constants: tuple[Tensor, ...] = ()) -> Tape:
+    """The function again, with other values in its arguments, gives and writes what it does when it is called."""
+    tape, (replay, result) = recorded(function, *arguments, constants=constants)
+    with torch.inference_mode():
+        for seed in range(3):
+            torch.manual_seed(seed)
+            values = [torch.randint(-8, 8, argument.shape).to(argument.dtype) for argument in arguments]
+            for argument, value in zip(arguments, values, strict=True):
+                argument.copy_(value)
+            expected = function(*values)
+            replay()
+            assert torch.equal(result, expected)
+            assert all(torch.equal(*pair) for pair in zip(arguments, values, strict=True))
+    return tape
+
+
+def in_place(x_N: Tensor, y_N: Tensor) -> Tensor:
+    x_N.mul_(2)[1:].add_(y_N[:-1])
+    torch.gt(x_N, y_N, out=x_N)
+    return x_N + y_N
+
+
+def scattered(x_N: Tensor, y_N: Tensor) -> Tensor:
+    total_N, plain_N = torch.zeros(4), torch.zeros(4)
+    before_N = total_N + 1
+    total_N.view(2, 2)[0].add_(x_N[:2])
+    return total_N + before_N + plain_N + torch.arange(4) * y_N
+
+
+def split(x_N: Tensor, y_N: Tensor) -> Tensor:
+    first, second = x_N.split(2)
+    value, index = torch.cat((second, first)).max(0)
+    return torch.where(y_N[0] > 5, float("inf"), value + index + y_N[[1, 3, 1]].sum())
+
+
+def expanded(x_N: Tensor, y_N: Tensor) -> Tensor:
+    return (x_N[0] * 2).expand(3)
+
+
+def of_an_argument(x_N: Tensor, y_N: Tensor) -> Tensor:
+    y_N.copy_(x_N)
+    return y_N[1:]
+
+
+@pytest.mark.parametrize("function", [in_place, scattered, split, expanded, of_an_argument])
+def test_what_runs_again_reads_and_writes_as_the_function_does(function: Callable[..., Tensor]) -> None:
+    check(function, torch.zeros(4), torch.ones(4))
+
+
+def test_the_same_memory_holds_every_result() -> None:
+    x_N = torch.ones(3)
+    _, (replay, result) = recorded(lambda x_N: x_N + 1, x_N)
+    address = result.data_ptr()
+    x_N.fill_(5)
+    with torch.inference_mode():
+        replay()
+    assert result.tolist() == [6, 6, 6]
+    assert result.data_ptr() == address
+
+
+def test_what_follows_from_constants_alone_is_not_made_again() -> None:
+    weight_NN = torch.eye(4)
+
+    def product(x_N: Tensor) -> Tensor:
+        return (weight_NN.t() * 2) @ x_N + torch.arange(4) * 3
+
+    with torch.profiler.profile() as profile:
+        tape, (replay, _) = recorded(product, torch.ones(4), constants=(weight_NN,))
+        del tape
+    assert {"aten::arange", "aten::t"} <= {event.key for event in profile.key_averages()}
+    with torch.inference_mode(), torch.profiler.profile() as profile:
+        replay()
+    ran = {event.key: event.count for event in profile.key_averages() if event.key.startswith("aten::")}
+    assert ran == {"aten::mv": 1, "aten::addmv_": 1, "aten::add": 1, "aten::copy_": 1} or "aten::mul" not in ran
+
+
+def test_what_is_found_is_told() -> None:
+    x_N, y_N = torch.ones(2), torch.ones(2)
+    tape, _ = recorded(lambda x_N: x_N[:1] + y_N, x_N)
+    assert {tensor.untyped_storage().data_ptr() for tensor in tape.found} == {
+        tensor.untyped_storage().data_ptr() for tensor in (x_N, y_N)}
+
+
+@pytest.mark.parametrize(("function", "reason"), [
+    (lambda x_N: x_N + x_N.sum().item(), "Tensor.item reads values on the host"),
+    (lambda x_N: x_N + len(x_N.tolist()), "Tensor.tolist reads values on the host"),
+    (lambda x_N: x_N if bool(x_N[0] > 0) else -x_N, "Tensor.__bool__ reads values on the host"),
+    (lambda x_N: x_N[x_N > 0], "aten.index.Tensor does not do the same again"),
+    (lambda x_N: x_N.nonzero(), "aten.nonzero.default does not do the same again"),
+    (lambda x_N: x_N + torch.rand(4), "aten.rand.default draws from a generator"),
+    (lambda x_N: x_N.clone().unsqueeze_(0), "aten.unsqueeze_.default does not do the same again")])
+def test_what_would_not_do_the_same_again_is_refused_and_runs(function: Callable[[Tensor], Tensor], reason: str
+                                                               ) -> None:
+    torch.manual_seed(0)
+    expected = function(torch.ones(4))
+    torch.manual_seed(0)
+    with Tape() as tape:
+        found = function(torch.ones(4))
+    assert torch.equal(found, expected)
+    assert tape.reason == reason
+    with pytest.raises(AssertionError, match=reason.partition(" ")[0]):
+        tape.program(found)
