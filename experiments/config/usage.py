@@ -8,7 +8,7 @@ from importlib import resources
 from ...decoders.presets import PRESETS
 
 _WIDTH = 100
-_MOST_EXPERIMENTS = 13
+_MOST_EXPERIMENTS = 12
 PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 

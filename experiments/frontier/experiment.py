@@ -28,6 +28,7 @@ from ..harness.records import ADDED_LATER
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
+    check_capture,
     check_different,
     check_invariance,
     check_machine,
@@ -59,12 +60,14 @@ class Frontier:
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
     dtype: str = field(default="float32", metadata=ADDED_LATER)
+    capture: str = field(default="none", metadata=ADDED_LATER)
     models_at_once: int = 1
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_dtype(self.dtype, self.device)
+        check_capture(self.capture)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_different("thresholds", self.thresholds)
@@ -97,7 +100,7 @@ class Frontier:
                     DecodePoint, name=name, sampler=sampler_name, batch_size=batch_size, num_items=num_items,
                     threads=self.threads, device=self.device, kernels=self.kernels, head=self.head,
                     reference=autoregressive, reference_decoder=reference, batch_invariant=self.batch_invariant,
-                    dtype=self.dtype)
+                    dtype=self.dtype, capture=self.capture)
                 yield point(model=autoregressive, decoder=reference, family="autoregressive", order="left to right",
                             steps=None)
                 of_diffusion = partial(point, model=diffusion, family="diffusion")

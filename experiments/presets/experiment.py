@@ -17,6 +17,7 @@ from ..harness.records import ADDED_LATER, kind_of
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
     check_batches,
+    check_capture,
     check_counts,
     check_different,
     check_invariance,
@@ -48,6 +49,7 @@ class Decoders:
     head: Head = field(default_factory=SeparateHead)
     batch_invariant: bool = False
     dtype: str = field(default="float32", metadata=ADDED_LATER)
+    capture: str = field(default="none", metadata=ADDED_LATER)
     presets: Sequence[str] | None = None
     models_at_once: int = 1
 
@@ -55,6 +57,7 @@ class Decoders:
         check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_dtype(self.dtype, self.device)
+        check_capture(self.capture)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_counts("steps", self.steps)
@@ -84,7 +87,7 @@ class Decoders:
             sampler = "greedy" if isinstance(decoder.sampler, Greedy) else kind_of(type(decoder.sampler)).lower()
             return DecodePoint(name, model, decoder, family, order, steps, sampler, *amount, self.threads, self.device,
                                self.kernels, self.head, reference, reference_decoder, self.batch_invariant, KIND,
-                               self.dtype)
+                               self.dtype, self.capture)
 
         yield point(reference, reference_decoder, "autoregressive", "autoregressive", None)
         for preset in self.names:

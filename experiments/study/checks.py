@@ -17,6 +17,8 @@ from ..training.recipe import LARGEST_SEED
 from .runner import Runner
 from .setup import TaskSetup
 
+CAPTURES = ("none", "graph")
+
 _Point = TypeVar("_Point")
 
 
@@ -34,6 +36,12 @@ def check_invariance(enabled: bool, device: str) -> None:
     """ValueError if `batch_invariant` is enabled and the device does not support it."""
     with batch_invariant(enabled):
         check_device_invariance(device)
+
+
+def check_capture(capture: str) -> None:
+    """ValueError unless `capture` is none or graph."""
+    if capture not in CAPTURES:
+        raise ValueError(f"capture={capture!r}: must be one of {', '.join(CAPTURES)}")
 
 
 def check_tasks(tasks: Mapping[str, TaskSetup], seeds: Sequence[int]) -> None:

@@ -9,18 +9,25 @@ from ..harness.records import Json
 @dataclass(frozen=True, order=True)
 class Conditions:
     """`precision` is that of training (both if the models of a pair differ); `device` is the name of the CPU or GPU
-    that did the work, with `threads` threads; `dtype` is that of the weights in decoding."""
+    that did the work, with `threads` threads; `dtype` is that of the weights in decoding, `capture` says whether its
+    steps were captured and replayed (graph) or not (none)."""
 
     precision: str
     device: str
     threads: int
     dtype: str = "float32"
+    capture: str = "none"
 
     @property
     def label(self) -> str:
-        decoded = "" if self.dtype == "float32" else f", decoded in {self.dtype}"
-        return (f"models trained in {self.precision}{decoded}; {self.device}, {self.threads} "
+        return (f"models trained in {self.precision}{self.of_decoding}; {self.device}, {self.threads} "
                 f"thread{'s' * (self.threads > 1)}")
+
+    @property
+    def of_decoding(self) -> str:
+        """What differs from the usual, to be added to the precision."""
+        return (("" if self.dtype == "float32" else f", decoded in {self.dtype}")
+                + ("" if self.capture == "none" else ", steps replayed"))
 
 
 def conditions_of(record: Json) -> Conditions:
@@ -38,7 +45,7 @@ def conditions_of(record: Json) -> Conditions:
     if gpu is not None and work.get("device", "cpu") != "cpu":  # the first records name no device
         device = gpu["name"]
     return Conditions(" beside ".join(dict.fromkeys(recipe["precision"] for recipe in models)), device, work["threads"],
-                      work.get("dtype", "float32"))
+                      work.get("dtype", "float32"), work.get("capture", "none"))
 
 
 def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:

@@ -26,6 +26,8 @@ from .runner import Runner
 # Rounds of decodes interleaved with the reference's: so many, unless that leaves a round fewer batches than two.
 _NUM_ROUNDS = 8
 _LEAST_BATCHES = 2
+# A layout's first step is taken, its second captured: from the third decode on all steps of a batch shape are replayed.
+_CAPTURING_DECODES = 2
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class DecodePoint:
     batch_invariant: bool = False
     kind: str = "DecodePoint"
     dtype: str = field(default="float32", metadata=ADDED_LATER)
+    capture: str = field(default="none", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size)
@@ -61,12 +64,12 @@ def measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, holding the machine lock exclusively."""
     torch.set_num_threads(point.threads)
     model, reference_model = (runner.model_in(of, point.device, point.dtype) for of in (point.model, point.reference))
-    evaluator = point.model.evaluator(model, point.decoder, point.head)
-    reference = point.reference.evaluator(reference_model, point.reference_decoder, point.head)
+    evaluator = point.model.evaluator(model, point.decoder, point.head, point.capture)
+    reference = point.reference.evaluator(reference_model, point.reference_decoder, point.head, point.capture)
     with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
           recording() as ran):
         result = _measured(point, evaluator, reference)
-    return result | execution(evaluator.model, ran)
+    return result | execution(evaluator.model, ran) | _steps(evaluator, reference)
 
 
 def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) -> Json:
@@ -74,8 +77,9 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     problems = task.test_problems(point.num_items)
     work = list(batches(evaluator.requests(task, problems, seed), point.batch_size))
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
-    evaluator.decode(work[0])
-    reference.decode(reference_work[0])
+    for one, batch in ((evaluator, work[0]), (reference, reference_work[0])):
+        for _ in range(1 if one.captured is None else _CAPTURING_DECODES):
+            one.decode(batch)
     reset_peak_memory(evaluator.model.spec.device)
     size = max(_LEAST_BATCHES, math.ceil(len(work) / _NUM_ROUNDS))
     timed: list[TimedBatch] = []
@@ -107,6 +111,13 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
         "speed_up": statistics.median(speed_ups), "speed_up_p20": _quantile(speed_ups, 0.2),
         "speed_up_p80": _quantile(speed_ups, 0.8), "peak_memory_bytes": peak_memory_bytes(evaluator.model.spec.device),
         "accounting": _total([batch.accounting.to_json(evaluator.model) for batch in timed])}
+
+
+def _steps(evaluator: Evaluator, reference: Evaluator) -> Json:
+    """How the steps of both were taken, where they were to be captured."""
+    if evaluator.captured is None or reference.captured is None:
+        return {}
+    return {"steps": evaluator.captured.replays.to_json(), "reference_steps": reference.captured.replays.to_json()}
 
 
 def _seconds_per_item(decoded: Sequence[TimedBatch]) -> float:

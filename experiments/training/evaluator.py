@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...decoders import Completion, Decoder, Request
+from ...decoders import CapturedSteps, Completion, Decoder, Request
 from ...decoders.accounting import Accounting
 from ...models import LanguageModel
 from ..harness.devices import wait_for
@@ -16,11 +16,13 @@ from ..tasks.base import Format, Task
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model with its decoder and the format of its task."""
+    """A model with its decoder, the format of its task, and what takes the steps in the decoder's place, if anything
+    does."""
 
     model: LanguageModel
     decoder: Decoder
     format: Format
+    captured: CapturedSteps | None = None
 
     def requests(self, task: Task, problems: Any, seed: int) -> list[Request]:
         """One request per problem, masked at the positions to decode. Its sampling seed combines `seed` and the item's
@@ -36,7 +38,7 @@ class Evaluator:
         began = time.perf_counter()
         decoding = self.decoder.begin(self.model, requests)
         first = None
-        for _ in self.decoder.stream(decoding):
+        for _ in self.decoder.stream(decoding, self.captured):
             if first is None:
                 wait_for(device)
                 first = time.perf_counter()

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from ...decoders import Decoder
+from ...decoders import CapturedSteps, Decoder
 from ...kernels.checks import check_integer, check_real
 from ...models import (
     Balancing,
@@ -89,10 +89,12 @@ class TrainingPoint:
         evaluator = self.evaluator(transformer, decoder, head)
         decoder.check(evaluator.model, evaluator.requests(self.task, problems, self.seed)[0])
 
-    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head) -> Evaluator:
-        """The model with this decoder, which stops at the task's end token."""
+    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head, capture: str = "none") -> Evaluator:
+        """The model with this decoder, which stops at the task's end token. `capture` is graph if steps are captured
+        and replayed, else none."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
-        return Evaluator(model, replace(decoder, end_id=self.task.end_id), self.recipe.format)
+        decoder = replace(decoder, end_id=self.task.end_id)
+        return Evaluator(model, decoder, self.recipe.format, CapturedSteps(decoder) if capture == "graph" else None)
 
 
 @lru_cache(maxsize=64)

@@ -49,3 +49,11 @@ def test_decodes_in_another_dtype_stand_apart_and_say_so() -> None:
     found = by_conditions([narrow, reference(0.9)])
     assert [conditions.label for conditions in found] == [
         "models trained in bfloat16, decoded in bfloat16; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"]
+
+
+def test_decodes_whose_steps_were_replayed_stand_apart_and_say_so() -> None:
+    replayed = reference(0.9)
+    replayed["point"]["capture"] = "graph"
+    found = by_conditions([replayed, reference(0.9)])
+    assert [conditions.label for conditions in found] == [
+        "models trained in bfloat16, steps replayed; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"]

@@ -88,3 +88,15 @@ def test_a_decode_in_another_dtype_takes_copies_of_both_models(runner: Runner, d
     assert runner.model(diffusion.model).head.weight.dtype == torch.float32
     assert runner.model_in(diffusion.model, "cpu", "bfloat16") is runner.model_in(diffusion.model, "cpu", "bfloat16")
     assert measure(replace(diffusion, num_items=4), runner)["dtypes"]["weights"] == ["float32"]
+
+
+def test_replayed_steps_give_the_same_answers_and_are_counted(runner: Runner, diffusion: DecodePoint) -> None:
+    taken, replayed = (measure(replace(diffusion, num_items=20, capture=capture), runner)
+                       for capture in ("none", "graph"))
+    assert "steps" not in taken
+    for name in ("right", "answers_sha256", "accounting", "kernels", "linear"):
+        assert replayed[name] == taken[name]
+    # One layout for all five batches; of the reference, one for the prompt and one for every later token.
+    assert replayed["steps"] == {"steps_replayed": 5, "steps_captured": 1, "steps_launched": 1, "reasons": []}
+    assert (replayed["reference_steps"]["steps_captured"], replayed["reference_steps"]["steps_launched"]) == (2, 2)
+    assert replayed["reference_steps"]["steps_replayed"] > 5
