@@ -61,9 +61,14 @@ class _OnCPU(torch.autograd.Function):
 
 
 def _on_cpu(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
-    if x.dtype == torch.float32 and torch.is_grad_enabled() and (x.requires_grad or weight_E.requires_grad):
+    if x.dtype != torch.float32:
+        return reference(x, weight_E, eps)
+    if torch.is_grad_enabled() and (x.requires_grad or weight_E.requires_grad):
         return _OnCPU.apply(x, weight_E, eps)
-    return reference(x, weight_E, eps)
+    # Half as many operators as F.rms_norm's, which take most of its time where rows are few.
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    scale = torch.addcmul(torch.full((), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    return (x * scale).mul_(weight_E)
 
 
 def _add_on_cpu(x: Tensor, delta: Tensor, weight_E: Tensor, eps: float) -> tuple[Tensor, Tensor]:

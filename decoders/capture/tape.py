@@ -130,24 +130,24 @@ class Tape(TorchDispatchMode):
         if not all(isinstance(part, Tensor) for part in results):
             self.refuse(f"{func} gives something else than tensors")
             return
-        inputs = [self._value(tensor) for tensor in tensors_of((*args, *kwargs.values()))]
+        # A schema may say that a result is a view where it is a copy, as of reshape, so its memory is asked.
+        roots = {tensor.untyped_storage().data_ptr(): self._value(tensor).root
+                 for tensor in tensors_of((*args, *kwargs.values())) if tensor.numel()}
         given = with_tensors((*args, *kwargs.values()), self._value)
-        aliases = dict(_aliases(func, args, kwargs))
-        is_constant = all(value.root.is_constant for value in inputs)
-        for tensor in tensors_of(tuple(value for value, is_written in aliases.values() if is_written)):
+        is_constant = all(root.is_constant for root in roots.values())
+        written = list(_written(func, args, kwargs))
+        for tensor in written:
             self._value(tensor).write()
-        writes = any(is_written for _, is_written in aliases.values())
-        viewed = next(tensors_of(tuple(value for value, is_written in aliases.values() if not is_written)), None)
         new: list[_Value | None] = []
         for part in results:
             if part in self._values:
                 new.append(None)
                 continue
-            root = None if viewed is None else self._value(viewed).root
+            root = roots.get(part.untyped_storage().data_ptr())
             self._values[part] = _Value(part, root, is_constant=is_constant)
             new.append(self._values[part])
         self._entries.append(_Entry(func, given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=True)),
-                                    tuple(new), is_sequence, writes))
+                                    tuple(new), is_sequence, bool(written)))
 
     @property
     def found(self) -> list[Tensor]:
@@ -174,12 +174,11 @@ class Tape(TorchDispatchMode):
         return _compiled([*(entry for entry in self._entries if entry.is_needed), *copies]), result
 
 
-def _aliases(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, tuple[Any, bool]]]:
-    """The arguments that an operator's results alias, and whether it writes to them."""
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The arguments that an operator writes."""
     for place, argument in enumerate(func._schema.arguments):
-        value = args[place] if place < len(args) else kwargs.get(argument.name)
-        if argument.alias_info is not None and value is not None:
-            yield argument.name, (value, argument.alias_info.is_write)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from tensors_of(args[place] if place < len(args) else kwargs.get(argument.name))
 
 
 class _Source:

@@ -59,7 +59,15 @@ def of_an_argument(x_N: Tensor, y_N: Tensor) -> Tensor:
     return y_N[1:]
 
 
-@pytest.mark.parametrize("function", [in_place, scattered, split, expanded, of_an_argument])
+def copied_by_reshape(x_N: Tensor, y_N: Tensor) -> Tensor:
+    """What is called a view of an argument and is a copy, and one of constants that is written."""
+    turned_N = x_N.view(2, 2).t().reshape(4)
+    table_N = torch.arange(4.0).view(2, 2).t().flatten()
+    table_N.add_(y_N)
+    return turned_N + table_N + x_N.view(2, 2).flatten()
+
+
+@pytest.mark.parametrize("function", [in_place, scattered, split, expanded, of_an_argument, copied_by_reshape])
 def test_what_runs_again_reads_and_writes_as_the_function_does(function: Callable[..., Tensor]) -> None:
     check(function, torch.zeros(4), torch.ones(4))
 
