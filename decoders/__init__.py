@@ -14,8 +14,8 @@ from .caches import (
 )
 from .canvas import Canvas, Request
 from .capture import CapturedSteps
-from .decode_run import BlockState, Completion, DecodeRun
-from .decoder import Decoder, StepRunner
+from .decode_run import BlockState, Completion, DecodeRun, StepRunner
+from .decoder import Decoder
 from .generation import Generation, GenerationStream, Prompt, Update, generate, stream_generate
 from .guidance import ClassifierFree, Guidance, Unguided
 from .policies import (

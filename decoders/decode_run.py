@@ -1,8 +1,8 @@
-"""State of a running decode: of the whole run, and of its current window."""
+"""State of a running decode, of the whole run and of its current window, and what may take its steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +15,12 @@ from .canvas import Canvas, Request
 from .policies.base import Edit
 from .schedules import Schedule
 from .schedules.bounds import Bounds
+from .step import Step
 from .step_state import Rounding, StepState
 from .windows import Span, Window, WindowGrid
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -154,3 +158,22 @@ class DecodeRun:
         self.grid = self.grid.rows(index_B, kept)
         self.store = None if self.store is None else self.store.rows(index_B)
         self.rows = [self.rows[row] for row in kept]
+
+
+class StepRunner(Protocol):
+    """What takes the steps of a decoder's decodes in its place, such as `CapturedSteps`, which replays them."""
+
+    @property
+    def decoder(self) -> "Decoder": ...
+
+    def begin_block(self, run: DecodeRun, number: int) -> BlockState:
+        """The state of window number `number` before its first step."""
+        ...
+
+    def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
+        """Take step number `index` of a window. The next one may overwrite the result."""
+        ...
+
+    def end(self, run: DecodeRun) -> None:
+        """Called when no further step is taken, whatever the reason."""
+        ...

@@ -17,7 +17,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from numbers import Number
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import ChecksItself, LanguageModel, Plan
 from .caches import Cache
 from .canvas import Canvas, Request
-from .decode_run import BlockState, Completion, DecodeRun, StepCounts
+from .decode_run import BlockState, Completion, DecodeRun, StepCounts, StepRunner
 from .guidance import Guidance, Unguided
 from .policies.base import Policy
 from .proposal import Proposal
@@ -41,23 +40,6 @@ from .windows import Span, WindowGrid, Windows
 
 # Above this share of possibly masked positions the head runs on the whole window: a gather would cost more.
 COMPACTION_THRESHOLD = 0.75
-
-
-class StepRunner(Protocol):
-    """What takes the steps of a decode: the decoder itself, or `CapturedSteps`, which replays them."""
-
-    def begin_block(self, run: DecodeRun, number: int) -> BlockState:
-        """The state of window number `number` before its first step."""
-        ...
-
-    def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
-        """Take step number `index` of a window. The next one may overwrite the result."""
-        ...
-
-    def end(self, run: DecodeRun) -> None:
-        """Called when no further step is taken, whatever the reason."""
-        ...
-
 
 
 def _end_id(end_id: object) -> int | tuple[int, ...]:
@@ -153,18 +135,20 @@ class Decoder:
 
     @torch.inference_mode()
     def stream(self, run: DecodeRun, runner: StepRunner | None = None) -> Generator[Step]:
-        """Run the decode, yielding every step; `runner` takes them in the decoder's place. FloatingPointError on
-        non-finite logits, at the latest when the loop next reads whether the window is finished."""
-        runner = runner or self
+        """Run the decode, yielding every step; `runner` takes them in the decoder's place, and must be made for it.
+        FloatingPointError on non-finite logits, at the latest when the loop next reads whether the window is
+        finished."""
+        if runner is None:
+            yield from self._steps(run, self)
+            return
+        if runner.decoder != self:
+            raise ValueError(f"a runner of {runner.decoder}: must be of the decoder itself, {self}")
         try:
             yield from self._steps(run, runner)
         finally:
             runner.end(run)
 
-    def end(self, run: DecodeRun) -> None:
-        """Nothing is left to do at the end of a decode."""
-
-    def _steps(self, run: DecodeRun, runner: StepRunner) -> Iterator[Step]:
+    def _steps(self, run: DecodeRun, runner: "StepRunner | Decoder") -> Iterator[Step]:
         for number in itertools.count():
             block = runner.begin_block(run, number)
             self.prefill(run, block)
@@ -173,11 +157,13 @@ class Decoder:
                 unfinished_B = block.unfinished_B.clone()
                 taken = runner.step(run, block, index)
                 self._count(run, taken, unfinished_B, is_kept=runner is self)
+                # A consumer may take steps of other decodes before it asks for the next one.
+                status_3 = taken.status_3 if runner is self else taken.status_3.clone()
                 yield taken
                 block.step_B.add_(1)  # after the yield: a consumer that repeats the request draws the same
                 if index + 1 < block.bounds.min_steps:
                     continue  # no row can be finished: no host read is needed
-                num_unfinished, num_with_end, num_nonfinite = taken.status_3.tolist()
+                num_unfinished, num_with_end, num_nonfinite = status_3.tolist()
                 if num_nonfinite:
                     run.check_finite()
                 if not num_unfinished:

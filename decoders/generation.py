@@ -8,8 +8,8 @@ from ..kernels.checks import check_integer, check_integers, shown
 from ..models.adapter import LanguageModel
 from .accounting import Accounting
 from .canvas import Request, check_length
-from .decode_run import Completion, DecodeRun
-from .decoder import Decoder, StepRunner
+from .decode_run import Completion, DecodeRun, StepRunner
+from .decoder import Decoder
 from .texts import Tokenizer, chat_tokens, continuation, with_blanks
 from .trace import Trace, TraceStep
 

@@ -4,7 +4,7 @@ Row q of a model's output is always the distribution of the token AT position q.
 token computes it one position earlier. That shift is applied here and nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -126,11 +126,11 @@ class ChecksItself(Protocol):
 
 
 @runtime_checkable
-class HoldsConstants(Protocol):
-    """A model whose forwards depend on nothing but their arguments and these tensors, so that they can be replayed."""
+class Replayable(Protocol):
+    """A model whose forwards do the same to tensors of the same shapes, whatever their values, and keep nothing."""
 
-    def constants(self) -> Sequence[Tensor]:
-        """Weights and tables: what forwards read and none writes."""
+    def weights_version(self) -> Hashable:
+        """What tells weights that have changed, or lie elsewhere, from those of before."""
         ...
 
 
@@ -167,8 +167,8 @@ class DecodableTransformer:
                              num_kv_heads=shape.num_kv_heads, head_width=shape.head_width,
                              like=self.transformer.head.weight)
 
-    def constants(self) -> Sequence[Tensor]:
-        return [*self.transformer.parameters(), *self.transformer.buffers()]
+    def weights_version(self) -> Hashable:
+        return self.transformer.weights_version()
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
         feed_BF, mask = plan.feed_BF, plan.attention_mask(self.config.attention, tokens_BS.shape[1] - 1)

@@ -5,6 +5,8 @@ Pre-norm blocks: x += attention(norm(x)); x += ffn(norm(x)), where ffn is a SwiG
 Tensor names: B rows, F fed positions, C context, E width, V vocabulary.
 """
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor, nn
 
@@ -110,6 +112,14 @@ class Transformer(nn.Module):
         if not paying or sum(layer.weight.nbytes for layer in paying) > free_memory_bytes() // 2:
             return 0
         return sum(layer.pack() for layer in paying)
+
+    def weights_version(self) -> Hashable:
+        """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch
+        counts."""
+        own = (*self.parameters(), *self.buffers())
+        packed = tuple(id(module.packed.packed) for module in self.modules()
+                       if isinstance(module, Linear) and module.packed is not None)
+        return packed, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
 
     def num_parameters(self) -> int:
         """All parameters, those of every expert included."""

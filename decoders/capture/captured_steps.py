@@ -4,57 +4,34 @@ A decode runs in memory that stays in place (frame.py). What a step does there d
 shapes of the window's state, on what the cache decides on the host, and on the number of positions queried. The first
 step of a layout is taken as ever, the second one is captured, all others replay it.
 
-Contexts and numbers of queries are rounded up (`ROUNDING`), so that few layouts serve a whole decode. What a decode
-counts is what its steps need, as without capturing.
+Contexts and numbers of queries are rounded up (`ROUNDING`), so that few layouts serve a whole decode; the longer sums
+may round a logit otherwise. What a decode counts is what its steps need, as without capturing.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...kernels.batch_invariance import is_batch_invariant
-from ...kernels.checks import check_integer
-from ...kernels.dispatch import Implementation, Ran, note, recording, requested
-from ...models.adapter import HoldsConstants
+from ...kernels.dispatch import note, requested
+from ...models.adapter import Replayable
+from ..caches import Cache
 from ..decode_run import BlockState, DecodeRun
 from ..decoder import Decoder
 from ..step import Step
 from ..step_state import Rounding
 from .frame import Frame
-from .recorders import Recorded, Recorder, recorder_for
+from .recorders import Recorder, recorder_for
 
 ROUNDING = Rounding(query_parts=4, slots=64)
 _MOST_FRAMES = 4
-_NO_LAYOUT = "the cache does not tell its layouts"
-
-
-class _Layout(NamedTuple):
-    """What a captured step depends on: its memory, the shapes of the window's state, what the cache decided, the number
-    of positions queried, and the settings that choose among operators."""
-
-    frame: int
-    window: Hashable
-    cache: tuple[int, ...]
-    width: int
-    kernels: Implementation | None
-    batch_invariant: bool
-    autocast: bool
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """A recorded step, and what ran in it."""
-
-    recorded: Recorded
-    ran: Ran
 
 
 @dataclass
 class Replays:
-    """How the steps of a runner were taken; `reasons` says why some were not replayed, besides the first of a
+    """How the steps of a runner were taken; `reasons` says why some were not captured, besides the first of each
     layout."""
 
     replayed: int = 0
@@ -63,25 +40,21 @@ class Replays:
     reasons: set[str] = field(default_factory=set)
 
     def to_json(self) -> dict[str, Any]:
-        return {"steps_replayed": self.replayed, "steps_captured": self.captured, "steps_launched": self.taken,
+        return {"steps_replayed": self.replayed, "steps_captured": self.captured, "steps_taken": self.taken,
                 "reasons": sorted(self.reasons)}
 
 
 class CapturedSteps:
-    """A `StepRunner` for decodes with one decoder and models that tell their constants; with others it takes the steps
-    as ever. It holds the memory of up to four batch shapes, KV stores included, and at most `max_programs` steps;
-    further layouts are not captured. Models may be trained, moved or exchanged between decodes."""
+    """A `StepRunner` for decodes with one decoder. Models that are `Replayable` have their steps captured and may be
+    trained, packed, moved or exchanged between decodes; others' steps are taken as ever. Forward hooks do not run in a
+    replay. It holds the memory of up to four batch shapes, KV stores included, beside that of the decode."""
 
-    def __init__(self, decoder: Decoder, *, max_programs: int = 256, recorder: Recorder | None = None) -> None:
-        check_integer("max_programs", max_programs, at_least=0)
+    def __init__(self, decoder: Decoder, *, recorder: Recorder | None = None) -> None:
         self.decoder = decoder
         self.replays = Replays()
-        self._max_programs = max_programs
         self._recorder = recorder
-        self._frames: list[Frame] = []
-        self._constants: Sequence[Tensor] = ()
-        self._versions: Hashable = None
-        self._programs: dict[_Layout, _Captured | None] = {}  # None: taken once
+        self._recorders: dict[torch.device, Recorder] = {}
+        self._frames: list[Frame] = []  # that used last at the end
 
     def begin_block(self, run: DecodeRun, number: int) -> BlockState:
         frame = self._frame_for(run)
@@ -92,16 +65,15 @@ class CapturedSteps:
 
     def step(self, run: DecodeRun, block: BlockState, index: int) -> Step:
         frame = self._frame_of(run)
+        if frame is None:
+            return self._taken(run, block, index)
         state = run.state(self.decoder.schedule, block, index)
         layout = self.decoder.cache.layout(state)
-        if frame is None or layout is None:
-            self.replays.reasons.update(() if frame is None else (_NO_LAYOUT,))
-            return self._taken(run, block, index)
+        assert layout is not None
         num_queried = self.decoder.num_queried(block, state)
         width = state.rounding.queries(num_queried, state.query_BQ.shape[1])
-        key = _Layout(id(frame), frame.window, layout.key, width, requested(), is_batch_invariant(),
-                      torch.is_autocast_enabled(run.spec.device.type))
-        step = self._replayed(key, run, block, index)
+        key = (layout.key, width, requested(), is_batch_invariant(), torch.get_float32_matmul_precision())
+        step = self._replayed(frame, key, run, block, index)
         plan = replace(step.plan, context=layout.context, spare=0, reads_BQ=step.plan.query_BQ[:, :num_queried])
         return replace(step, index=index, window=block.window, rows=tuple(run.rows), plan=plan)
 
@@ -110,78 +82,90 @@ class CapturedSteps:
         if frame is not None:
             frame.take_back()
 
-    def _taken(self, run: DecodeRun, block: BlockState, index: int) -> Step:
+    def _taken(self, run: DecodeRun, block: BlockState, index: int, reason: str | None = None) -> Step:
+        if reason is not None:
+            self.replays.reasons.add(reason)
         self.replays.taken += 1
         return self.decoder.step(run, block, index)
 
-    def _replayed(self, key: _Layout, run: DecodeRun, block: BlockState, index: int) -> Step:
+    def _replayed(self, frame: Frame, key: Hashable, run: DecodeRun, block: BlockState, index: int) -> Step:
         """A step of this layout: replayed, captured or taken."""
-        if key not in self._programs:
-            if len(self._programs) < self._max_programs:
-                self._programs[key] = None
-            else:
-                self.replays.reasons.add(f"more than {self._max_programs} layouts")
+        if torch.is_autocast_enabled(run.spec.device.type):
+            return self._taken(run, block, index, "autocast chooses types from call to call")
+        assert frame.window is not None
+        captured = frame.window.captured
+        if key not in captured:
+            captured[key] = None
             return self._taken(run, block, index)
-        captured = self._programs[key]
-        if captured is None:
-            with recording() as ran:
-                recorded = self._recorder_for(run).record(lambda: self.decoder.step(run, block, index), self._constants)
-            captured = self._programs[key] = _Captured(recorded, ran)
-            self.replays.captured += 1
-        elif captured.recorded.replay is None:
-            self.replays.reasons.add(str(captured.recorded.reason))
+        recorded = captured[key]
+        if recorded is None:
+            recorder = self._recorder_for(run.spec.device)
+            recorded = captured[key] = recorder.record(lambda: self.decoder.step(run, block, index))
+            if recorded.replay is None:
+                self.replays.reasons.add(str(recorded.reason))
+                self.replays.taken += 1
+            else:
+                self.replays.captured += 1
+        elif recorded.replay is None:
             return self._taken(run, block, index)
         else:
-            captured.recorded.replay()
+            recorded.replay()
             self.replays.replayed += 1
-        for name, what in captured.ran:
+        for name, what in recorded.ran:
             note(name, what)
-        return captured.recorded.step
+        return recorded.step
 
-    def _recorder_for(self, run: DecodeRun) -> Recorder:
-        if self._recorder is None:
-            self._recorder = recorder_for(run.spec.device)
-        return self._recorder
+    def _recorder_for(self, device: torch.device) -> Recorder:
+        if self._recorder is not None:
+            return self._recorder
+        if device not in self._recorders:
+            self._recorders[device] = recorder_for(device)
+        return self._recorders[device]
 
     def _frame_of(self, run: DecodeRun) -> Frame | None:
         return next((frame for frame in self._frames if frame.decode is run), None)
 
     def _frame_for(self, run: DecodeRun) -> Frame | None:
-        """The frame that holds the run's rows as they now are; None where its model cannot be captured."""
+        """The frame that holds the run's rows as they now are; None where its steps are not to be captured."""
         frame = self._frame_of(run)
         if frame is not None and run.active is frame.canvas:
             return frame
-        if not isinstance(run.model, HoldsConstants):
-            self.replays.reasons.add(f"{type(run.model).__name__} does not tell its constants")
-            return None
-        if frame is not None:  # rows have left the batch
+        has_shrunk = frame is not None or run.active is not run.full
+        if frame is not None:
             frame.take_back()
-        else:
-            self._forget_what_changed(run.model)
-        shape = Frame.shape_of(run)
-        frame = next((idle for idle in self._frames if idle.decode is None and idle.shape == shape), None)
+        if not self._can_capture(run):
+            return None
+        frame = self._free_frame(run, may_drop=not has_shrunk)
         if frame is None:
-            frame = Frame(run)
-            self._frames.append(frame)
-            self._drop_idle()
-        else:
-            self._frames.append(self._frames.pop(self._frames.index(frame)))
-        frame.lend(run)
-        run.rounding = ROUNDING
+            self.replays.reasons.add("rows have left the batch")
+        run.rounding = ROUNDING if frame is not None else Rounding()
         return frame
 
-    def _forget_what_changed(self, model: HoldsConstants) -> None:
-        """Drop what was captured, if the constants are others now, or elsewhere."""
-        constants = model.constants()
-        versions = tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version)
-                         for tensor in constants)
-        if versions != self._versions:
-            self._programs.clear()
-            self._constants, self._versions = constants, versions
+    def _can_capture(self, run: DecodeRun) -> bool:
+        if not isinstance(run.model, Replayable):
+            self.replays.reasons.add(f"{type(run.model).__name__} is not replayable")
+            return False
+        if type(self.decoder.cache).layout is Cache.layout:
+            self.replays.reasons.add("the cache does not tell its layouts")
+            return False
+        return True
 
-    def _drop_idle(self) -> None:
-        """Drop the frames that were not used for longest, beyond those that are kept, with what was captured there."""
-        idle = [frame for frame in self._frames[:-1] if frame.decode is None]
-        for frame in idle[: max(len(self._frames) - _MOST_FRAMES, 0)]:
+    def _free_frame(self, run: DecodeRun, *, may_drop: bool) -> Frame | None:
+        """A frame lent to the run. A new one may take the place of the idle one that was not used for longest; without
+        `may_drop`, which keeps batches that shrink from dropping one another's, there may be none."""
+        assert isinstance(run.model, Replayable)
+        shape, weights = Frame.shape_of(run), run.model.weights_version()
+        idle = [frame for frame in self._frames if frame.decode is None]
+        frame = next((frame for frame in idle if frame.shape == shape and frame.model == run.model), None)
+        if frame is not None:
             self._frames.remove(frame)
-            self._programs = {key: value for key, value in self._programs.items() if key.frame != id(frame)}
+        else:
+            is_full = len(self._frames) >= _MOST_FRAMES
+            if is_full and not may_drop:
+                return None
+            if is_full and idle:
+                self._frames.remove(idle[0])
+            frame = Frame(run, weights)
+        self._frames.append(frame)
+        frame.lend(run, weights)
+        return frame

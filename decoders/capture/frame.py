@@ -1,8 +1,8 @@
-"""Memory that stays in place: the canvas, the store and the windows' state of one batch shape, lent to one decode at a
-time, so that what was captured for it serves all decodes of that shape."""
+"""Memory that stays in place: the canvas, the store and the windows' state of one model and batch shape, lent to one
+decode at a time, with what was captured in it, so that this serves all decodes of that shape."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -12,73 +12,96 @@ from torch import Tensor
 from ...kernels.case import tensors_of, with_tensors
 from ..canvas import Canvas
 from ..decode_run import BlockState, DecodeRun
+from .recorders import Recorded
+
+# Shapes of windows that a frame holds memory of: prompts of so many lengths, say.
+_MOST_WINDOWS = 16
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[str]:
     """Where in a dataclass its tensors are, and what is missing."""
-    for field in fields(value):
-        part, name = getattr(value, field.name), path + field.name
-        if part is None or isinstance(part, Tensor):
+    for part in fields(value):
+        inside, name = getattr(value, part.name), path + part.name
+        if inside is None or isinstance(inside, Tensor):
             yield name
-        elif is_dataclass(part):
-            yield from _leaves(part, f"{name}.")
+        elif is_dataclass(inside):
+            yield from _leaves(inside, f"{name}.")
 
 
 def _signature(tensors: Iterable[Tensor | None]) -> Hashable:
-    return tuple([None if tensor is None else (tensor.shape, tensor.dtype) for tensor in tensors])
+    return tuple([None if tensor is None else (tensor.shape, tensor.dtype, tensor.device) for tensor in tensors])
 
 
 def _copy(sources: Iterable[Tensor | None], places: Iterable[Tensor | None]) -> None:
     for source, place in zip(sources, places, strict=True):
-        if source is not None and place is not None and place is not source:
+        if source is not None and place is not None:
             place.copy_(source)
 
 
-class Frame:
-    """The memory of a batch shape. `decode` is the run that has it now, `window` the signature of its window's
-    state: shapes, dtypes, and what is missing."""
+@dataclass(eq=False)
+class WindowMemory:
+    """The state of the windows of some shapes, and the steps captured in it by what else they depend on; None: a step
+    that was taken once."""
 
-    def __init__(self, run: DecodeRun) -> None:
+    block: BlockState
+    captured: dict[Hashable, Recorded | None] = field(default_factory=dict)
+
+
+class Frame:
+    """The memory of a batch shape. `decode` is the run that has it now, `window` the memory of its current window;
+    `weights` tells what the model held when steps were captured."""
+
+    def __init__(self, run: DecodeRun, weights: Hashable) -> None:
+        self.model, self.weights = run.model, weights
         self.shape = self.shape_of(run)
         self.canvas: Canvas = with_tensors(run.active, torch.clone)
-        self.store = run.store
+        self.store = None if run.store is None else with_tensors(run.store, torch.empty_like)
         self.decode: DecodeRun | None = None
-        self.window: Hashable = None
+        self.window: WindowMemory | None = None
         self._tensors: Callable[[BlockState], tuple[Tensor | None, ...]] | None = None
-        self._blocks: dict[Hashable, BlockState] = {}
+        self._windows: dict[Hashable, WindowMemory] = {}
 
     @staticmethod
     def shape_of(run: DecodeRun) -> Hashable:
         return _signature(tensors_of((run.active, run.store)))
 
-    def lend(self, run: DecodeRun) -> None:
-        """Make the frame's memory that of the run's active rows."""
+    def lend(self, run: DecodeRun, weights: Hashable) -> None:
+        """Make the frame's memory that of the run's active rows. What was captured with other weights is dropped."""
+        if weights != self.weights:
+            self.weights = weights
+            for window in self._windows.values():
+                window.captured.clear()
         self.decode = run
         _copy(tensors_of((run.active, run.store)), tensors_of((self.canvas, self.store)))
         run.active, run.store = self.canvas, self.store
 
     def take_back(self) -> None:
-        """Leave the run a copy of its canvas. Its store is not needed any more."""
-        if self.decode is not None and self.decode.active is self.canvas:
-            self.decode.active = with_tensors(self.canvas, torch.clone)
-        self.decode = None
+        """Leave the run what it still needs, in memory of its own."""
+        run, self.decode = self.decode, None
+        assert run is not None
+        if run.block is not None:
+            window = replace(run.block.window, query_BQ=run.block.window.query_BQ.clone())
+            run.block = replace(run.block, window=window, nonfinite_BQ=run.block.nonfinite_BQ.clone())
+        if run.rows and run.active is self.canvas:
+            run.active, run.store = with_tensors((self.canvas, self.store), torch.clone)
 
     def block(self, state: BlockState) -> BlockState:
         """A window's state, its tensors copied to the frame's memory."""
         if self._tensors is None:
             self._tensors = attrgetter(*_leaves(state))
         tensors = self._tensors(state)
-        self.window = _signature(tensors)
-        memory = self._blocks.get(self.window)
-        if memory is None:
-            memory = self._blocks[self.window] = with_tensors(state, torch.clone)
-        _copy(tensors, self._tensors(memory))
-        here = memory.window
+        key = _signature(tensors)
+        memory = self.window = self._windows.pop(key, None) or WindowMemory(with_tensors(state, torch.clone))
+        self._windows[key] = memory  # now the last
+        if len(self._windows) > _MOST_WINDOWS:
+            del self._windows[next(iter(self._windows))]
+        _copy(tensors, self._tensors(memory.block))
+        here = memory.block.window
         window = replace(state.window, query_BQ=here.query_BQ, size_B=here.size_B, before_BP=here.before_BP,
                          stop_B=here.stop_B)
-        return replace(memory, window=window, bounds=state.bounds, max_masked_after=state.max_masked_after)
+        return replace(memory.block, window=window, bounds=state.bounds, max_masked_after=state.max_masked_after)
 
     @property
     def tensors(self) -> list[Tensor]:
         """All of its memory."""
-        return list(tensors_of((self.canvas, self.store, *self._blocks.values())))
+        return list(tensors_of((self.canvas, self.store, *(window.block for window in self._windows.values()))))

@@ -1,13 +1,13 @@
 """How a step is captured: as the list of its operators, or as a CUDA graph."""
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
+from ...kernels.dispatch import Ran, recording
 from ..step import Step
 from .tape import Tape
 
@@ -16,58 +16,77 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Recorded:
-    """A step that was taken, and a function that takes it again with what then stands in the same memory, writing the
-    step's tensors; None where that cannot be, with the reason."""
+    """A step that was taken, what ran in it, and a function that takes it again with what then stands in the same
+    memory, writing the step's tensors; None where that cannot be, with the reason. Another replay may overwrite what
+    this one wrote."""
 
     step: Step
+    ran: Ran
     replay: Callable[[], None] | None
     reason: str | None = None
 
 
 class Recorder(Protocol):
-    def record(self, take: Callable[[], Step], constants: Sequence[Tensor]) -> Recorded:
-        """Take a step and capture it. `constants` do not change between one step and another."""
+    def record(self, take: Callable[[], Step]) -> Recorded:
+        """Take a step and capture it."""
         ...
 
 
 class Operators(Recorder):
-    """On any device, a GPU's Triton kernels excepted: the step's operators, run one after another."""
+    """On a CPU: the step's operators, run one after another."""
 
-    def record(self, take: Callable[[], Step], constants: Sequence[Tensor]) -> Recorded:
-        with Tape(constants) as tape:
+    def record(self, take: Callable[[], Step]) -> Recorded:
+        with recording() as ran, Tape() as tape:
             step = take()
         if tape.reason is not None:
-            return Recorded(step, None, tape.reason)
+            return Recorded(step, ran, None, tape.reason)
         replay, step = tape.program(step)
-        return Recorded(step, replay)
+        return Recorded(step, ran, replay)
 
 
 class CUDAGraphs(Recorder):
-    """On a GPU. All graphs share one pool of memory, since they never run at the same time."""
+    """On a GPU. Graphs share a pool of memory, so a replay may overwrite the results of another one's."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
 
-    def record(self, take: Callable[[], Step], constants: Sequence[Tensor]) -> Recorded:
+    def record(self, take: Callable[[], Step]) -> Recorded:
         try:
-            graph, step = self._captured(take)
+            with recording() as ran, torch.cuda.device(self._device):
+                graph, step = self._captured(take)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            return Recorded(take(), None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            self._pool = None  # which graph of it was begun is not known
+            with recording() as ran:
+                step = take()
+            return Recorded(step, ran, None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
         graph.replay()
-        return Recorded(step, graph.replay)
+        return Recorded(step, ran, graph.replay)
 
     def _captured(self, take: Callable[[], Step]) -> tuple[torch.cuda.CUDAGraph, Step]:
         if self._stream is None:
-            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+            self._stream = _warm_stream(self._device)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         return cuda_graph(take, self._stream, self._pool)
+
+
+def _warm_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream whose workspaces for products are not allocated by a graph, which would free them with itself."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for dtype in (torch.float32, torch.bfloat16):
+            matrix = torch.ones(16, 16, dtype=dtype, device=device)
+            torch.addmm(matrix[0], matrix, matrix)
+    return stream
 
 
 def cuda_graph(run: Callable[[], T], stream: torch.cuda.Stream, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, T]:
     """A graph of what `run` does, which has run before, and its result, which a replay writes."""
-    graph = torch.cuda.CUDAGraph()
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     torch.cuda.synchronize()
     gc.collect()
     gc.disable()  # unloading a module would break the capture
@@ -76,9 +95,10 @@ def cuda_graph(run: Callable[[], T], stream: torch.cuda.Stream, pool: Any = None
             result = run()
     finally:
         gc.enable()
+        torch.cuda.set_stream(current)  # which a capture that fails does not
     torch.cuda.synchronize()
     return graph, result
 
 
 def recorder_for(device: torch.device) -> Recorder:
-    return CUDAGraphs() if device.type == "cuda" else Operators()
+    return CUDAGraphs(device) if device.type == "cuda" else Operators()

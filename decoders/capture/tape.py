@@ -5,7 +5,7 @@ its results are written to the same memory every time, and shapes and numbers ar
 of what was found, and what follows from constants alone, are not made again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from ...kernels.case import tensors_of, with_tensors
 T = TypeVar("T")
 
 # How Python reads a tensor, whether an operator runs for it or not.
-_READS = frozenset({Tensor.tolist, Tensor.item, Tensor.numpy, Tensor.__bool__, Tensor.__int__, Tensor.__float__,
-                    Tensor.__index__})
+_READS = frozenset({Tensor.tolist, Tensor.item, Tensor.numpy, Tensor.__array__, Tensor.__bool__, Tensor.__int__,
+                    Tensor.__float__, Tensor.__index__})
 _UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view)
 # Of its shapes it depends on values only where it is given a mask.
 _INDEX = torch.ops.aten.index.Tensor
@@ -78,18 +78,26 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Tape(TorchDispatchMode):
-    """Keeps what runs within it. `reason` says why that cannot be run again; None if it can. `constants` are tensors
-    that do not change between one run and another."""
+class _Parts(TorchDispatchMode):
+    """Checks for a tape the operators that one is made of."""
 
-    def __init__(self, constants: Iterable[Tensor] = ()) -> None:
+    def __init__(self, tape: "Tape") -> None:
+        super().__init__()
+        self._tape = tape
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._tape.checked(func, args, kwargs or {})
+
+
+class Tape(TorchDispatchMode):
+    """Keeps what runs within it. `reason` says why that cannot be run again; None if it can."""
+
+    def __init__(self) -> None:
         super().__init__()
         self.reason: str | None = None
         self._reads = _Reads(self)
         self._entries: list[_Entry] = []
         self._values: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        for tensor in constants:
-            self._values[tensor] = _Value(tensor, is_found=True, is_constant=True)
 
     def __enter__(self) -> "Tape":
         self._reads.__enter__()
@@ -112,16 +120,24 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        may_draw = torch.Tag.nondeterministic_seeded in func.tags
-        before = torch.get_rng_state() if may_draw else None
-        result = func(*args, **kwargs)
-        if before is not None and not torch.equal(before, torch.get_rng_state()):
-            self.refuse(f"{func} draws from a generator")
-        is_gather = func is _INDEX and not any(index.dtype == torch.bool for index in tensors_of(args[1]))
-        if any(tag in func.tags for tag in _UNREPEATABLE) and not is_gather:
-            self.refuse(f"{func} does not do the same again")
+        result = self.checked(func, args, kwargs)
         if self.reason is None:
             self._keep(func, args, kwargs, result)
+        return result
+
+    def checked(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """What the operator gives. It is refused if it, or a part of it, would not do the same again."""
+        is_gather = func is _INDEX and all(index.dtype in (torch.int32, torch.int64) for index in tensors_of(args[1]))
+        if any(tag in func.tags for tag in _UNREPEATABLE) and not is_gather:
+            self.refuse(f"{func} does not do the same again")
+        may_draw = torch.Tag.nondeterministic_seeded in func.tags
+        before = torch.get_rng_state() if may_draw else None
+        with _Parts(self):
+            result = func.decompose(*args, **kwargs)
+        if result is NotImplemented:
+            result = func(*args, **kwargs)
+        if before is not None and not torch.equal(before, torch.get_rng_state()):
+            self.refuse(f"{func} draws from a generator")
         return result
 
     def _keep(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
@@ -131,10 +147,10 @@ class Tape(TorchDispatchMode):
             self.refuse(f"{func} gives something else than tensors")
             return
         # A schema may say that a result is a view where it is a copy, as of reshape, so its memory is asked.
-        roots = {tensor.untyped_storage().data_ptr(): self._value(tensor).root
-                 for tensor in tensors_of((*args, *kwargs.values())) if tensor.numel()}
+        inputs = list(tensors_of((*args, *kwargs.values())))
+        roots = {_address(tensor): self._value(tensor).root for tensor in inputs}
         given = with_tensors((*args, *kwargs.values()), self._value)
-        is_constant = all(root.is_constant for root in roots.values())
+        is_constant = all(self._value(tensor).root.is_constant for tensor in inputs)
         written = list(_written(func, args, kwargs))
         for tensor in written:
             self._value(tensor).write()
@@ -143,7 +159,7 @@ class Tape(TorchDispatchMode):
             if part in self._values:
                 new.append(None)
                 continue
-            root = roots.get(part.untyped_storage().data_ptr())
+            root = roots.get(_address(part))
             self._values[part] = _Value(part, root, is_constant=is_constant)
             new.append(self._values[part])
         self._entries.append(_Entry(func, given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=True)),
@@ -172,6 +188,13 @@ class Tape(TorchDispatchMode):
         copies = [_Entry(torch.ops.aten.copy_.default, (_Value(into, is_found=True), value), {}, (None,), False, True)
                   for into, value in fixed]
         return _compiled([*(entry for entry in self._entries if entry.is_needed), *copies]), result
+
+
+def _address(tensor: Tensor) -> int:
+    """Of a tensor's memory. One that has none, or that oneDNN packed, shares none with another."""
+    if tensor.is_mkldnn or not tensor.numel():
+        return id(tensor)
+    return tensor.untyped_storage().data_ptr()
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:

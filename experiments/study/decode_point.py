@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ...decoders import Decoder
+from ...decoders import Decoder, Request
+from ...decoders.capture import Replays
 from ...kernels.batch_invariance import batch_invariant
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, recording, using
@@ -26,8 +27,8 @@ from .runner import Runner
 # Rounds of decodes interleaved with the reference's: so many, unless that leaves a round fewer batches than two.
 _NUM_ROUNDS = 8
 _LEAST_BATCHES = 2
-# A layout's first step is taken, its second captured: from the third decode on all steps of a batch shape are replayed.
-_CAPTURING_DECODES = 2
+# Decodes by which all steps of a batch shape are captured, at the latest.
+_MOST_CAPTURING_DECODES = 4
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,8 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     problems = task.test_problems(point.num_items)
     work = list(batches(evaluator.requests(task, problems, seed), point.batch_size))
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
-    for one, batch in ((evaluator, work[0]), (reference, reference_work[0])):
-        for _ in range(1 if one.captured is None else _CAPTURING_DECODES):
-            one.decode(batch)
+    _warm_up(evaluator, work[0])
+    _warm_up(reference, reference_work[0])
     reset_peak_memory(evaluator.model.spec.device)
     size = max(_LEAST_BATCHES, math.ceil(len(work) / _NUM_ROUNDS))
     timed: list[TimedBatch] = []
@@ -113,8 +113,21 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
         "accounting": _total([batch.accounting.to_json(evaluator.model) for batch in timed])}
 
 
+def _warm_up(evaluator: Evaluator, batch: Sequence[Request]) -> None:
+    """Decode a batch; again until nothing more of it is captured, and then count the steps anew."""
+    evaluator.decode(batch)
+    if evaluator.captured is None:
+        return
+    for _ in range(_MOST_CAPTURING_DECODES):
+        before = evaluator.captured.replays.captured
+        evaluator.decode(batch)
+        if evaluator.captured.replays.captured == before:
+            break
+    evaluator.captured.replays = Replays()
+
+
 def _steps(evaluator: Evaluator, reference: Evaluator) -> Json:
-    """How the steps of both were taken, where they were to be captured."""
+    """How the steps of both were taken in the timed decodes, where they were to be captured."""
     if evaluator.captured is None or reference.captured is None:
         return {}
     return {"steps": evaluator.captured.replays.to_json(), "reference_steps": reference.captured.replays.to_json()}

@@ -41,6 +41,10 @@ REQUESTS = {
     "ragged": ragged_requests(3, seed=SEED, block=4),
     "even": [Request.completing([row, *range(7)], 12, mask_id=MASK_ID, seed=row) for row in range(2)]}
 """Rows of different lengths, some of whose tokens are given; and rows of one length."""
+OTHER_REQUESTS = {name: [replace(request, seed=request.seed + 100, tokens=[
+    token if token == MASK_ID else (token + 1) % MASK_ID for token in request.tokens]) for request in requests]
+    for name, requests in REQUESTS.items()}
+"""Of the same shapes."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,12 @@ class Recorded:
         return Recorded.of(self.requests, _built(self.decoder, parts), _built(self.pattern, parts), kind)
 
     def captured(self) -> tuple["Recorded", CapturedSteps]:
-        """The same decode by steps that were captured in three decodes before, and what captured them."""
+        """The same decode by steps that were captured in three decodes of other requests before, and what captured
+        them."""
         decoder, pattern = _built(self.decoder, {}), _built(self.pattern, {})
         runner = CapturedSteps(decoder)
         for _ in range(3):
-            Recorded.of(self.requests, decoder, pattern, runner=runner)
+            generate(_model(pattern, DecodableTransformer), decoder, OTHER_REQUESTS[self.requests], runner=runner)
         return Recorded.of(self.requests, decoder, pattern, runner=runner), runner
 
     def check(self, found: "Recorded") -> None:

@@ -19,6 +19,8 @@ from quicksilver.decoders import (
     generate,
     presets,
 )
+from quicksilver.decoders.capture import Replays
+from quicksilver.kernels import packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, named, recording, using
 from quicksilver.models import Bidirectional, Causal, DecodableTransformer, KVStore, LanguageModel, Plan
@@ -91,18 +93,56 @@ def test_weights_that_change_between_decodes_are_seen() -> None:
     assert decoded(runner, other) == tokens(AUTOREGRESSIVE.decode(other, REQUESTS)) != before[0]
     model.transformer.load_state_dict(other.transformer.state_dict())
     assert decoded(runner, model) == decoded(runner, other)
+    with torch.no_grad():
+        model.transformer.head.weight.data = -model.transformer.head.weight
+    assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS)) != decoded(runner, other)
+
+
+def test_packed_weights_are_taken_and_those_packed_anew_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
+    monkeypatch.setitem(packed_linear.LEAST_BYTES, torch.float32, 1)
+    model, runner = random_model(Causal()), CapturedSteps(AUTOREGRESSIVE)
+    assert model.transformer.pack() > 0
+    for _ in range(2):
+        decoded(runner, model)
+    with recording() as ran:
+        before = decoded(runner, model)
+    assert "packed" in named(ran)["linear"]
+    assert before == tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    model.transformer.head.weight.data.mul_(-1)
+    model.transformer.pack()
+    assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS)) != before
+
+
+def test_models_of_the_same_weights_that_read_them_otherwise_have_steps_of_their_own() -> None:
+    one = random_model(Bidirectional())
+    other = replace(one, shift=1)
+    decoder = presets.threshold()
+    runner = CapturedSteps(decoder)
+    for model in 3 * [one] + 3 * [other]:
+        assert decoded(runner, model) == tokens(decoder.decode(model, REQUESTS))
+
+
+def test_a_runner_of_another_decoder_is_refused() -> None:
+    runner = CapturedSteps(replace(AUTOREGRESSIVE, end_id=5))
+    with pytest.raises(ValueError, match="must be of the decoder itself"):
+        generate(random_model(Causal()), AUTOREGRESSIVE, REQUESTS, runner=runner)
 
 
 def test_a_decode_begun_within_another_has_memory_of_its_own() -> None:
-    model, runner = random_model(Causal()), CapturedSteps(AUTOREGRESSIVE)
-    expected = tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    model, other, runner = random_model(Causal()), random_model(Causal(), seed=1), CapturedSteps(AUTOREGRESSIVE)
+    expected, of_other = (tokens(AUTOREGRESSIVE.decode(each, REQUESTS)) for each in (model, other))
     decoded(runner, model)
     outer = AUTOREGRESSIVE.begin(model, REQUESTS)
     for number, _ in enumerate(AUTOREGRESSIVE.stream(outer, runner)):
-        if number == 3:
-            other = [replace(request, tokens=[5, *request.tokens[1:]]) for request in REQUESTS]
-            generate(model, AUTOREGRESSIVE, other, runner=runner)
+        if number in (1, 3):
+            further = [replace(request, tokens=[5, *request.tokens[1:]]) for request in REQUESTS]
+            assert tokens(generate(model, AUTOREGRESSIVE, further, runner=runner).completions) == tokens(
+                AUTOREGRESSIVE.decode(model, further))
+            assert decoded(runner, other) == of_other
     assert tokens(AUTOREGRESSIVE.completions(outer)) == expected
+    assert decoded(runner, other) == of_other
 
 
 def test_a_decode_that_stops_early_keeps_what_it_decoded() -> None:
@@ -114,6 +154,11 @@ def test_a_decode_that_stops_early_keeps_what_it_decoded() -> None:
             next(steps)
     generate(model, AUTOREGRESSIVE, [Request.completing([9, 9, 9, 9], 8, mask_id=MASK_ID)] * 2, runner=runner)
     stopped = tokens(AUTOREGRESSIVE.completions(run))
+    with closing(AUTOREGRESSIVE.stream(AUTOREGRESSIVE.begin(model, REQUESTS), runner)) as others:
+        next(others)
+        for _ in AUTOREGRESSIVE.stream(run, runner):  # from the first window on; the other decode has its own store
+            pass
+    assert tokens(AUTOREGRESSIVE.completions(run)) == expected
     assert [row[:8] for row in stopped] == [row[:8] for row in expected]
     assert all(row[8:] == 4 * [MASK_ID] for row in stopped)
 
@@ -164,7 +209,7 @@ def test_non_finite_logits_are_found_in_a_replay() -> None:
 
 
 @pytest.mark.parametrize(("make", "reason"), [
-    (lambda: (TableModel(Causal()), AUTOREGRESSIVE), "TableModel does not tell its constants"),
+    (lambda: (TableModel(Causal()), AUTOREGRESSIVE), "TableModel is not replayable"),
     (lambda: (random_model(Causal()), replace(AUTOREGRESSIVE, cache=OwnCache())),
      "the cache does not tell its layouts"),
     (lambda: (reading(random_model(Causal())), AUTOREGRESSIVE), "Tensor.tolist reads values on the host")])
@@ -173,22 +218,43 @@ def test_what_cannot_be_captured_is_taken_as_ever_with_the_reason(
     model, decoder = make()
     runner = CapturedSteps(decoder)
     for _ in range(2):
-        assert decoded(runner, model) == tokens(decoder.decode(model, REQUESTS))
+        found, expected = (generate(model, decoder, REQUESTS, runner=each) for each in (runner, None))
+        assert tokens(found.completions) == tokens(expected.completions)
+        assert found.accounting == expected.accounting
     assert runner.replays.replayed == 0
     assert runner.replays.reasons == {reason}
 
 
-def test_no_more_steps_are_held_than_allowed_and_no_more_memory() -> None:
-    model, runner = random_model(Causal()), CapturedSteps(AUTOREGRESSIVE, max_programs=1)
-    for _ in range(3):
-        decoded(runner, model)
-    assert runner.replays.reasons == {"more than 1 layouts"}
-    assert runner.replays.captured == 1
+def test_the_memory_of_four_batch_shapes_is_held() -> None:
+    model, runner = random_model(Causal()), CapturedSteps(AUTOREGRESSIVE)
     for rows in range(1, 9):
         generate(model, AUTOREGRESSIVE, rows * REQUESTS, runner=runner)
     assert len(runner._frames) == 4
+    before = runner.replays.captured
+    generate(model, AUTOREGRESSIVE, 8 * REQUESTS, runner=runner)
+    assert runner.replays.captured == before + 1  # the prompt's step, which was taken once
 
 
-def test_numbers_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_programs=-1"):
-        CapturedSteps(AUTOREGRESSIVE, max_programs=-1)
+def test_batches_that_shrink_do_not_drop_one_anothers_memory() -> None:
+    """Six rows that end at different windows."""
+    model, decoder = random_model(Causal()), AUTOREGRESSIVE
+    requests = [Request.completing([1, 2, row], 3 + 2 * row, mask_id=MASK_ID, seed=row) for row in range(6)]
+    runner = CapturedSteps(decoder)
+    counts = []
+    for _ in range(4):
+        runner.replays = Replays()
+        assert tokens(generate(model, decoder, requests, runner=runner).completions) == tokens(
+            decoder.decode(model, requests))
+        counts.append((runner.replays.captured, runner.replays.replayed))
+    assert counts[-1][0] == 0
+    assert counts[-1][1] > counts[0][1]
+    assert runner.replays.reasons == {"rows have left the batch"}
+
+
+def test_under_autocast_steps_are_taken() -> None:
+    model, runner = random_model(Causal()), CapturedSteps(AUTOREGRESSIVE)
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    assert (runner.replays.captured, runner.replays.replayed) == (0, 0)
+    assert runner.replays.reasons == {"autocast chooses types from call to call"}

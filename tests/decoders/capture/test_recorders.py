@@ -1,6 +1,7 @@
 """How steps are captured: what a recorder takes, gives back, and does where it cannot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -19,23 +20,24 @@ class Found(Recorder):
     def __init__(self) -> None:
         self.found: list[Tensor] = []
 
-    def record(self, take: Callable[[], Step], constants: Sequence[Tensor]) -> Recorded:
-        with Tape(constants) as tape:
+    def record(self, take: Callable[[], Step]) -> Recorded:
+        with Tape() as tape:
             step = take()
         self.found += tape.found
         replay, step = tape.program(step)
-        return Recorded(step, replay)
+        return Recorded(step, set(), replay)
 
 
 @pytest.mark.parametrize("name", ["threshold", "fast_dllm_dual", "dkv_cache", "klass", "dinfer_credit", "p2"])
-def test_a_captured_step_takes_nothing_but_memory_in_place_and_constants(name: str) -> None:
+def test_a_captured_step_takes_nothing_but_memory_in_place_and_weights(name: str) -> None:
     """Whatever else it took would be that of one decode, freed after it."""
     block = {"block": 4} if "block" in presets.knobs(name) else {}
     model, decoder, recorder = random_model(Bidirectional()), presets.PRESETS[name](**block), Found()
     runner = CapturedSteps(decoder, recorder=recorder)
     for _ in range(3):
         generate(model, decoder, ragged_requests(3, seed=1, block=4), runner=runner)
-    in_place = [*model.constants(), *(tensor for frame in runner._frames for tensor in frame.tensors)]
+    weights = *model.transformer.parameters(), *model.transformer.buffers()
+    in_place = [*weights, *(tensor for frame in runner._frames for tensor in frame.tensors)]
     known = {tensor.untyped_storage().data_ptr() for tensor in in_place}
     assert recorder.found
     assert not [tensor for tensor in recorder.found
@@ -51,8 +53,9 @@ def test_a_graph_that_cannot_be_captured_is_a_step_taken(monkeypatch: pytest.Mon
     def refuse(*_: object) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    recorder, step = CUDAGraphs(), object()
+    recorder, step = CUDAGraphs(torch.device("cpu")), object()
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(recorder, "_captured", refuse)
-    recorded = recorder.record(lambda: step, ())  # pyright: ignore[reportArgumentType]
+    recorded = recorder.record(lambda: step)  # pyright: ignore[reportArgumentType]
     assert (recorded.step, recorded.replay) == (step, None)
     assert recorded.reason == "RuntimeError: operation not permitted when stream is capturing"
