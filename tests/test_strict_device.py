@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.decoders import Decoder, Request, presets
+from quicksilver.decoders import CapturedSteps, Decoder, Request, Step, generate, presets
+from quicksilver.decoders.capture.recorders import Recorded, Recorder
 from quicksilver.experiments.study.setup import family_for
 from quicksilver.kernels.dispatch import Implementation, recording
 from quicksilver.kernels.moe_router import Routing
@@ -109,6 +110,13 @@ def test_a_gradient_lies_where_its_tensor_does(mode: Rehearsal) -> None:
         layer(torch.rand(4, 3))
 
 
+class NoRecorder(Recorder):
+    """Takes every step in the memory that stays in place, as a graph would, and captures none."""
+
+    def record(self, take: Callable[[], Step]) -> Recorded:
+        return Recorded(take(), set(), None, "there is no GPU")
+
+
 def _preset(name: str) -> tuple[Decoder, AttentionPattern]:
     """The decoder in blocks of 2 and, where it has steps, in 2 of them, and the pattern of the model that it drives."""
     knobs = {knob: 2 for knob in ("block", "steps") if knob in presets.knobs(name)}
@@ -134,6 +142,8 @@ def _check_decode(decoder: Decoder, model: DecodableTransformer, mode: Rehearsal
     with recording() as ran:
         found = decoder.decode(there, requests)
     assert found == expected
+    in_place = generate(there, decoder, requests, runner=CapturedSteps(decoder, recorder=NoRecorder()))
+    assert in_place.completions == expected
     assert {implementation for _, implementation in ran} == {Implementation.TRITON}
     return {name for name, _ in ran}
 
