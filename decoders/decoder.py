@@ -226,9 +226,9 @@ class Decoder:
 
     def _propose(self, run: DecodeRun, block: BlockState, state: StepState) -> tuple[Plan, Proposal]:
         """The forward of a step and its proposal, at least at the masked positions of the window."""
-        plan, num_queried = self.cache.plan(state), state.rounding.queries(self.num_queried(block, state),
-                                                                            state.query_BQ.shape[1])
-        if num_queried == state.query_BQ.shape[1]:
+        plan, num_positions = self.cache.plan(state), state.query_BQ.shape[1]
+        num_queried = state.rounding.queries(self.num_queried(block, state), num_positions)
+        if num_queried == num_positions:
             return plan, Proposal(self._statistics(run, block, plan, state, state.query_BQ))
         place_BA = (~state.masked_BQ).byte().argsort(dim=1, stable=True)[:, :num_queried]
         query_BA = state.query_BQ.gather(1, place_BA)

@@ -77,7 +77,7 @@ class Decode:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
         evaluator = point.evaluator(transformer.to(self.device, getattr(torch, self.dtype)), self.decoder, self.head,
-                                    self.capture)
+                                    captures=self.capture == "graph")
         problems = setup.task.test_problems(self.num_items)
         requests = evaluator.requests(setup.task, problems, self.seeds[0])
         with using(Implementation.named(self.kernels)), batch_invariant(self.batch_invariant):

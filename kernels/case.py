@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,19 @@ class Case(Protocol):
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """The tensors in an argument: itself, or those in a tuple, a list or a dataclass."""
-    if isinstance(value, Tensor):
+    return parts_of(value, Tensor)
+
+
+def parts_of(value: Any, kind: type[T]) -> Iterator[T]:
+    """The instances of a type in an argument."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, tuple | list):
         for part in value:
-            yield from tensors_of(part)
+            yield from parts_of(part, kind)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from tensors_of(getattr(value, field.name))
+            yield from parts_of(getattr(value, field.name), kind)
 
 
 def with_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

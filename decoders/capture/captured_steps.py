@@ -21,7 +21,7 @@ from ..caches import Cache
 from ..decode_run import BlockState, DecodeRun
 from ..decoder import Decoder
 from ..step import Step
-from ..step_state import Rounding
+from ..step_state import EXACT, Rounding
 from .frame import Frame
 from .recorders import Recorder, recorder_for
 
@@ -138,7 +138,7 @@ class CapturedSteps:
         frame = self._free_frame(run, may_drop=not has_shrunk)
         if frame is None:
             self.replays.reasons.add("rows have left the batch")
-        run.rounding = ROUNDING if frame is not None else Rounding()
+        run.rounding = ROUNDING if frame is not None else EXACT
         return frame
 
     def _can_capture(self, run: DecodeRun) -> bool:

@@ -51,6 +51,7 @@ class CUDAGraphs(Recorder):
         self._device = device
         self._stream: torch.cuda.Stream | None = None
         self._pool: Any = None
+        self._keeps_pool: torch.cuda.CUDAGraph | None = None  # a pool whose graphs are all gone takes no other
 
     def record(self, take: Callable[[], Step]) -> Recorded:
         try:
@@ -59,7 +60,7 @@ class CUDAGraphs(Recorder):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._pool = None  # which graph of it was begun is not known
+            self._pool = self._keeps_pool = None  # what is left of it is not known
             with recording() as ran:
                 step = take()
             return Recorded(step, ran, None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
@@ -71,7 +72,9 @@ class CUDAGraphs(Recorder):
             self._stream = _warm_stream(self._device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        return cuda_graph(take, self._stream, self._pool)
+        graph, step = cuda_graph(take, self._stream, self._pool)
+        self._keeps_pool = self._keeps_pool or graph
+        return graph, step
 
 
 def _warm_stream(device: torch.device) -> torch.cuda.Stream:

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...kernels.case import tensors_of, with_tensors
+from ...kernels.case import parts_of, tensors_of, with_tensors
 
 T = TypeVar("T")
 
@@ -59,6 +59,11 @@ class _Entry:
     results: tuple[_Value | None, ...]
     is_sequence: bool
     writes: bool
+
+    @property
+    def values(self) -> Iterator[_Value]:
+        """All that it takes and makes."""
+        return parts_of((self.args, tuple(self.kwargs.values()), self.results), _Value)
 
     @property
     def is_needed(self) -> bool:
@@ -168,8 +173,7 @@ class Tape(TorchDispatchMode):
     @property
     def found(self) -> list[Tensor]:
         """What its operators take or write that they did not make; constants and numbers among it."""
-        values = dict.fromkeys(value for entry in self._entries
-                               for value in _values_in((entry.args, tuple(entry.kwargs.values()))))
+        values = dict.fromkeys(value for entry in self._entries for value in entry.values)
         return [value.tensor for value in values if value.root.is_found and value.tensor is not None]
 
     def program(self, result: T) -> tuple[Callable[[], None], T]:
@@ -234,7 +238,7 @@ def _compiled(entries: Sequence[_Entry]) -> Callable[[], None]:
     """A function that runs the entries in turn and lets go of each value after its last use."""
     last_use: dict[int, int] = {}
     for number, entry in enumerate(entries):
-        for value in _values_in((entry.args, tuple(entry.kwargs.values()), entry.results)):
+        for value in entry.values:
             if not value.is_kept:
                 last_use[id(value)] = number
     source, lines = _Source(), []
@@ -245,18 +249,8 @@ def _compiled(entries: Sequence[_Entry]) -> Callable[[], None]:
         names = ["_" if value is None else source.made(value) for value in entry.results]
         if any(name != "_" for name in names):
             call = f"({', '.join(names)},) = {call}" if entry.is_sequence else f"{names[0]} = {call}"
-        done = {source.expression(value): None for value in _values_in((entry.args, tuple(entry.kwargs.values()),
-                                                                        entry.results))
-                if last_use.get(id(value)) == number}
+        done = {source.expression(value): None for value in entry.values if last_use.get(id(value)) == number}
         lines.append(call + (f"; del {', '.join(done)}" if done else ""))
     parameters = ", ".join(f"{name}={name}" for name in source.scope)
     exec("\n    ".join([f"def replay({parameters}):", *lines, "return"]), source.scope)
     return source.scope["replay"]
-
-
-def _values_in(value: Any) -> Iterator[_Value]:
-    if isinstance(value, _Value):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _values_in(part)

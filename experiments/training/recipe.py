@@ -89,12 +89,13 @@ class TrainingPoint:
         evaluator = self.evaluator(transformer, decoder, head)
         decoder.check(evaluator.model, evaluator.requests(self.task, problems, self.seed)[0])
 
-    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head, capture: str = "none") -> Evaluator:
-        """The model with this decoder, which stops at the task's end token. `capture` is graph if steps are captured
-        and replayed, else none."""
+    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head, *, captures: bool = False
+                  ) -> Evaluator:
+        """The model with this decoder, which stops at the task's end token. `captures`: steps are captured and
+        replayed."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
         decoder = replace(decoder, end_id=self.task.end_id)
-        return Evaluator(model, decoder, self.recipe.format, CapturedSteps(decoder) if capture == "graph" else None)
+        return Evaluator(model, decoder, self.recipe.format, CapturedSteps(decoder) if captures else None)
 
 
 @lru_cache(maxsize=64)

@@ -43,17 +43,11 @@ def test_threads_tell_conditions_apart() -> None:
         ("models trained in bfloat16; cpu, 1 thread", 2), ("models trained in bfloat16; cpu, 2 threads", 1)]
 
 
-def test_decodes_in_another_dtype_stand_apart_and_say_so() -> None:
-    narrow = reference(0.9)
-    narrow["point"]["dtype"] = "bfloat16"
-    found = by_conditions([narrow, reference(0.9)])
-    assert [conditions.label for conditions in found] == [
-        "models trained in bfloat16, decoded in bfloat16; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"]
-
-
-def test_decodes_whose_steps_were_replayed_stand_apart_and_say_so() -> None:
-    replayed = reference(0.9)
-    replayed["point"]["capture"] = "graph"
-    found = by_conditions([replayed, reference(0.9)])
-    assert [conditions.label for conditions in found] == [
-        "models trained in bfloat16, steps replayed; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"]
+@pytest.mark.parametrize(("setting", "value", "said"), [
+    ("dtype", "bfloat16", "decoded in bfloat16"), ("capture", "graph", "steps replayed")])
+def test_decodes_of_another_kind_stand_apart_and_say_so(setting: str, value: str, said: str) -> None:
+    other = reference(0.9)
+    other["point"][setting] = value
+    found = by_conditions([other, reference(0.9)])
+    assert {conditions.label for conditions in found} == {
+        f"models trained in bfloat16, {said}; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"}

@@ -102,3 +102,8 @@ def test_replayed_steps_give_the_same_answers_and_are_counted(runner: Runner, di
     assert (of_reference["steps_captured"], of_reference["steps_taken"], of_reference["reasons"]) == (0, 0, [])
     assert of_reference["steps_replayed"] % TASK.num_cells == 0
     assert of_reference["steps_replayed"] > 0
+
+
+def test_a_capture_that_there_is_none_of_is_refused(diffusion: DecodePoint) -> None:
+    with pytest.raises(ValueError, match="capture='compile': must be one of none, graph"):
+        replace(diffusion, capture="compile")
