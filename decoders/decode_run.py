@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -120,13 +121,15 @@ class DecodeRun:
     def count_steps(self) -> None:
         """Fill in the accounting's row steps and commits."""
         counts = torch.zeros(4, dtype=torch.int64, device=self.active.tokens_BS.device)
-        for unfinished_B, commit_BQ, remask_BQ in self.log:
-            changed_B = commit_BQ.any(1)
-            num_remasked = torch.zeros_like(counts[0])
-            if remask_BQ is not None:
-                changed_B |= remask_BQ.any(1)
-                num_remasked = remask_BQ.sum()
-            counts += torch.stack(((~unfinished_B).sum(), (unfinished_B & ~changed_B).sum(), commit_BQ.sum(),
+        for _, steps in groupby(self.log, lambda step: (step.commit_BQ.shape, step.remask_BQ is None)):
+            unfinished, commits, remasks = zip(*steps, strict=True)
+            unfinished_TB, commit_TBQ = torch.stack(unfinished), torch.stack(commits)
+            changed_TB, num_remasked = commit_TBQ.any(2), torch.zeros_like(counts[0])
+            if remasks[0] is not None:
+                remask_TBQ = torch.stack(remasks)
+                changed_TB |= remask_TBQ.any(2)
+                num_remasked = remask_TBQ.sum()
+            counts += torch.stack(((~unfinished_TB).sum(), (unfinished_TB & ~changed_TB).sum(), commit_TBQ.sum(),
                                    num_remasked))
         self.accounting.row_steps = sum(len(step.unfinished_B) for step in self.log)
         (self.accounting.finished_row_steps, self.accounting.empty_row_steps, self.accounting.tokens_committed,

@@ -6,9 +6,10 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from typing import Any
 
-from .step import RequestStep, Step
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,6 @@ class Change:
     log_probs: tuple[float, ...] | None
     remasked: tuple[int, ...]
 
-    @classmethod
-    def of(cls, step: RequestStep) -> "Change":
-        committed, remasked = (step.position_Q[where_Q] for where_Q in (step.commit_Q, step.remask_Q))
-        log_probs = None if step.log_prob_Q is None else tuple(step.log_prob_Q[step.commit_Q].tolist())
-        return cls(step.request, tuple(committed.tolist()), tuple(step.token_Q[step.commit_Q].tolist()), log_probs,
-                   tuple(remasked.tolist()))
-
 
 @dataclass(frozen=True)
 class TraceStep:
@@ -41,9 +35,20 @@ class TraceStep:
     @classmethod
     def of(cls, step: Step) -> "TraceStep":
         """A copy of a step's changes. Synchronizes with the device."""
-        changes = (Change.of(one) for one in step.by_request())
-        return cls(step.window.index, step.index,
-                   tuple(change for change in changes if change.positions or change.remasked))
+        edit, proposal = step.edit, step.proposal
+        position_BQ, token_BQ, commit_BQ = (
+            value_BQ.tolist() for value_BQ in (step.window.query_BQ, proposal.token_BQ, edit.commit_BQ))
+        log_prob_BQ = None if proposal.found.log_prob_BQ is None else proposal.found.log_prob_BQ.tolist()
+        remask_BQ = None if edit.remask_BQ is None else edit.remask_BQ.tolist()
+        changes: list[Change] = []
+        for place, (row, positions, tokens, commits) in enumerate(
+                zip(step.rows, position_BQ, token_BQ, commit_BQ, strict=True)):
+            committed = tuple(compress(positions, commits))
+            remasked = () if remask_BQ is None else tuple(compress(positions, remask_BQ[place]))
+            if committed or remasked:
+                log_probs = None if log_prob_BQ is None else tuple(compress(log_prob_BQ[place], commits))
+                changes.append(Change(row, committed, tuple(compress(tokens, commits)), log_probs, remasked))
+        return cls(step.window.index, step.index, tuple(changes))
 
     def apply(self, canvas: Sequence[list[int]], mask_id: int) -> None:
         """Apply the step's changes to the rows of a canvas."""

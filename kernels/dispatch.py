@@ -45,6 +45,8 @@ class Implementation(Enum):
     CPU = "cpu"
     TRITON = "triton"
 
+    __hash__ = object.__hash__  # an Enum's own is a call in Python, several times a kernel
+
     @classmethod
     def named(cls, name: str) -> "Implementation | None":
         """The setting `kernels`: a member's name, or "auto" for the choice by device, which is None."""
@@ -155,14 +157,17 @@ def kernel(reference: Callable[P, R], *, check: Callable[P, None], cpu: Callable
         implementations = {Implementation.REFERENCE: reference, Implementation.TRITON: launcher}
         if cpu is not None:
             implementations[Implementation.CPU] = cpu
+        has_cpu = cpu is not None
 
         @wraps(launcher)
         def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
             check(*args, **kwargs)
             if torch.compiler.is_compiling():
                 return reference(*args, **kwargs)
-            chosen = _decide((*args, *kwargs.values()), has_cpu=cpu is not None, differentiable=differentiable)
-            note(name, chosen)
+            chosen = _decide((*args, *kwargs.values()) if kwargs else args, has_cpu, differentiable)
+            ran = _ran.get()
+            if ran is not None:
+                ran.add((name, chosen))
             return implementations[chosen](*args, **kwargs)
 
         dispatched.__doc__ = reference.__doc__
@@ -171,7 +176,7 @@ def kernel(reference: Callable[P, R], *, check: Callable[P, None], cpu: Callable
     return public
 
 
-def _decide(arguments: Sequence[Any], *, has_cpu: bool, differentiable: bool) -> Implementation:
+def _decide(arguments: Sequence[Any], has_cpu: bool, differentiable: bool) -> Implementation:
     """The implementation for these arguments, by the setting, their device, and whether a gradient is required."""
     first = arguments[0] if isinstance(arguments[0], Tensor) else next(
         value for value in arguments if isinstance(value, Tensor))

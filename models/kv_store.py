@@ -1,6 +1,7 @@
 """The KV cache: keys and values of all layers, kept between forwards."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,9 +34,8 @@ class KVStore:
 
     def write(self, slots_BF: Tensor, context: int) -> "KVWrite":
         """A write of the fed positions to slots_BF (int64). Queries then read the first `context` slots."""
-        num_slots = self.keys_NBLKD.shape[2]
         rows_B1 = torch.arange(slots_BF.shape[0], device=slots_BF.device)[:, None]
-        return KVWrite(self, (rows_B1 * num_slots + slots_BF).flatten(), context)
+        return KVWrite(self, (rows_B1 * self.keys_NBLKD.shape[2] + slots_BF).flatten(), context)
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,26 @@ class KVWrite:
 
     def put(self, layer: int, k_BFKD: Tensor, v_BFKD: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's keys and values of the fed positions; return those of the context, [B, C, K, D]."""
-        keys_BLKD, values_BLKD = self.store.keys_NBLKD[layer], self.store.values_NBLKD[layer]
-        keys_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, k_BFKD.flatten(0, 1))
-        values_BLKD.flatten(0, 1).index_copy_(0, self.flat_slots_T, v_BFKD.flatten(0, 1))
-        return keys_BLKD[:, : self.context], values_BLKD[:, : self.context]
+        slots = self.slots(layer)
+        slots.keys_SKD.index_copy_(0, self.flat_slots_T, k_BFKD.flatten(0, 1))
+        slots.values_SKD.index_copy_(0, self.flat_slots_T, v_BFKD.flatten(0, 1))
+        return self.context_of(layer)
 
     def slots(self, layer: int) -> KVSlots:
         """One layer's slots, and which of them the fed positions are written to."""
-        return KVSlots(self.store.keys_NBLKD[layer].flatten(0, 1), self.store.values_NBLKD[layer].flatten(0, 1),
-                       self.flat_slots_T)
+        keys_NSKD, values_NSKD = self._slots
+        return KVSlots(keys_NSKD[layer], values_NSKD[layer], self.flat_slots_T)
 
     def context_of(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the context in one layer, each [B, C, K, D]."""
-        context = self.context
-        return self.store.keys_NBLKD[layer][:, :context], self.store.values_NBLKD[layer][:, :context]
+        keys_NBCKD, values_NBCKD = self._context
+        return keys_NBCKD[layer], values_NBCKD[layer]
+
+    @cached_property
+    def _slots(self) -> tuple[Tensor, Tensor]:
+        """The slots of all layers, [N, S, K, D]."""
+        return self.store.keys_NBLKD.flatten(1, 2), self.store.values_NBLKD.flatten(1, 2)
+
+    @cached_property
+    def _context(self) -> tuple[Tensor, Tensor]:
+        return self.store.keys_NBLKD[:, :, : self.context], self.store.values_NBLKD[:, :, : self.context]
