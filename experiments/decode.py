@@ -16,7 +16,7 @@ from ..kernels.dispatch import Implementation, using
 from ..models import Head, load_checkpoint
 from .harness.devices import check_dtype
 from .harness.progress import console
-from .study.checks import check_capture, check_invariance, check_machine, check_tasks
+from .study.checks import capture_field, check_invariance, check_machine, check_tasks
 from .study.setup import TaskSetup, family_for
 from .training.evaluator import Evaluator, batches, canvases
 from .training.recipe import TrainingPoint
@@ -47,7 +47,7 @@ class Decode:
         check_machine(self.device, self.kernels, self.threads)
         check_invariance(self.batch_invariant, self.device)
         check_dtype(self.dtype, self.device)
-        check_capture(self.capture)
+        capture_field(self)
         check_tasks(self.tasks, self.seeds)
         for name, values in (("task", list(self.tasks)), ("seeds", list(self.seeds))):
             if len(values) != 1:
@@ -77,7 +77,7 @@ class Decode:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
         evaluator = point.evaluator(transformer.to(self.device, getattr(torch, self.dtype)), self.decoder, self.head,
-                                    captures=self.capture == "graph")
+                                    capture=self.capture)
         problems = setup.task.test_problems(self.num_items)
         requests = evaluator.requests(setup.task, problems, self.seeds[0])
         with using(Implementation.named(self.kernels)), batch_invariant(self.batch_invariant):

@@ -6,11 +6,14 @@ F.linear's time over the packed product's, on two cores, for weights of 1 to 12 
     Intel, float32, AVX-512     0.4 to 0.8    0.4 to 0.8    1.4 to 2.9    1.2 to 2.0    1.0 to 1.2
     Intel, float32, AVX2        0.5 to 0.8    1.4 to 1.6    1.0 to 1.2    1.0 to 1.1    1.0
     Intel, bfloat16, AMX        1.6 to 1.9    1.5 to 1.9    1.4 to 1.8    1.4 to 1.7    1.0 to 1.2
-    AMD, float32, AVX2          0.5 to 0.8    1.8 to 4.4    1.2 to 2.0    1.0 to 1.8    0.9 to 1.3    0.8 to 1.1
-      the same from 7 MB on     1.8 to 2.1
+    AMD, float32, AVX2          0.5 to 0.9    1.6 to 4.4    1.2 to 2.0    1.0 to 1.8    0.9 to 1.3    0.8 to 1.1
+      the same from 6 MB on     1.3 to 2.7
+      read from memory          1.6 to 2.7    2.0 to 4.2
 
-Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code on other vendors' processors.
-With AVX-512 weights are packed there for any number of rows, though this layout has not been measured on one.
+"Read from memory" are weights of which 24 to 128 MB take turns, as those of a model do; 0.6 MB of them suffice (1 row:
+0.8 to 1.1, 2: 1.5 to 1.8). Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code
+on other vendors' processors. With AVX-512 weights are packed there for any number of rows, though this layout has not
+been measured on one.
 """
 
 import sys
@@ -26,8 +29,11 @@ from .dispatch import Implementation, note, requested
 
 # From how many bytes of the weight on packing pays.
 LEAST_BYTES = {torch.float32: 1 << 20, torch.bfloat16: 1 << 16}
-# And for a product of one row by AVX2.
+# And for a product of one row by AVX2, where the weights stay in a cache.
 _LEAST_BYTES_OF_ONE_ROW = 6 << 20
+# Weights of a model that together take more are read from memory, and those of float32 pay from so many bytes on.
+_MOST_BYTES_IN_CACHE = 16 << 20
+_LEAST_BYTES_FROM_MEMORY = 1 << 19
 # The number of rows that oneDNN picks the layout for. For one row it leaves the weight as it lies.
 _ROWS_OF_LAYOUT = 16
 
@@ -49,35 +55,46 @@ class PackedWeight:
     num_bytes: int
 
     @classmethod
-    def of(cls, weight_NK: Tensor) -> "PackedWeight | None":
-        """The weight packed; None where that cannot be done or does not pay."""
-        if not pays(weight_NK) or weight_NK.is_inference():  # which would not tell that it was changed
+    def of(cls, weight_NK: Tensor, model_bytes: int = 0) -> "PackedWeight | None":
+        """The weight packed; None where that cannot be done or does not pay. `model_bytes` are those of all weights
+        that take turns with it, itself included."""
+        if not pays(weight_NK, model_bytes) or weight_NK.is_inference():  # which would not tell that it was changed
             return None
         try:
             packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK.detach(), _ROWS_OF_LAYOUT)
         except RuntimeError:  # bfloat16 on a processor without its instructions
             return None
-        return cls(packed, _paying_rows(weight_NK), weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
+        rows = _paying_rows(weight_NK, model_bytes)
+        return cls(packed, rows, weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
         return self.version == weight_NK._version and self.pointer == weight_NK.data_ptr()
 
 
-def pays(weight_NK: Tensor) -> bool:
+def pays(weight_NK: Tensor, model_bytes: int = 0) -> bool:
     """Whether a packed weight would be faster, for some number of rows, on this processor."""
     least_bytes = LEAST_BYTES.get(weight_NK.dtype)
-    return (least_bytes is not None and weight_NK.nbytes >= least_bytes and weight_NK.device.type == "cpu"
-            and _HAS_OPERATOR and bool(_paying_rows(weight_NK)))
+    if least_bytes is None or weight_NK.device.type != "cpu" or not _HAS_OPERATOR:
+        return False
+    if _is_read_from_memory(model_bytes):
+        least_bytes = min(least_bytes, _LEAST_BYTES_FROM_MEMORY)
+    return weight_NK.nbytes >= least_bytes and bool(_paying_rows(weight_NK, model_bytes))
 
 
-def _paying_rows(weight_NK: Tensor) -> range:
+def _paying_rows(weight_NK: Tensor, model_bytes: int) -> range:
     """For how many rows packing a weight pays on this processor."""
     if weight_NK.dtype != torch.float32 or (_HAS_AVX512 and not _IS_INTEL):
         return range(1, sys.maxsize)
     if _IS_INTEL:
         return range(16, 128) if _HAS_AVX512 else range(0)
-    return range(1 if weight_NK.nbytes >= _LEAST_BYTES_OF_ONE_ROW else 2, 128)
+    least_bytes = LEAST_BYTES[torch.float32] if _is_read_from_memory(model_bytes) else _LEAST_BYTES_OF_ONE_ROW
+    return range(1 if weight_NK.nbytes >= least_bytes else 2, 128)
+
+
+def _is_read_from_memory(model_bytes: int) -> bool:
+    """Measured on AMD alone."""
+    return model_bytes > _MOST_BYTES_IN_CACHE and not _IS_INTEL
 
 
 _HAS_OPERATOR = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

@@ -14,9 +14,10 @@ class Linear(nn.Linear):
 
     packed: PackedWeight | None = None
 
-    def pack(self) -> int:
-        """Pack the weight as it is now, if that pays on its device. Returns the bytes of the copy."""
-        self.packed = PackedWeight.of(self.weight)
+    def pack(self, model_bytes: int = 0) -> int:
+        """Pack the weight as it is now, if that pays on its device in a model whose layers' weights take so many bytes.
+        Returns the bytes of the copy."""
+        self.packed = PackedWeight.of(self.weight, model_bytes)
         return 0 if self.packed is None else self.packed.num_bytes
 
     def forward(self, input: Tensor) -> Tensor:

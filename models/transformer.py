@@ -108,10 +108,11 @@ class Transformer(nn.Module):
         layers = [module for module in self.modules() if isinstance(module, Linear)]
         for layer in layers:
             layer.packed = None
-        paying = [layer for layer in layers if pays(layer.weight)]
+        num_bytes = sum(layer.weight.nbytes for layer in layers)
+        paying = [layer for layer in layers if pays(layer.weight, num_bytes)]
         if not paying or sum(layer.weight.nbytes for layer in paying) > free_memory_bytes() // 2:
             return 0
-        return sum(layer.pack() for layer in paying)
+        return sum(layer.pack(num_bytes) for layer in paying)
 
     def weights_version(self) -> Hashable:
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch

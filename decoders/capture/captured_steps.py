@@ -31,26 +31,31 @@ _MOST_FRAMES = 4
 
 @dataclass
 class Replays:
-    """How the steps of a runner were taken; `reasons` says why some were not captured, besides the first of each
-    layout."""
+    """How the steps of a runner were taken, and how many of those replayed by compiled programs; `reasons` says why
+    some were not captured, besides the first of each layout, or not compiled."""
 
     replayed: int = 0
     captured: int = 0
     taken: int = 0
+    by_program: int = 0
     reasons: set[str] = field(default_factory=set)
 
     def to_json(self) -> dict[str, Any]:
         return {"steps_replayed": self.replayed, "steps_captured": self.captured, "steps_taken": self.taken,
-                "reasons": sorted(self.reasons)}
+                "steps_by_compiled_program": self.by_program, "reasons": sorted(self.reasons)}
 
 
 class CapturedSteps:
     """A `StepRunner` for decodes with one decoder. Models that are `Replayable` have their steps captured and may be
     trained, packed, moved or exchanged between decodes; others' steps are taken as ever. Forward hooks do not run in a
-    replay. It holds the memory of up to four batch shapes, KV stores included, beside that of the decode."""
+    replay. It holds the memory of up to four batch shapes, KV stores included, beside that of the decode.
 
-    def __init__(self, decoder: Decoder, *, recorder: Recorder | None = None) -> None:
+    `compiles`: on a CPU a captured step is compiled to one program, in some ten seconds; a later process finds it on
+    disk. What the program fuses may round a logit otherwise. Where that cannot be done, operators are replayed."""
+
+    def __init__(self, decoder: Decoder, *, compiles: bool = False, recorder: Recorder | None = None) -> None:
         self.decoder = decoder
+        self._compiles = compiles
         self.replays = Replays()
         self._recorder = recorder
         self._recorders: dict[torch.device, Recorder] = {}
@@ -101,8 +106,9 @@ class CapturedSteps:
         if recorded is None:
             recorder = self._recorder_for(run.spec.device)
             recorded = captured[key] = recorder.record(lambda: self.decoder.step(run, block, index))
+            if recorded.reason is not None:
+                self.replays.reasons.add(recorded.reason)
             if recorded.replay is None:
-                self.replays.reasons.add(str(recorded.reason))
                 self.replays.taken += 1
             else:
                 self.replays.captured += 1
@@ -111,6 +117,7 @@ class CapturedSteps:
         else:
             recorded.replay()
             self.replays.replayed += 1
+            self.replays.by_program += recorded.is_compiled
         for name, what in recorded.ran:
             note(name, what)
         return recorded.step
@@ -119,7 +126,7 @@ class CapturedSteps:
         if self._recorder is not None:
             return self._recorder
         if device not in self._recorders:
-            self._recorders[device] = recorder_for(device)
+            self._recorders[device] = recorder_for(device, compiles=self._compiles)
         return self._recorders[device]
 
     def _frame_of(self, run: DecodeRun) -> Frame | None:

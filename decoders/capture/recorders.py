@@ -1,4 +1,4 @@
-"""How a step is captured: as the list of its operators, or as a CUDA graph."""
+"""How a step is captured: as the list of its operators, which may be compiled, or as a CUDA graph."""
 
 import gc
 from collections.abc import Callable
@@ -9,6 +9,8 @@ import torch
 
 from ...kernels.dispatch import Ran, recording
 from ..step import Step
+from .operators import replay_of
+from .program import CannotCompile, compiled
 from .tape import Tape
 
 T = TypeVar("T")
@@ -17,13 +19,14 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Recorded:
     """A step that was taken, what ran in it, and a function that takes it again with what then stands in the same
-    memory, writing the step's tensors; None where that cannot be, with the reason. Another replay may overwrite what
-    this one wrote."""
+    memory, writing the step's tensors; None where that cannot be. Another replay may overwrite what this one wrote.
+    `reason` says why there is no replay, or none that is compiled where one was asked for."""
 
     step: Step
     ran: Ran
     replay: Callable[[], None] | None
     reason: str | None = None
+    is_compiled: bool = False
 
 
 class Recorder(Protocol):
@@ -33,15 +36,23 @@ class Recorder(Protocol):
 
 
 class Operators(Recorder):
-    """On a CPU: the step's operators, run one after another."""
+    """On a CPU: the step's operators, run one after another, or compiled to one program."""
+
+    def __init__(self, *, compiles: bool = False) -> None:
+        self._compiles = compiles
 
     def record(self, take: Callable[[], Step]) -> Recorded:
         with recording() as ran, Tape() as tape:
             step = take()
         if tape.reason is not None:
             return Recorded(step, ran, None, tape.reason)
-        replay, step = tape.program(step)
-        return Recorded(step, ran, replay)
+        entries, step = tape.finish(step)
+        if not self._compiles:
+            return Recorded(step, ran, replay_of(entries))
+        try:
+            return Recorded(step, ran, compiled(entries), is_compiled=True)
+        except CannotCompile as error:
+            return Recorded(step, ran, replay_of(entries), str(error))
 
 
 class CUDAGraphs(Recorder):
@@ -103,5 +114,6 @@ def cuda_graph(run: Callable[[], T], stream: torch.cuda.Stream, pool: Any = None
     return graph, result
 
 
-def recorder_for(device: torch.device) -> Recorder:
-    return CUDAGraphs(device) if device.type == "cuda" else Operators()
+def recorder_for(device: torch.device, *, compiles: bool = False) -> Recorder:
+    """`compiles`: on a CPU steps are compiled."""
+    return CUDAGraphs(device) if device.type == "cuda" else Operators(compiles=compiles)

@@ -5,7 +5,7 @@ its results are written to the same memory every time, and shapes and numbers ar
 of what was found, and what follows from constants alone, are not made again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,12 +27,12 @@ _UNREPEATABLE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 _INDEX = torch.ops.aten.index.Tensor
 
 
-class _Value:
+class Value:
     """A tensor of the tape. A view's root is the tensor that it is of, any other's itself. Of a root: whether it was
     found, made of constants alone, written; and whether it has its constant value still. `tensor` is kept of those that
     need not be made again."""
 
-    def __init__(self, tensor: Tensor, root: "_Value | None" = None, *, is_found: bool = False,
+    def __init__(self, tensor: Tensor, root: "Value | None" = None, *, is_found: bool = False,
                  is_constant: bool = False) -> None:
         self.root = root or self
         self.is_found, self.is_made_of_constants, self.is_constant = is_found, is_constant and not is_found, is_constant
@@ -50,20 +50,20 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """An operator with values in the place of tensors; those of its results that are new, None for the others."""
 
     operator: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    results: tuple[_Value | None, ...]
+    results: tuple[Value | None, ...]
     is_sequence: bool
     writes: bool
 
     @property
-    def values(self) -> Iterator[_Value]:
+    def values(self) -> Iterator[Value]:
         """All that it takes and makes."""
-        return parts_of((self.args, tuple(self.kwargs.values()), self.results), _Value)
+        return parts_of((self.args, tuple(self.kwargs.values()), self.results), Value)
 
     @property
     def is_needed(self) -> bool:
@@ -101,7 +101,7 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.reason: str | None = None
         self._reads = _Reads(self)
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._values: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def __enter__(self) -> "Tape":
@@ -117,10 +117,10 @@ class Tape(TorchDispatchMode):
         """Keep no more. The first reason stays."""
         self.reason = self.reason or reason
 
-    def _value(self, tensor: Tensor) -> _Value:
+    def _value(self, tensor: Tensor) -> Value:
         """The tensor's value; what no operator made was found."""
         if tensor not in self._values:
-            self._values[tensor] = _Value(tensor, is_found=True)
+            self._values[tensor] = Value(tensor, is_found=True)
         return self._values[tensor]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -159,15 +159,15 @@ class Tape(TorchDispatchMode):
         written = list(_written(func, args, kwargs))
         for tensor in written:
             self._value(tensor).write()
-        new: list[_Value | None] = []
+        new: list[Value | None] = []
         for part in results:
             if part in self._values:
                 new.append(None)
                 continue
             root = roots.get(_address(part))
-            self._values[part] = _Value(part, root, is_constant=is_constant)
+            self._values[part] = Value(part, root, is_constant=is_constant)
             new.append(self._values[part])
-        self._entries.append(_Entry(func, given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=True)),
+        self._entries.append(Entry(func, given[: len(args)], dict(zip(kwargs, given[len(args) :], strict=True)),
                                     tuple(new), is_sequence, bool(written)))
 
     @property
@@ -176,10 +176,10 @@ class Tape(TorchDispatchMode):
         values = dict.fromkeys(value for entry in self._entries for value in entry.values)
         return [value.tensor for value in values if value.root.is_found and value.tensor is not None]
 
-    def program(self, result: T) -> tuple[Callable[[], None], T]:
-        """A function that runs again what was kept, and the result, in memory of its own that the function writes."""
+    def finish(self, result: T) -> tuple[list[Entry], T]:
+        """What is to be run again, in order, and the result, in memory of its own that this writes."""
         assert self.reason is None, self.reason
-        fixed: list[tuple[Tensor, _Value]] = []
+        fixed: list[tuple[Tensor, Value]] = []
 
         def at_fixed_address(tensor: Tensor) -> Tensor:
             value = self._value(tensor)
@@ -189,9 +189,9 @@ class Tape(TorchDispatchMode):
             return fixed[-1][0]
 
         result = with_tensors(result, at_fixed_address)
-        copies = [_Entry(torch.ops.aten.copy_.default, (_Value(into, is_found=True), value), {}, (None,), False, True)
+        copies = [Entry(torch.ops.aten.copy_.default, (Value(into, is_found=True), value), {}, (None,), False, True)
                   for into, value in fixed]
-        return _compiled([*(entry for entry in self._entries if entry.is_needed), *copies]), result
+        return [*(entry for entry in self._entries if entry.is_needed), *copies], result
 
 
 def _address(tensor: Tensor) -> int:
@@ -206,51 +206,3 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             yield from tensors_of(args[place] if place < len(args) else kwargs.get(argument.name))
-
-
-class _Source:
-    """Python source of the entries, and what its names stand for."""
-
-    def __init__(self) -> None:
-        self.scope: dict[str, Any] = {}
-        self._names: dict[int, str] = {}
-
-    def bound(self, thing: Any) -> str:
-        """A name for something that is there before the function runs."""
-        if id(thing) not in self._names:
-            self._names[id(thing)] = f"c{len(self._names)}"
-            self.scope[self._names[id(thing)]] = thing.tensor if isinstance(thing, _Value) else thing
-        return self._names[id(thing)]
-
-    def made(self, value: _Value) -> str:
-        self._names[id(value)] = f"t{len(self._names)}"
-        return self._names[id(value)]
-
-    def expression(self, value: Any) -> str:
-        if isinstance(value, _Value):
-            return self.bound(value) if value.is_kept else self._names[id(value)]
-        if isinstance(value, tuple | list):
-            return f"[{', '.join(map(self.expression, value))}]"
-        return repr(value) if value is None or isinstance(value, bool | int | str) else self.bound(value)
-
-
-def _compiled(entries: Sequence[_Entry]) -> Callable[[], None]:
-    """A function that runs the entries in turn and lets go of each value after its last use."""
-    last_use: dict[int, int] = {}
-    for number, entry in enumerate(entries):
-        for value in entry.values:
-            if not value.is_kept:
-                last_use[id(value)] = number
-    source, lines = _Source(), []
-    for number, entry in enumerate(entries):
-        arguments = [*map(source.expression, entry.args),
-                     *(f"{name}={source.expression(value)}" for name, value in entry.kwargs.items())]
-        call = f"{source.bound(entry.operator)}({', '.join(arguments)})"
-        names = ["_" if value is None else source.made(value) for value in entry.results]
-        if any(name != "_" for name in names):
-            call = f"({', '.join(names)},) = {call}" if entry.is_sequence else f"{names[0]} = {call}"
-        done = {source.expression(value): None for value in entry.values if last_use.get(id(value)) == number}
-        lines.append(call + (f"; del {', '.join(done)}" if done else ""))
-    parameters = ", ".join(f"{name}={name}" for name in source.scope)
-    exec("\n    ".join([f"def replay({parameters}):", *lines, "return"]), source.scope)
-    return source.scope["replay"]

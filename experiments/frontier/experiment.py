@@ -27,8 +27,8 @@ from ..harness.progress import console
 from ..harness.records import ADDED_LATER
 from ..report.page import related_records, report_name, write_report
 from ..study.checks import (
+    capture_field,
     check_batches,
-    check_capture,
     check_different,
     check_invariance,
     check_machine,
@@ -67,7 +67,7 @@ class Frontier:
         check_machine(self.device, self.kernels, self.threads, self.models_at_once)
         check_invariance(self.batch_invariant, self.device)
         check_dtype(self.dtype, self.device)
-        check_capture(self.capture)
+        capture_field(self)
         check_tasks(self.tasks, self.seeds)
         check_batches(self.batch_sizes, self.num_items)
         check_different("thresholds", self.thresholds)

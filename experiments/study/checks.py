@@ -3,7 +3,7 @@ final message."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ...kernels.batch_invariance import batch_invariant
 from ...kernels.batch_invariance import check_device as check_device_invariance
@@ -17,7 +17,7 @@ from ..training.recipe import LARGEST_SEED
 from .runner import Runner
 from .setup import TaskSetup
 
-CAPTURES = ("none", "graph")
+CAPTURES = ("auto", "none", "graph", "compile")
 
 _Point = TypeVar("_Point")
 
@@ -38,10 +38,16 @@ def check_invariance(enabled: bool, device: str) -> None:
         check_device_invariance(device)
 
 
-def check_capture(capture: str) -> None:
-    """ValueError unless `capture` is none or graph."""
+def capture_field(settings: Any) -> None:
+    """Make the field `capture` of frozen settings what is to be done: auto becomes graph. ValueError unless it is auto,
+    none, graph or compile, or if the device does not support it."""
+    capture, device = settings.capture, settings.device
     if capture not in CAPTURES:
         raise ValueError(f"capture={capture!r}: must be one of {', '.join(CAPTURES)}")
+    if capture == "compile" and device != "cpu":
+        raise ValueError(f"capture=compile with device={device!r}: must be none or graph there")
+    if capture == "auto":
+        object.__setattr__(settings, "capture", "graph")
 
 
 def check_tasks(tasks: Mapping[str, TaskSetup], seeds: Sequence[int]) -> None:

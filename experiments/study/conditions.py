@@ -10,7 +10,7 @@ from ..harness.records import Json
 class Conditions:
     """`precision` is that of training (both if the models of a pair differ); `device` is the name of the CPU or GPU
     that did the work, with `threads` threads; `dtype` is that of the weights in decoding, `capture` says whether its
-    steps were captured and replayed (graph) or not (none)."""
+    steps were taken (none), captured and replayed (graph), or also compiled (compile)."""
 
     precision: str
     device: str
@@ -27,7 +27,7 @@ class Conditions:
     def of_decoding(self) -> str:
         """What differs from the usual, to be added to the precision."""
         return (("" if self.dtype == "float32" else f", decoded in {self.dtype}")
-                + ("" if self.capture == "none" else ", steps replayed"))
+                + {"none": "", "graph": ", steps replayed", "compile": ", steps compiled"}[self.capture])
 
 
 def conditions_of(record: Json) -> Conditions:

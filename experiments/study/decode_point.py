@@ -22,7 +22,7 @@ from ..harness.locks import machine_alone
 from ..harness.records import ADDED_LATER, Json
 from ..training.evaluator import Evaluator, TimedBatch, batches, canvases
 from ..training.recipe import TrainingPoint
-from .checks import check_capture
+from .checks import capture_field
 from .runner import Runner
 
 # Rounds of decodes interleaved with the reference's: so many, unless that leaves a round fewer batches than two.
@@ -60,16 +60,15 @@ class DecodePoint:
     def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size)
         check_integer("num_items", self.num_items)
-        check_capture(self.capture)
+        capture_field(self)
 
 
 def measure(point: DecodePoint, runner: Runner) -> Json:
     """Decode and time one point, holding the machine lock exclusively."""
     torch.set_num_threads(point.threads)
     model, reference_model = (runner.model_in(of, point.device, point.dtype) for of in (point.model, point.reference))
-    captures = point.capture == "graph"
-    evaluator = point.model.evaluator(model, point.decoder, point.head, captures=captures)
-    reference = point.reference.evaluator(reference_model, point.reference_decoder, point.head, captures=captures)
+    evaluator = point.model.evaluator(model, point.decoder, point.head, capture=point.capture)
+    reference = point.reference.evaluator(reference_model, point.reference_decoder, point.head, capture=point.capture)
     with (machine_alone(), using(Implementation.named(point.kernels)), batch_invariant(point.batch_invariant),
           recording() as ran):
         result = _measured(point, evaluator, reference)

@@ -89,13 +89,14 @@ class TrainingPoint:
         evaluator = self.evaluator(transformer, decoder, head)
         decoder.check(evaluator.model, evaluator.requests(self.task, problems, self.seed)[0])
 
-    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head, *, captures: bool = False
+    def evaluator(self, transformer: Transformer, decoder: Decoder, head: Head, *, capture: str = "none"
                   ) -> Evaluator:
-        """The model with this decoder, which stops at the task's end token. `captures`: steps are captured and
-        replayed."""
+        """The model with this decoder, which stops at the task's end token. `capture`: steps are taken (none), or
+        captured and replayed (graph), or also compiled (compile)."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
         decoder = replace(decoder, end_id=self.task.end_id)
-        return Evaluator(model, decoder, self.recipe.format, CapturedSteps(decoder) if captures else None)
+        captured = None if capture == "none" else CapturedSteps(decoder, compiles=capture == "compile")
+        return Evaluator(model, decoder, self.recipe.format, captured)
 
 
 @lru_cache(maxsize=64)

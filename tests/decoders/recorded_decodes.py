@@ -80,11 +80,11 @@ class Recorded:
         """The same decode now, by a model of this kind; `parts` are those that a study adds to the decoders' own."""
         return Recorded.of(self.requests, _built(self.decoder, parts), _built(self.pattern, parts), kind)
 
-    def captured(self) -> tuple["Recorded", CapturedSteps]:
-        """The same decode by steps that were captured in three decodes of other requests before, and what captured
-        them."""
+    def captured(self, *, compiles: bool = False) -> tuple["Recorded", CapturedSteps]:
+        """The same decode by steps that were captured, or compiled, in three decodes of other requests before, and what
+        captured them."""
         decoder, pattern = _built(self.decoder, {}), _built(self.pattern, {})
-        runner = CapturedSteps(decoder)
+        runner = CapturedSteps(decoder, compiles=compiles)
         for _ in range(3):
             generate(_model(pattern, DecodableTransformer), decoder, OTHER_REQUESTS[self.requests], runner=runner)
         return Recorded.of(self.requests, decoder, pattern, runner=runner), runner

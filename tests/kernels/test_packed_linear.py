@@ -95,15 +95,18 @@ def test_gradients_autocast_and_the_reference_take_the_library() -> None:
     assert multiplied(x_MK, weight_NK, held)[1] == PACKED
 
 
-@pytest.mark.parametrize(("is_intel", "has_avx512", "factor", "paying"), [
-    (True, True, 1, [16, 127]), (True, False, 1, []), (False, True, 1, [1, 2, 15, 16, 127, 128]),
-    (False, False, 1, [2, 15, 16, 127]), (False, False, 6, [1, 2, 15, 16, 127])])
+@pytest.mark.parametrize(("is_intel", "has_avx512", "factor", "model_megabytes", "paying"), [
+    (True, True, 1, 99, [16, 127]), (True, False, 1, 99, []), (False, True, 1, 0, [1, 2, 15, 16, 127, 128]),
+    (False, False, 1, 16, [2, 15, 16, 127]), (False, False, 6, 0, [1, 2, 15, 16, 127]),
+    (False, False, 1, 17, [1, 2, 15, 16, 127]), (False, False, 0.5, 17, [2, 15, 16, 127]),
+    (False, False, 0.5, 16, []), (True, True, 0.5, 17, [])])
 def test_numbers_of_rows_that_do_not_pay_on_the_processor_take_the_library(
-        monkeypatch: pytest.MonkeyPatch, is_intel: bool, has_avx512: bool, factor: int, paying: list[int]) -> None:
+        monkeypatch: pytest.MonkeyPatch, is_intel: bool, has_avx512: bool, factor: float, model_megabytes: int,
+        paying: list[int]) -> None:
     monkeypatch.setattr(packed_linear, "_IS_INTEL", is_intel)
     monkeypatch.setattr(packed_linear, "_HAS_AVX512", has_avx512)
-    weight_NK, x_MK = weight(factor * N), torch.randn(128, K)
-    held = PackedWeight.of(weight_NK)
+    weight_NK, x_MK = weight(int(factor * N)), torch.randn(128, K)
+    held = PackedWeight.of(weight_NK, model_megabytes << 20)
     assert (held is None) == (not paying)
     assert [num_rows for num_rows in (1, 2, 15, 16, 127, 128)
             if multiplied(x_MK[:num_rows], weight_NK, held)[1] == PACKED] == paying

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from quicksilver.decoders import CapturedSteps, Step, generate, presets
+from quicksilver.decoders.capture.operators import replay_of
 from quicksilver.decoders.capture.recorders import CUDAGraphs, Operators, Recorded, Recorder, recorder_for
 from quicksilver.decoders.capture.tape import Tape
 from quicksilver.models import Bidirectional
@@ -24,8 +25,8 @@ class Found(Recorder):
         with Tape() as tape:
             step = take()
         self.found += tape.found
-        replay, step = tape.program(step)
-        return Recorded(step, set(), replay)
+        entries, step = tape.finish(step)
+        return Recorded(step, set(), replay_of(entries))
 
 
 @pytest.mark.parametrize("name", ["threshold", "fast_dllm_dual", "dkv_cache", "klass", "dinfer_credit", "p2"])

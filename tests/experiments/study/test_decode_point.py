@@ -97,13 +97,23 @@ def test_replayed_steps_give_the_same_answers_and_are_counted(runner: Runner, di
     for name in ("right", "answers_sha256", "accounting", "kernels", "linear"):
         assert replayed[name] == taken[name]
     # One step for each of five batches, and of the reference, decoded in every round, one for each cell.
-    assert replayed["steps"] == {"steps_replayed": 5, "steps_captured": 0, "steps_taken": 0, "reasons": []}
+    assert replayed["steps"] == {"steps_replayed": 5, "steps_captured": 0, "steps_taken": 0,
+                                 "steps_by_compiled_program": 0, "reasons": []}
     of_reference = replayed["reference_steps"]
     assert (of_reference["steps_captured"], of_reference["steps_taken"], of_reference["reasons"]) == (0, 0, [])
     assert of_reference["steps_replayed"] % TASK.num_cells == 0
     assert of_reference["steps_replayed"] > 0
 
 
-def test_a_capture_that_there_is_none_of_is_refused(diffusion: DecodePoint) -> None:
-    with pytest.raises(ValueError, match="capture='compile': must be one of none, graph"):
-        replace(diffusion, capture="compile")
+def test_compiled_steps_are_counted(runner: Runner, diffusion: DecodePoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quicksilver.decoders.capture.program._by_inductor", lambda graph, arguments: graph)
+    steps = measure(replace(diffusion, num_items=20, capture="compile"), runner)["steps"]
+    assert steps["steps_by_compiled_program"] == steps["steps_replayed"] == 5
+
+
+def test_auto_captures_and_what_there_is_none_of_is_refused(diffusion: DecodePoint) -> None:
+    assert replace(diffusion, capture="auto").capture == "graph"
+    with pytest.raises(ValueError, match="capture='graphs': must be one of auto, none, graph, compile"):
+        replace(diffusion, capture="graphs")
+    with pytest.raises(ValueError, match="capture=compile with device='cuda': must be none or graph there"):
+        replace(diffusion, capture="compile", device="cuda")
