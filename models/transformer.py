@@ -105,14 +105,24 @@ class Transformer(nn.Module):
     def pack(self) -> int:
         """Pack the weights of products on a CPU, where it pays and would leave half of the free memory. Returns the
         bytes that the packed copies take."""
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        for layer in layers:
-            layer.packed = None
+        layers = self.unpack()
         num_bytes = sum(layer.weight.nbytes for layer in layers)
         paying = [layer for layer in layers if pays(layer.weight, num_bytes)]
         if not paying or sum(layer.weight.nbytes for layer in paying) > free_memory_bytes() // 2:
             return 0
         return sum(layer.pack(num_bytes) for layer in paying)
+
+    def unpack(self) -> list[Linear]:
+        """Drop the packed copies. Returns the layers that may have had one."""
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        for layer in layers:
+            layer.packed = None
+        return layers
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether there is a packed copy of a weight."""
+        return any(isinstance(module, Linear) and module.packed is not None for module in self.modules())
 
     def weights_version(self) -> Hashable:
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch

@@ -18,6 +18,7 @@ from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, P
 from ..harness.records import describe
 from .agreement import interleaved, random_transformer
 from .base import Comparison, Timing
+from .own_engines import own_engines, timed_engines
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,18 @@ def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransform
     same = decoder.decode(model, [request])[0].tokens == other.decode()
     ours, theirs = setting.num_new / turns.own, setting.num_new / turns.peer
     counts, (share, step_ms) = accounted(decoder, model, request), outside(decoder, model, request)
+    engines, of_engines = timed_engines(own_engines(decoder, model, request), other.decode, setting.rounds)
     aim = "" if target is None else f" (aim: {target:g})"
     text = (f"{other.name}, {dtype}, {setting.name}: ours {ours:.1f} tokens/s, theirs {theirs:.1f}, ratio "
             f"{turns.ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}\n"
             f"    positions computed: ours {counts['positions_computed']}, theirs {other.num_fed}; with logits: "
             f"ours {counts['positions_queried']}, theirs {other.num_queried}; {step_ms:.2f} ms a step of ours, "
-            f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)")
+            f"{share:.1%} of it neither forward nor token statistics (aim: at most 10 %)\n{engines}")
     figures = turns.to_json() | {
         "dtype": dtype, "tokens_same": same, "ours_tokens_per_second": ours, "theirs_tokens_per_second": theirs,
         "ours_positions_computed": counts["positions_computed"], "theirs_positions_computed": other.num_fed,
         "ours_positions_queried": counts["positions_queried"], "theirs_positions_queried": other.num_queried,
-        "ours_step_ms": step_ms, "ours_share_outside": share}
+        "ours_step_ms": step_ms, "ours_share_outside": share, "engines": of_engines}
     return Timing(text, figures, same or dtype != "float32")
 
 

@@ -4,7 +4,7 @@ our autoregressive decoder: tokens and times.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ...models import Causal, DecodableTransformer, Shape, Transformer
 from ..harness.records import describe
 from .agreement import close_decisions, interleaved, random_transformer
 from .base import Comparison, Finding, Timing
+from .own_engines import own_engines, timed_engines
 from .speed import dtype_of
 
 SHAPES = {
@@ -76,7 +77,7 @@ class LlamaPair:
     def mask_id(self) -> int:
         return self.transformer.config.vocab_size - 1
 
-    @property
+    @cached_property
     def model(self) -> DecodableTransformer:
         return DecodableTransformer(self.transformer, mask_id=self.mask_id, shift=1)
 
@@ -127,13 +128,15 @@ def _timed(name: str, shape: Shape, vocab_size: int, rounds: int) -> Timing:
     turns = interleaved(pair.ours, pair.theirs, rounds)
     beside_floor = interleaved(pair.ours, pair.linear_floor, rounds)
     own, peer, floor = (1e3 * seconds / pair.num_new for seconds in (turns.own, turns.peer, beside_floor.peer))
+    engines, of_engines = timed_engines(own_engines(AUTOREGRESSIVE, pair.model, pair.request), pair.theirs, rounds)
     text = (f"transformers, greedy, {name}, {pair.num_new} tokens, batch 1: ours {own:.3f} ms a token, theirs "
             f"{peer:.3f}, ratio {turns.ratio:.2f}\n"
             f"    F.linear over the same weights at one row: {floor:.3f} ms a token, ours / F.linear "
-            f"{1 / beside_floor.ratio:.2f}")
+            f"{1 / beside_floor.ratio:.2f}\n{engines}")
     figures = turns.to_json() | {
         "dtype": dtype_of(pair.model), "num_new": pair.num_new, "ours_tokens_per_second": 1e3 / own,
-        "theirs_tokens_per_second": 1e3 / peer, "beside_linear": beside_floor.to_json()}
+        "theirs_tokens_per_second": 1e3 / peer, "beside_linear": beside_floor.to_json(),
+        "engines": of_engines}
     return Timing(text, figures)
 
 

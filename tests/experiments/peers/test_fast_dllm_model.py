@@ -119,6 +119,7 @@ def test_the_loops_agree_on_their_model_too(whole: Path) -> None:
 
 def test_every_loop_is_raced_and_the_dual_one_in_bfloat16_too(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "interleaved", lambda ours, theirs, rounds: Turns([1.0], [2.0]))
+    monkeypatch.setattr(speed, "timed_engines", lambda engines, theirs, rounds: ("    engines", {}))
     setting = speed.Setting(Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=2, ffn_width=16,
                                   position_table=False), 13, prompt_length=3, num_new=8, block=4, steps=4, rounds=1)
     timings = list(measured(fast_dllm_model.speed(whole, setting)))

@@ -41,6 +41,7 @@ def test_a_missing_or_foreign_checkout_is_named(tmp_path: Path) -> None:
 def test_both_loops_are_timed_on_the_same_weights_in_both_precisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                                                                    ) -> None:
     monkeypatch.setattr(speed, "interleaved", lambda ours, theirs, rounds: Turns([1.0], [3.0]))
+    monkeypatch.setattr(speed, "timed_engines", lambda engines, theirs, rounds: ("    engines", {}))
     setting = speed.Setting(Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=2, ffn_width=16,
                                   position_table=False), 13, prompt_length=3, num_new=8, block=4, steps=4, rounds=1)
     precise, rounded = measured(llada_speed(checkout(tmp_path, "generate.py", LLADA), setting))

@@ -37,17 +37,20 @@ def test_the_default_setting_is_the_stated_one() -> None:
 
 def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "interleaved", lambda ours, theirs, rounds: Turns([0.5], [1.0]))
+    monkeypatch.setattr(speed, "timed_engines", lambda engines, theirs, rounds: (", ".join(engines), {"engines": 3}))
     model = SETTING.model()
     tokens = DECODER.decode(model, [REQUEST])[0].tokens
     with_itself = compare_speed("peer", SETTING, DECODER, model,
                                 lambda _: OtherEngine("peer", lambda: tokens, 44, 33), 1.25)
     assert (with_itself.peer, with_itself.of["dtype"]) == ("peer", "float32")
     timing = with_itself.measure()
-    first, why = timing.text.splitlines()
+    first, why, engines = timing.text.splitlines()
     assert timing.holds
     assert first == ("peer, float32, 8 tokens after 3, blocks of 4, 4 steps: ours 16.0 tokens/s, theirs 8.0, "
                      "ratio 2.00 (aim: 1.25); tokens identical")
     assert "positions computed: ours 44, theirs 44; with logits: ours 12, theirs 33; " in why
+    assert engines == ", ".join(f"products by F.linear, steps {how}" for how in ("taken", "replayed", "compiled"))
+    assert timing.figures["engines"] == {"engines": 3}
     assert timing.figures.items() >= {
         "ours_seconds": [0.5], "theirs_seconds": [1.0], "ratio": 2.0, "ours_tokens_per_second": 16.0,
         "theirs_tokens_per_second": 8.0, "tokens_same": True, "theirs_positions_queried": 33}.items()

@@ -17,6 +17,7 @@ def test_a_llama_with_our_weights_decodes_the_same(monkeypatch: pytest.MonkeyPat
     assert found.holds
     assert (found.num_decodes, found.num_same) == (2, 2)
     monkeypatch.setattr(transformers, "interleaved", lambda ours, theirs, rounds: Turns([0.064], [0.128]))
+    monkeypatch.setattr(transformers, "timed_engines", lambda engines, theirs, rounds: ("    engines", {}))
     (timing,) = measured(transformers.speed())
     assert "ours 1.000 ms a token, theirs 2.000, ratio 2.00" in timing.text
     assert "ours / F.linear 0.50" in timing.text
