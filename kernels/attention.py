@@ -8,8 +8,9 @@ key/value head restricts that further (MAGE, arXiv 2602.14209). PyTorch takes an
 zeros.
 
 The G query heads of a key/value head and the F queries are packed into the rows of one tile, so keys and values are
-read once for all of them (GQA packing). Up to 64 queries the keys are split (FlashDecoding); splits have a fixed size,
-whatever the batch and the context, and are merged in a fixed order: a row's bits do not depend on its batch.
+read once for all of them (GQA packing). Up to 64 queries the keys are split (FlashDecoding), into as many parts as fill
+a card; under `batch_invariant` splits have a fixed size, whatever the batch and the context. They are merged in a fixed
+order.
 """
 
 # Triton's annotations do not tell tiles from numbers, nor what a specialisation leaves out.
@@ -25,12 +26,15 @@ from torch import Tensor
 
 from .attention_cpu import attention_on_cpu
 from .autocast import autocast_dtype
+from .batch_invariance import is_batch_invariant
 from .case import Case, Cost
 from .dispatch import kernel, launch, num_pipeline_stages
 from .key_ranges import KEY_TILE, KeyRanges, VisibleKeys, mask_of_heads
 from .tensor_checks import assert_contiguous
 
 _MOST_SPLIT_QUERIES = 64
+# Programs that give each of a card's some 130 processors one.
+_PROGRAMS = 128
 
 
 def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> Tensor:
@@ -71,9 +75,21 @@ def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
     return _Tiles(128, KEY_TILE, num_warps=8, num_stages=3)
 
 
-def split_size(num_kv_heads: int) -> int:
-    """Keys in a split: about 128 programs a row of 8k context, whatever the number of heads."""
-    return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
+def _tiles_that_fill(num_pairs: int, num_rows: int, num_keys: int, head_width: int, element_size: int) -> _Tiles:
+    """Tiles of fewer rows where those of `_tiles` are too few programs even if each takes one tile of keys."""
+    tiles = _tiles(num_rows, head_width, element_size)
+    if num_rows > 64 >= tiles.rows or element_size == 4:
+        return tiles
+    most_programs = num_pairs * triton.cdiv(num_rows, tiles.rows) * triton.cdiv(num_keys, KEY_TILE)
+    return _tiles(64, head_width, element_size) if most_programs < _PROGRAMS else tiles
+
+
+def split_size(num_programs: int, num_kv_heads: int, num_keys: int) -> int:
+    """Keys in a split, where there are so many programs a split and so many keys in all."""
+    if is_batch_invariant():
+        return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
+    num_splits = triton.cdiv(_PROGRAMS, max(num_programs, 1))
+    return KEY_TILE * max(1, triton.cdiv(num_keys, KEY_TILE * num_splits))
 
 
 def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> None:
@@ -103,10 +119,14 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
     assert k_BCKD.stride()[1:] == (num_kv_heads * head_width, head_width, 1), (
         f"k_BCKD with strides {k_BCKD.stride()}: each row must be contiguous")
     assert v_BCKD.stride() == k_BCKD.stride(), f"v_BCKD with strides {v_BCKD.stride()}: must be those of k_BCKD"
-    group = num_heads // num_kv_heads
-    tiles = _tiles(num_queries * group, head_width, q_BFHD.element_size())
+    num_rows, num_pairs = num_queries * (num_heads // num_kv_heads), batch * num_kv_heads
     listed = num_keys if ranges.tiles_BKN is None else ranges.tiles_BKN.shape[-1] * KEY_TILE
-    split = split_size(num_kv_heads) if num_queries <= _MOST_SPLIT_QUERIES else max(KEY_TILE, listed)
+    if num_queries <= _MOST_SPLIT_QUERIES:
+        tiles = _tiles_that_fill(num_pairs, num_rows, listed, head_width, q_BFHD.element_size())
+        split = split_size(num_pairs * triton.cdiv(num_rows, tiles.rows), num_kv_heads, listed)
+    else:
+        tiles = _tiles(num_rows, head_width, q_BFHD.element_size())
+        split = max(KEY_TILE, listed)
     num_splits = max(1, triton.cdiv(listed, split))
     out_BFHD = torch.empty(q_BFHD.shape, dtype=q_BFHD.dtype, device=q_BFHD.device)
     partial, log_sum = out_BFHD, None
@@ -114,18 +134,18 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
         partial = torch.empty((num_splits, *q_BFHD.shape), dtype=torch.float32, device=q_BFHD.device)
         log_sum = torch.empty((num_splits, *q_BFHD.shape[:3]), dtype=torch.float32, device=q_BFHD.device)
     # Rows and heads in the first dimension: the others end at 65,535, which a batch may exceed.
-    grid = (triton.cdiv(num_queries * group, tiles.rows) * batch * num_kv_heads, num_splits)
+    grid = (triton.cdiv(num_rows, tiles.rows) * num_pairs, num_splits)
     launch(_attention_kernel, grid, q_BFHD, k_BCKD, v_BCKD, ranges.first_BF, ranges.stop_BF, ranges.tiles_BKN,
            ranges.num_tiles_BK, partial, log_sum, head_width**-0.5 * math.log2(math.e), batch, num_queries, num_keys,
            num_kv_heads, listed // KEY_TILE, split, k_BCKD.stride(0), _row_stride(ranges.first_BF, batch),
-           _row_stride(ranges.stop_BF, batch), GROUP=group, WIDTH=head_width,
+           _row_stride(ranges.stop_BF, batch), GROUP=num_heads // num_kv_heads, WIDTH=head_width,
            WIDTH_TILE=max(16, triton.next_power_of_2(head_width)), ROWS=tiles.rows, KEYS=tiles.keys,
            LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=num_pipeline_stages(tiles.num_stages))
     if log_sum is not None:
-        num_rows = batch * num_queries * num_heads
-        launch(_merge_kernel, (num_rows,), partial, log_sum, out_BFHD, num_rows, num_splits, WIDTH=head_width,
-               WIDTH_TILE=triton.next_power_of_2(head_width), SPLITS=max(32, triton.next_power_of_2(num_splits)),
-               num_warps=1)
+        num_merged, width_tile = batch * num_queries * num_heads, triton.next_power_of_2(head_width)
+        splits = max(2, triton.next_power_of_2(num_splits))
+        launch(_merge_kernel, (num_merged,), partial, log_sum, out_BFHD, num_merged, num_splits, WIDTH=head_width,
+               WIDTH_TILE=width_tile, SPLITS=splits, num_warps=min(8, max(1, splits * width_tile // 2048)))
     return out_BFHD
 
 
@@ -142,7 +162,8 @@ def _attention_kernel(
 ):
     row_tiles = tl.cdiv(num_queries * GROUP, ROWS)
     pair = tl.program_id(0) // row_tiles
-    row = tl.program_id(0) % row_tiles * ROWS + tl.arange(0, ROWS)
+    # The last rows first: under a causal mask they see the most keys.
+    row = (row_tiles - 1 - tl.program_id(0) % row_tiles) * ROWS + tl.arange(0, ROWS)
     b = (pair // num_kv_heads).to(tl.int64)
     kv_head = pair % num_kv_heads
     query = row // GROUP
@@ -152,9 +173,11 @@ def _attention_kernel(
     key = tl.arange(0, KEYS)
     q_row = (b * num_queries + query) * (num_kv_heads * GROUP) + head
     q_tile = tl.load(q_ptr + q_row[:, None] * WIDTH + d[None, :], mask=inside[:, None] & (d[None, :] < WIDTH), other=0)
-    # The keys that the tile's rows see, and the part of them that is this split's.
+    # The keys that the tile's rows see, and the part of them that is this split's. Up to `full` every row sees all.
     low = tl.program_id(1) * split
     high = tl.minimum(low + split, num_keys)
+    row_first = None
+    row_stop = None
     if first_ptr is not None:
         row_first = tl.load(first_ptr + b * stride_first_row + query, mask=inside, other=2147483647)
         row_first = tl.minimum(tl.maximum(row_first, 0), num_keys).to(tl.int32)
@@ -168,6 +191,12 @@ def _attention_kernel(
     if tiles_ptr is not None:
         tiles_ptr += pair.to(tl.int64) * num_listed
         high = tl.minimum(low + split, tl.load(num_tiles_ptr + pair) * LIST_TILE)
+    full = low
+    if (first_ptr is None) and (tiles_ptr is None):
+        full = high
+        if stop_ptr is not None:
+            full = tl.minimum(high, tl.min(tl.where(inside, row_stop, num_keys), 0))
+        full = low + tl.maximum(full - low, 0) // KEYS * KEYS
     stride_key = num_kv_heads * WIDTH
     k_ptrs = k_ptr + b * stride_kv_row + kv_head * WIDTH + key[None, :] * stride_key + d[:, None]
     v_ptrs = v_ptr + b * stride_kv_row + kv_head * WIDTH + key[:, None] * stride_key + d[None, :]
@@ -175,30 +204,17 @@ def _attention_kernel(
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     mixed = tl.zeros((ROWS, WIDTH_TILE), tl.float32)
-    for place in range(low, high, KEYS):
+    if (first_ptr is None) and (tiles_ptr is None):
+        for place in range(low, full, KEYS):
+            begin = place
+            top, total, mixed = _attended(q_tile, k_ptrs, v_ptrs, begin, None, None, None, stride_key, scale, top,
+                                          total, mixed, WIDTH)
+    for place in range(full, high, KEYS):
         begin = place
         if tiles_ptr is not None:
             begin = tl.load(tiles_ptr + place // LIST_TILE) * LIST_TILE + place % LIST_TILE
-        at = begin + key
-        k_tile = tl.load(k_ptrs + begin.to(tl.int64) * stride_key,
-                         mask=(at[None, :] < num_keys) & (d[:, None] < WIDTH), other=0)
-        v_tile = tl.load(v_ptrs + begin.to(tl.int64) * stride_key,
-                         mask=(at[:, None] < num_keys) & (d[None, :] < WIDTH), other=0)
-        score = tl.dot(q_tile, k_tile, input_precision="ieee") * scale
-        visible = at[None, :] < num_keys
-        if first_ptr is not None:
-            visible &= at[None, :] >= row_first[:, None]
-        if stop_ptr is not None:
-            visible &= at[None, :] < row_stop[:, None]
-        score = tl.where(visible, score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, 1))
-        # A row that has seen nothing yet has no maximum to subtract.
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        weight = tl.exp2(score - base[:, None])
-        keep = tl.exp2(top - base)
-        total = total * keep + tl.sum(weight, 1)
-        mixed = tl.dot(weight.to(v_ptr.dtype.element_ty), v_tile, mixed * keep[:, None], input_precision="ieee")
-        top = new_top
+        top, total, mixed = _attended(q_tile, k_ptrs, v_ptrs, begin, num_keys, row_first, row_stop, stride_key, scale,
+                                      top, total, mixed, WIDTH)
 
     mixed = mixed / tl.where(total == 0, 1.0, total)[:, None]
     part = ((tl.program_id(1) * batch + b) * num_queries + query).to(tl.int64) * (num_kv_heads * GROUP) + head
@@ -207,6 +223,37 @@ def _attention_kernel(
     if log_sum_ptr is not None:
         seen = tl.where(total == 0, float("-inf"), top + tl.log2(tl.where(total == 0, 1.0, total)))
         tl.store(log_sum_ptr + part, seen, mask=inside)
+
+
+@triton.jit
+def _attended(q_tile, k_ptrs, v_ptrs, begin, num_keys, row_first, row_stop, stride_key, scale, top, total, mixed,
+              WIDTH: tl.constexpr):
+    """The running maximum, sum and mixture with the keys from `begin` on; num_keys None: every row sees them all."""
+    d = tl.arange(0, k_ptrs.shape[0])
+    at = begin + tl.arange(0, k_ptrs.shape[1])
+    k_mask = d[:, None] < WIDTH
+    v_mask = d[None, :] < WIDTH
+    if num_keys is not None:
+        k_mask &= at[None, :] < num_keys
+        v_mask &= at[:, None] < num_keys
+    k_tile = tl.load(k_ptrs + begin.to(tl.int64) * stride_key, mask=k_mask, other=0)
+    v_tile = tl.load(v_ptrs + begin.to(tl.int64) * stride_key, mask=v_mask, other=0)
+    score = tl.dot(q_tile, k_tile, input_precision="ieee") * scale
+    if num_keys is not None:
+        visible = at[None, :] < num_keys
+        if row_first is not None:
+            visible &= at[None, :] >= row_first[:, None]
+        if row_stop is not None:
+            visible &= at[None, :] < row_stop[:, None]
+        score = tl.where(visible, score, float("-inf"))
+    new_top = tl.maximum(top, tl.max(score, 1))
+    # A row that has seen nothing yet has no maximum to subtract.
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    weight = tl.exp2(score - base[:, None])
+    keep = tl.exp2(top - base)
+    total = total * keep + tl.sum(weight, 1)
+    mixed = tl.dot(weight.to(v_tile.dtype), v_tile, mixed * keep[:, None], input_precision="ieee")
+    return new_top, total, mixed
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits"])
@@ -219,11 +266,10 @@ def _merge_kernel(partial_ptr, log_sum_ptr, out_ptr, num_rows, num_splits, WIDTH
     top = tl.max(sums, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(tl.exp2(sums - base), 0)
-    mixed = tl.zeros((WIDTH_TILE,), tl.float32)
-    for number in range(num_splits):
-        place = number * num_rows.to(tl.int64) + row
-        weight = tl.exp2(tl.load(log_sum_ptr + place) - base)
-        mixed += weight * tl.load(partial_ptr + place * WIDTH + d, mask=d < WIDTH, other=0)
+    place = split[:, None] * num_rows.to(tl.int64) + row
+    parts = tl.load(partial_ptr + place * WIDTH + d[None, :], mask=(split < num_splits)[:, None] & (d < WIDTH)[None, :],
+                    other=0)
+    mixed = tl.sum(parts * tl.exp2(sums - base)[:, None], 0)
     mixed = mixed / tl.where(total == 0, 1.0, total)
     tl.store(out_ptr + row * WIDTH + d, mixed.to(out_ptr.dtype.element_ty), mask=d < WIDTH)
 

@@ -5,7 +5,8 @@
 As FlashSampling does for a sample alone (arXiv 2603.15854). Each program multiplies one tile of the vocabulary with one
 tile of rows and keeps the logits in registers; the weights stand on the M side of the tensor core, so that a warp
 group's 64 rows are full however few positions are asked for. The tiles' partials are merged as in `token_statistics`.
-The tiles never change with the number of rows, so neither do the bits of a row's result.
+Many rows take tiles of more, so that the weights are read less often; under `batch_invariant` the tiles never change
+with the number of rows, so neither do the bits of a row's result.
 """
 
 import math
@@ -18,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .batch_invariance import is_batch_invariant
 from .case import Case, Cost, tensors_of
 from .dispatch import kernel, launch, num_pipeline_stages
 from .statistics_request import Statistic, StatisticsRequest, TokenStatistics
@@ -64,6 +66,15 @@ class _Tiles:
 # float32 has no exact tensor-core product: its operands stay in registers, so its tile is smaller.
 _TILES = {2: _Tiles(128, 32, 64, num_warps=4, num_stages=4), 4: _Tiles(64, 32, 32, num_warps=4, num_stages=3)}
 _DRAWN_TILES = {2: _Tiles(128, 32, 64, num_warps=8, num_stages=4), 4: _Tiles(64, 32, 32, num_warps=8, num_stages=3)}
+_MANY_ROWS = 64
+_TILES_OF_MANY_ROWS = _Tiles(128, 128, 64, num_warps=8, num_stages=4)
+_DRAWN_TILES_OF_MANY_ROWS = _Tiles(128, 64, 64, num_warps=8, num_stages=4)
+
+
+def _tiles(num_rows: int, element_size: int, is_drawn: bool) -> _Tiles:
+    if num_rows > _MANY_ROWS and element_size == 2 and not is_batch_invariant():
+        return _DRAWN_TILES_OF_MANY_ROWS if is_drawn else _TILES_OF_MANY_ROWS
+    return (_DRAWN_TILES if is_drawn else _TILES)[element_size]
 
 
 @kernel(reference, check=_check)
@@ -73,7 +84,7 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
     hidden_TE, vocab_size = hidden_BQE.reshape(-1, width), len(head_VE)
     assert_rows_contiguous(hidden_BQE=hidden_TE)
     assert_contiguous(head_VE=head_VE)
-    tiles = (_TILES if request.sampling is None else _DRAWN_TILES)[hidden_TE.element_size()]
+    tiles = _tiles(len(hidden_TE), hidden_TE.element_size(), request.sampling is not None)
     num_tiles = triton.cdiv(vocab_size, tiles.vocab)
     partials = empty_partials(len(hidden_TE), num_tiles, hidden_TE.device)
     found = TokenStatistics.empty(request, (num_rows, num_queried), hidden_TE.device)

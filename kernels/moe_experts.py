@@ -42,7 +42,7 @@ class Tile:
 TILES: tuple[tuple[float, Tile, Tile], ...] = (
     (8, Tile(16, 32, 64, True, 4, 4), Tile(16, 64, 64, True, 4, 4)),
     (24, Tile(32, 64, 64, True, 4, 3), Tile(32, 64, 64, True, 4, 4)),
-    (128, Tile(64, 64, 64, False, 4, 3), Tile(64, 128, 64, False, 4, 3)),
+    (48, Tile(64, 64, 64, False, 4, 3), Tile(64, 128, 64, False, 4, 3)),
     (float("inf"), Tile(128, 128, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 4)),
 )
 # float32 has no exact tensor-core product: operands stay in registers, which larger tiles overflow.

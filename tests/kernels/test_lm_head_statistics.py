@@ -43,7 +43,7 @@ def check(hidden: Tensor, head: Tensor, banned: int | None) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("rows", "queried", "width", "vocab"), [
-    (1, 1, 1, 2), (2, 3, 17, 11), (1, 31, 64, 127), (1, 33, 65, 128), (3, 11, 128, 129)])
+    (1, 1, 1, 2), (2, 3, 17, 11), (1, 31, 64, 127), (1, 33, 65, 128), (3, 11, 128, 129), (2, 65, 20, 130)])
 def test_it_matches_float64(rows: int, queried: int, width: int, vocab: int, dtype: torch.dtype) -> None:
     hidden = torch.randn(rows, queried, width).to(dtype)
     head = (torch.randn(vocab, width) * 3 * width**-0.5).to(dtype)

@@ -53,7 +53,7 @@ def test_pytorch_has_the_right_gradient() -> None:
 
 @pytest.mark.parametrize(("regime", "num_tokens", "dtype"), [
     (0, 9, torch.float32), (0, 9, torch.float16), (0, 9, torch.bfloat16), (1, 30, torch.float32),
-    (1, 30, torch.bfloat16), (2, 97, torch.float32), (2, 97, torch.bfloat16),
+    (1, 30, torch.bfloat16), (2, 70, torch.float32), (2, 70, torch.bfloat16),
     pytest.param(3, 201, torch.float32, marks=pytest.mark.slow),
     pytest.param(3, 201, torch.float16, marks=pytest.mark.slow), (3, 201, torch.bfloat16)], ids=str)
 def test_every_regime_equals_the_reference(regime: int, num_tokens: int, dtype: torch.dtype) -> None:
