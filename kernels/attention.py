@@ -25,16 +25,14 @@ import triton.language as tl
 from torch import Tensor
 
 from .attention_cpu import attention_on_cpu
+from .attention_tiles import split_size, tiles_of, tiles_that_fill
 from .autocast import autocast_dtype
-from .batch_invariance import is_batch_invariant
 from .case import Case, Cost
 from .dispatch import kernel, launch, num_pipeline_stages
 from .key_ranges import KEY_TILE, KeyRanges, VisibleKeys, mask_of_heads
 from .tensor_checks import assert_contiguous
 
 _MOST_SPLIT_QUERIES = 64
-# Programs that give each of a card's some 130 processors one.
-_PROGRAMS = 128
 
 
 def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> Tensor:
@@ -50,46 +48,6 @@ def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
     if mask is not None:
         out_BHFD = out_BHFD.masked_fill(~mask.any(-1, keepdim=True), 0)
     return out_BHFD.transpose(1, 2)
-
-
-@dataclass(frozen=True)
-class _Tiles:
-    """Rows (query heads x queries) and keys of a program's tile."""
-
-    rows: int
-    keys: int
-    num_warps: int
-    num_stages: int
-
-
-def _tiles(num_rows: int, head_width: int, element_size: int) -> _Tiles:
-    """By the rows that share a key/value head; wide heads and float32 leave less room for keys in flight."""
-    if element_size == 4:
-        return _Tiles(16 if num_rows <= 16 else 32, 16, num_warps=8, num_stages=2)
-    if head_width > 128:
-        rows = min(64, max(16, triton.next_power_of_2(num_rows)))
-        return _Tiles(rows, 32, num_warps=8 if rows == 64 else 4, num_stages=2)
-    if num_rows <= 64:
-        rows = max(16, triton.next_power_of_2(num_rows))
-        return _Tiles(rows, KEY_TILE, num_warps=4, num_stages=4 if rows == 16 else 3)
-    return _Tiles(128, KEY_TILE, num_warps=8, num_stages=3)
-
-
-def _tiles_that_fill(num_pairs: int, num_rows: int, num_keys: int, head_width: int, element_size: int) -> _Tiles:
-    """Tiles of fewer rows where those of `_tiles` are too few programs even if each takes one tile of keys."""
-    tiles = _tiles(num_rows, head_width, element_size)
-    if num_rows > 64 >= tiles.rows or element_size == 4:
-        return tiles
-    most_programs = num_pairs * triton.cdiv(num_rows, tiles.rows) * triton.cdiv(num_keys, KEY_TILE)
-    return _tiles(64, head_width, element_size) if most_programs < _PROGRAMS else tiles
-
-
-def split_size(num_programs: int, num_kv_heads: int, num_keys: int) -> int:
-    """Keys in a split, where there are so many programs a split and so many keys in all."""
-    if is_batch_invariant():
-        return min(1024, max(256, 64 * triton.next_power_of_2(num_kv_heads)))
-    num_splits = triton.cdiv(_PROGRAMS, max(num_programs, 1))
-    return KEY_TILE * max(1, triton.cdiv(num_keys, KEY_TILE * num_splits))
 
 
 def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> None:
@@ -122,10 +80,10 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
     num_rows, num_pairs = num_queries * (num_heads // num_kv_heads), batch * num_kv_heads
     listed = num_keys if ranges.tiles_BKN is None else ranges.tiles_BKN.shape[-1] * KEY_TILE
     if num_queries <= _MOST_SPLIT_QUERIES:
-        tiles = _tiles_that_fill(num_pairs, num_rows, listed, head_width, q_BFHD.element_size())
+        tiles = tiles_that_fill(num_pairs, num_rows, listed, head_width, q_BFHD.element_size())
         split = split_size(num_pairs * triton.cdiv(num_rows, tiles.rows), num_kv_heads, listed)
     else:
-        tiles = _tiles(num_rows, head_width, q_BFHD.element_size())
+        tiles = tiles_of(num_rows, head_width, q_BFHD.element_size())
         split = max(KEY_TILE, listed)
     num_splits = max(1, triton.cdiv(listed, split))
     out_BFHD = torch.empty(q_BFHD.shape, dtype=q_BFHD.dtype, device=q_BFHD.device)

@@ -1,9 +1,9 @@
 """The step benchmark: python -m quicksilver.experiments experiment=step_bench [shapes=[llada_8b,...]]
 
 One denoising step against one autoregressive step, at the shapes of published models, with random weights: milliseconds
-from CUDA graph replay and launched from Python, and the roofline bound. Every row is recorded as it comes; the same
-command resumes. Without a GPU it computes the bounds and times nothing; device=cpu shapes=tiny is a rehearsal without
-graphs.
+from CUDA graph replay and launched from Python, and the roofline bound, with what it predicts of larger batches: the
+tokens a step must commit not to lose. Every row is recorded as it comes; the same command resumes. Without a GPU it
+computes the bounds and times nothing; device=cpu shapes=tiny is a rehearsal without graphs.
 """
 
 import hashlib
@@ -25,12 +25,16 @@ from ..harness.locks import machine_alone
 from ..harness.progress import Bar, bar, console
 from ..harness.provenance import provenance, provenance_on
 from ..harness.records import Json, describe
+from ..harness.roofline import CARDS
 from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker, running_environment
+from .break_even import section
+from .machine import this_machine
 from .page import NO_GPU, Line, write_report
 from .point import ModelShape, StepPoint
 from .timing import measured, profiled
 
 _PROFILE_SHARE = 0.15  # of the time
+_MEASURED = "measured"
 _NOT_REACHED = "not measured: the time ran out"
 
 
@@ -39,7 +43,8 @@ class StepBench:
     """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
     `blocks`, with each head; and a block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
     auto, reference, cpu or triton. `seconds` is the budget for all rows, split equally over models; on a GPU it
-    includes profiles of the timed points, taken after all times."""
+    includes profiles of the timed points, taken after all times. `card` names the processor that the roofline predicts
+    for: H200, H100, A100, or measured, which is this machine's CPU, after ten seconds of measuring."""
 
     shapes: Mapping[str, ModelShape]
     contexts: Sequence[int]
@@ -50,6 +55,7 @@ class StepBench:
     kernels: str
     dtype: str
     seconds: float
+    card: str = "H200"
 
     def __post_init__(self) -> None:
         for name, model in self.shapes.items():
@@ -66,6 +72,8 @@ class StepBench:
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device={self.device!r}: must be one of cpu, cuda")
         check_real("seconds", self.seconds, above=0)
+        if self.card not in (*CARDS, _MEASURED):
+            raise ValueError(f"card={self.card!r}: must be one of {', '.join((*CARDS, _MEASURED))}")
 
     def check(self) -> None:
         """ValueError for a point that cannot be timed."""
@@ -115,7 +123,13 @@ class StepBench:
 
     def _report(self, folder: Path, points: Sequence[StepPoint], rows: Mapping[StepPoint, Json], state: str) -> int:
         lines = [_line(point, rows.get(point), state) for point in points]
-        path = write_report(folder, lines, [row["provenance"] for row in rows.values()])
+        if self.card == _MEASURED:
+            with machine_alone():
+                card = this_machine(self.dtype)
+        else:
+            card = CARDS[self.card]
+        prediction = list(section(points, card))
+        path = write_report(folder, lines, [row["provenance"] for row in rows.values()], prediction)
         console.print(f"report: {path}", markup=False)
         return sum(line.failed for line in lines)
 

@@ -76,9 +76,10 @@ class Line:
         return None
 
 
-def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json]) -> Path:
-    """Write report.md to `folder`, print the table, and return the page's path. If nothing was timed, head and kernels
-    make no difference and are left out."""
+def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json], prediction: Sequence[str] = ()
+                 ) -> Path:
+    """Write report.md to `folder`, with the lines of a prediction at its end, print the table, and return the page's
+    path. If nothing was timed, head and kernels make no difference and are left out."""
     if not provenances:
         lines = [line for place, line in enumerate(lines) if not any(line.is_step_of(other) for other in lines[:place])]
         lines = [replace(line, head="-", kernels="-") for line in lines]
@@ -98,6 +99,7 @@ def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json
         page += ["", *_reasons(own)]
         too_much = "floor x AR" if "x AR" in used else None
         _print(name, [column for column in used if column in _ON_TERMINAL and column != too_much], cells)
+    page += prediction
     path = folder / "report.md"
     atomic_write(path, ("\n".join(page).rstrip() + "\n").encode())
     return path

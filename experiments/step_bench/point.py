@@ -106,15 +106,20 @@ class StepPoint:
     def floors(self, num_distinct_experts: float | None = None) -> Json:
         """Roofline bounds in milliseconds: of reading weights and stored keys and values once, and of the products. A
         mixture of experts reads `num_distinct_experts`, or, if None, as many as uniform routing would touch."""
-        fed, config = self.num_positions, self.config
-        num_flops = config.forward_flops(fed, fed * (self.context + fed), fed)
-        num_bytes = config.forward_bytes(fed, self.context, fed, bytes_per_element=getattr(torch, self.dtype).itemsize,
-                                         num_distinct_experts=num_distinct_experts)
-        memory, compute = self._floor(Cost(num_bytes)), self._floor(Cost(0, num_flops))
-        both = self._floor(Cost(num_bytes, num_flops))
-        return {"num_bytes": num_bytes, "num_flops": num_flops, "memory_floor_ms": memory.microseconds / 1e3,
+        cost = self.cost(1, num_distinct_experts)
+        memory, compute = self._floor(Cost(cost.num_bytes)), self._floor(Cost(0, cost.num_flops))
+        both = self._floor(cost)
+        return {"num_bytes": cost.num_bytes, "num_flops": cost.num_flops, "memory_floor_ms": memory.microseconds / 1e3,
                 "compute_floor_ms": compute.microseconds / 1e3, "floor_ms": both.microseconds / 1e3,
                 "bound": both.bound}
+
+    def cost(self, batch: int, num_distinct_experts: float | None = None) -> Cost:
+        """What a step of `batch` rows reads and multiplies at least."""
+        fed, config = batch * self.num_positions, self.config
+        num_bytes = config.forward_bytes(fed, batch * self.context, fed,
+                                         bytes_per_element=getattr(torch, self.dtype).itemsize,
+                                         num_distinct_experts=num_distinct_experts)
+        return Cost(num_bytes, config.forward_flops(fed, fed * (self.context + self.num_positions), fed))
 
     def _floor(self, cost: Cost) -> Floor:
         return floor(cost, self.dtype)

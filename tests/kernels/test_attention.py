@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels import attention as kernel
-from quicksilver.kernels.attention import attention, reference, split_size
+from quicksilver.kernels import attention_tiles
+from quicksilver.kernels.attention import attention, reference
+from quicksilver.kernels.attention_tiles import split_size
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.key_ranges import KEY_TILE, KeyRanges
 from torch import Tensor
@@ -50,7 +52,7 @@ def test_any_head_width(width: int) -> None:
 @pytest.mark.parametrize("keys", [63, 64, 65, 255, 256, 257, 600])
 @pytest.mark.parametrize("invariant", [False, True])
 def test_splits_are_merged_exactly(keys: int, invariant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "is_batch_invariant", lambda: invariant)
+    monkeypatch.setattr(attention_tiles, "is_batch_invariant", lambda: invariant)
     assert split_size(2, 1, keys) == (256 if invariant else 64)
     arguments = seen(inputs(2, 4, 2, 1, 32, keys), None, torch.tensor([[1, 64, 65, keys]]))
     check(attention, reference, arguments, PRODUCT)
@@ -62,22 +64,6 @@ def test_one_split_and_many_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "split_size", lambda *_: 1024)
     one, _ = run(attention, *arguments)
     assert rel_rms(many[0], one[0]) < 1e-6
-
-
-@pytest.mark.parametrize(("queries", "heads", "kv_heads", "context", "programs"), [
-    (32, 32, 32, 1024, 128), (32, 32, 8, 1024, 128), (32, 16, 4, 1024, 128), (1, 32, 8, 1024, 128),
-    (32, 32, 32, 8192, 128), (32, 16, 4, 8192, 128), (32, 32, 8, 131072, 128)])
-def test_a_block_of_queries_gives_a_card_enough_programs(
-        queries: int, heads: int, kv_heads: int, context: int, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    launched: list[tuple[int, ...]] = []
-    monkeypatch.setattr(kernel, "launch", lambda _, grid, *arguments, **options: launched.append(grid))
-    with using(Implementation.TRITON):
-        attention(*inputs(1, queries, heads, kv_heads, 128, context, torch.bfloat16), KeyRanges(context))
-    assert launched[0][0] * launched[0][1] >= programs
-
-
-def test_a_batch_takes_fewer_splits() -> None:
-    assert [split_size(batch * 8, 8, 1024) for batch in (1, 2, 4, 16, 99)] == [64, 128, 256, 1024, 1024]
 
 
 def test_more_queries_than_a_tile_has_rows() -> None:
@@ -142,7 +128,7 @@ def test_heads_before_positions_are_refused(place: int) -> None:
 def test_a_row_alone_gives_the_same_bits_as_in_a_batch_with_longer_rows(
         dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is asked for; as of yet no other kernel promises it on a GPU."""
-    monkeypatch.setattr(kernel, "is_batch_invariant", lambda: True)
+    monkeypatch.setattr(attention_tiles, "is_batch_invariant", lambda: True)
     q, k, v = inputs(3, 2, 2, 1, 32, 300, dtype)
     stop_B1 = torch.tensor([[90], [300], [257]])
     together, _ = run(attention, *seen((q, k, v), None, stop_B1.repeat(1, 2)))

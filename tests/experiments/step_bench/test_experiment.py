@@ -50,7 +50,8 @@ def test_on_a_cpu_its_own_kernels_run_unless_triton_is_asked_for() -> None:
     ({"contexts": []}, "contexts="), ({"contexts": [16, 16]}, "contexts="), ({"blocks": [0]}, "blocks=0"),
     ({"blocks": [3]}, "block=3: must divide context=16"), ({"device": "tpu"}, "device='tpu'"),
     ({"kernels": "cuda"}, "kernels='cuda'"), ({"seconds": 0}, "seconds=0"), ({"dtype": "int4"}, "dtype='int4'"),
-    ({"reference_block": 0}, "reference_block=0")], ids=str)
+    ({"reference_block": 0}, "reference_block=0"),
+    ({"card": "H300"}, "card='H300': must be one of H200, H100, A100, measured")], ids=str)
 def test_bad_settings_are_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         bench(**changes).check()
