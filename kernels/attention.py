@@ -102,8 +102,9 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
     if log_sum is not None:
         num_merged, width_tile = batch * num_queries * num_heads, triton.next_power_of_2(head_width)
         splits = max(2, triton.next_power_of_2(num_splits))
+        part = min(splits, 32)
         launch(_merge_kernel, (num_merged,), partial, log_sum, out_BFHD, num_merged, num_splits, WIDTH=head_width,
-               WIDTH_TILE=width_tile, SPLITS=splits, num_warps=min(8, max(1, splits * width_tile // 2048)))
+               WIDTH_TILE=width_tile, SPLITS=splits, PART=part, num_warps=max(1, part * width_tile // 2048))
     return out_BFHD
 
 
@@ -216,7 +217,7 @@ def _attended(q_tile, k_ptrs, v_ptrs, begin, num_keys, row_first, row_stop, stri
 
 @triton.jit(do_not_specialize=["num_rows", "num_splits"])
 def _merge_kernel(partial_ptr, log_sum_ptr, out_ptr, num_rows, num_splits, WIDTH: tl.constexpr,
-                  WIDTH_TILE: tl.constexpr, SPLITS: tl.constexpr):
+                  WIDTH_TILE: tl.constexpr, SPLITS: tl.constexpr, PART: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, WIDTH_TILE)
     split = tl.arange(0, SPLITS)
@@ -224,10 +225,15 @@ def _merge_kernel(partial_ptr, log_sum_ptr, out_ptr, num_rows, num_splits, WIDTH
     top = tl.max(sums, 0)
     base = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(tl.exp2(sums - base), 0)
-    place = split[:, None] * num_rows.to(tl.int64) + row
-    parts = tl.load(partial_ptr + place * WIDTH + d[None, :], mask=(split < num_splits)[:, None] & (d < WIDTH)[None, :],
-                    other=0)
-    mixed = tl.sum(parts * tl.exp2(sums - base)[:, None], 0)
+    mixed = tl.zeros((WIDTH_TILE,), tl.float32)
+    for first in range(0, SPLITS, PART):
+        part = first + tl.arange(0, PART)
+        exists = part < num_splits
+        place = part * num_rows.to(tl.int64) + row
+        weight = tl.exp2(tl.load(log_sum_ptr + place, mask=exists, other=float("-inf")) - base)
+        parts = tl.load(partial_ptr + place[:, None] * WIDTH + d[None, :], mask=exists[:, None] & (d < WIDTH)[None, :],
+                        other=0)
+        mixed += tl.sum(parts * weight[:, None], 0)
     mixed = mixed / tl.where(total == 0, 1.0, total)
     tl.store(out_ptr + row * WIDTH + d, mixed.to(out_ptr.dtype.element_ty), mask=d < WIDTH)
 

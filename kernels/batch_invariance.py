@@ -45,8 +45,8 @@ def check_device(device: torch.device | str) -> None:
     """ValueError under `batch_invariant` on a GPU."""
     if torch.device(device).type != "cpu":
         refuse_if_batch_invariant(f"device={str(device)!r}", "projections and the separate head (cuBLAS picks by the "
-                                  "number of rows), attention (its tiles follow the number of queries) and experts "
-                                  "(theirs follow the mean load) depend on the batch there; must be cpu")
+                                  "number of rows), attention (its tiles follow the number of queries and of rows) and "
+                                  "experts (theirs follow the mean load) depend on the batch there; must be cpu")
 
 
 def by_position(function: Callable[..., Any], *tensors: Tensor | None) -> Any:

@@ -10,7 +10,7 @@ F.linear's time over the packed product's, on two cores, for weights of 1 to 12 
       the same from 6 MB on     1.3 to 2.7
       read from memory          1.6 to 2.7    2.0 to 4.2
 
-"Read from memory" are weights of which 24 to 128 MB take turns, as those of a model do; 0.6 MB of them suffice (1 row:
+"Read from memory" are weights of which 24 to 128 MB take turns, as those of a model do; there 0.6 MB gain too (1 row:
 0.8 to 1.1, 2: 1.5 to 1.8). Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code
 on other vendors' processors. With AVX-512 weights are packed there for any number of rows, though this layout has not
 been measured on one.

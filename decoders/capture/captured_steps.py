@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...kernels.batch_invariance import is_batch_invariant
+from ...kernels.batch_invariance import is_batch_invariant, refuse_if_batch_invariant
 from ...kernels.dispatch import note, requested
 from ...models.adapter import Replayable
 from ..caches import Cache
@@ -77,7 +77,8 @@ class CapturedSteps:
         assert layout is not None
         num_queried = self.decoder.num_queried(block, state)
         width = state.rounding.queries(num_queried, state.query_BQ.shape[1])
-        key = (layout.key, width, requested(), is_batch_invariant(), torch.get_float32_matmul_precision())
+        key = (layout.key, width, requested(), is_batch_invariant(), torch.get_float32_matmul_precision(),
+               torch.get_num_threads())
         step = self._replayed(frame, key, run, block, index)
         plan = replace(step.plan, context=layout.context, spare=0, reads_BQ=step.plan.query_BQ[:, :num_queried])
         return replace(step, index=index, window=block.window, rows=tuple(run.rows), plan=plan)
@@ -149,6 +150,9 @@ class CapturedSteps:
         return frame
 
     def _can_capture(self, run: DecodeRun) -> bool:
+        if self._compiles:
+            refuse_if_batch_invariant("compiled steps", "a program's loops follow the size of the batch; must be taken "
+                                      "or replayed (capture=none or graph)")
         if not isinstance(run.model, Replayable):
             self.replays.reasons.add(f"{type(run.model).__name__} is not replayable")
             return False

@@ -8,9 +8,10 @@ of memory that is written, as a KV store's, one argument stands for all views th
 import operator
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -23,15 +24,18 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from ...kernels.case import parts_of
 from .tape import Entry, Value
 
-MOST_PROGRAMS = 32
 MOST_BYTES_ON_DISK = 2 << 30
+_MOST_PROGRAMS = 64
 
-_programs: dict[Hashable, Callable[..., object]] = {}
+# The programs used last, and why there is none.
+_programs: "dict[Hashable, Callable[..., object] | CannotCompile]" = {}
 
 # oneDNN's packed weights are tensors that inductor cannot take, so a program knows them by their number.
 _packed_weights: ContextVar[Sequence[Tensor]] = ContextVar("packed_weights", default=())
-_PACKED = torch.ops.mkldnn._linear_pointwise.default
+_PACKED = (torch.ops.mkldnn._linear_pointwise.default if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None)
 
+
+_PLAIN = "none", [], ""  # nothing is done with a product but to add the bias
 
 # An operator that torch.library.custom_op wraps would take 15 microseconds more a call.
 _library = torch.library.Library("quicksilver", "FRAGMENT")
@@ -39,7 +43,8 @@ _library.define("product_with_packed(Tensor x, int number, int width, Tensor? bi
 
 
 def _product_with_packed(x: Tensor, number: int, width: int, bias_N: Tensor | None) -> Tensor:
-    return _PACKED(x, _packed_weights.get()[number], bias_N, "none", [], "")
+    assert _PACKED is not None
+    return _PACKED(x, _packed_weights.get()[number], bias_N, *_PLAIN)
 
 
 def _shape_of_product(x: Tensor, number: int, width: int, bias_N: Tensor | None) -> Tensor:
@@ -56,9 +61,16 @@ class CannotCompile(Exception):
 
 def compiled(entries: Sequence[Entry]) -> Callable[[], None]:
     """A program that does what the entries do in turn, but for the rounding of what it fuses; compiled unless one like
-    it is there already, in this process or on disk. CannotCompile with the reason where that is not possible."""
-    traced = _Traced.of(entries)
-    program, arguments, packed = _program(traced), traced.arguments, traced.packed
+    it is there already, in this process or on disk. CannotCompile with the reason where that is not possible: without a
+    compiler, with a folder that cannot be written, or where inductor fails."""
+    try:
+        traced = _Traced.of(entries)
+        program = _program(traced)
+    except CannotCompile:
+        raise
+    except Exception as error:
+        raise CannotCompile(_first_line(error)) from error
+    arguments, packed = traced.arguments, traced.packed
 
     def run() -> None:
         token = _packed_weights.set(packed)
@@ -70,39 +82,51 @@ def compiled(entries: Sequence[Entry]) -> Callable[[], None]:
     return run
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 def _program(traced: "_Traced") -> Callable[..., object]:
     module = GraphModule({}, traced.graph)
     key = module.code, torch.get_num_threads(), tuple(
         [(tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad) for tensor in traced.arguments])
-    if key not in _programs:
-        if len(_programs) >= MOST_PROGRAMS:
-            raise CannotCompile(f"{MOST_PROGRAMS} programs are compiled, the most there may be")
+    found = _programs.pop(key, None)
+    if found is None:
         _check_disk()
         try:
-            _programs[key] = _by_inductor(module, traced.arguments)
-        except Exception as error:  # of a compiler that is missing or fails, a folder that cannot be written, inductor
-            lines = str(error).strip().splitlines()
-            raise CannotCompile(f"{type(error).__name__}: {lines[0] if lines else ''}") from error
-    return _programs[key]
+            found = _by_inductor(module, traced.arguments)
+        except Exception as error:
+            found = CannotCompile(_first_line(error))
+    _programs[key] = found  # now the last
+    if len(_programs) > _MOST_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    if isinstance(found, CannotCompile):
+        raise found
+    return found
 
 
 def _by_inductor(module: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., object]:
-    from torch._inductor import compile as compile_graph  # takes seconds to import
+    from torch._inductor.compile_fx import compile_fx  # takes seconds to import
 
-    # A shape environment of its own is what inductor's cache on disk asks for.
+    # Inductor's cache on disk asks for a shape environment, though every shape is fixed.
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-        program = compile_graph(module, list(arguments), options={"cpp.threads": torch.get_num_threads()})
+        program = compile_fx(module, arguments, config_patches={"cpp.threads": torch.get_num_threads()},
+                             ignore_shape_env=True)
     assert callable(program)
     return program
 
 
+@cache
 def _check_disk() -> None:
-    """CannotCompile where inductor's folder has grown too large."""
+    """CannotCompile where inductor's folder had grown too large when the first program was to be compiled."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    folder = Path(cache_dir())
-    used = sum(entry.stat().st_size for root, _, names in os.walk(folder) for entry in (Path(root, n) for n in names)
-               if entry.exists())
+    folder, used = cache_dir(), 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # another process may tidy up
+                used += os.stat(os.path.join(root, name)).st_size
     if used > MOST_BYTES_ON_DISK:
         raise CannotCompile(f"{folder} holds more than {MOST_BYTES_ON_DISK >> 30} GiB of compiled programs")
 
@@ -121,7 +145,7 @@ class _Traced:
     def of(cls, entries: Sequence[Entry]) -> "_Traced":
         traced = cls()
         kept = {id(value): value for entry in entries for value in entry.values if value.is_kept}
-        for region in _regions([value for value in kept.values() if value.root.is_written]):
+        for region in _written_regions([value for value in kept.values() if not _tensor(value).is_mkldnn]):
             traced._regions.update((id(value), region) for value in region.values)
         arguments = dict.fromkeys(part for entry in entries
                                   for part in parts_of((entry.args, tuple(entry.kwargs.values())), Value))
@@ -145,7 +169,7 @@ class _Traced:
         return self.graph.placeholder(f"argument{len(self.arguments)}")
 
     def _add(self, entry: Entry) -> None:
-        if entry.operator is _PACKED:
+        if _PACKED is not None and entry.operator is _PACKED:
             node = self._product_with_packed(entry)
         else:
             kwargs = {name: self._node(value) for name, value in entry.kwargs.items()}
@@ -156,8 +180,9 @@ class _Traced:
                                          if entry.is_sequence else node)
 
     def _product_with_packed(self, entry: Entry) -> Node:
-        x, weight, bias = entry.args[:3]
-        (product,) = entry.results
+        (x, weight, bias, *rest), (product,) = entry.args, entry.results
+        if tuple(rest) != _PLAIN or entry.kwargs:
+            raise CannotCompile(f"{entry.operator} with {rest}: more than a product")
         assert isinstance(weight, Value)
         assert product is not None
         self.packed.append(_tensor(weight))
@@ -182,17 +207,17 @@ class _Region:
     values: list[Value]
     node: Node | None = None
 
-    @property
+    @cached_property
     def _whole(self) -> Tensor:
         """What the region is seen as in the program: a value that covers it, or numbers in a row."""
+        if len({tensor.dtype for tensor in map(_tensor, self.values)}) > 1:
+            raise CannotCompile("memory that is written is seen as several dtypes")
         of_all = (tensor for tensor in map(_tensor, self.values)
                   if tensor.is_contiguous() and _extent(tensor) == (self.first, self.stop))
         tensor = next(of_all, None)
         if tensor is not None:
             return tensor
         first = min(map(_tensor, self.values), key=Tensor.data_ptr)
-        if any(tensor.dtype != first.dtype for tensor in map(_tensor, self.values)):
-            raise CannotCompile("memory that is written is seen as several dtypes")
         return first.as_strided(((self.stop - self.first) // first.element_size(),), (1,))
 
     def memory(self) -> Tensor:
@@ -210,20 +235,17 @@ class _Region:
                                    (self.node, [*tensor.shape], [*tensor.stride()], offset))
 
 
-def _regions(values: Sequence[Value]) -> Iterator[_Region]:
-    """The values by memory: those that overlap are in one region."""
-    region: _Region | None = None
+def _written_regions(values: Sequence[Value]) -> Iterator[_Region]:
+    """The memory that is written, with all values that lie there, whether or not they are written themselves."""
+    regions: list[_Region] = []
     for value in sorted(values, key=lambda value: _extent(_tensor(value))):
         first, stop = _extent(_tensor(value))
-        if region is not None and first < region.stop:
-            region.stop = max(region.stop, stop)
-            region.values.append(value)
-            continue
-        if region is not None:
-            yield region
-        region = _Region(first, stop, [value])
-    if region is not None:
-        yield region
+        if regions and first < regions[-1].stop:
+            regions[-1].stop = max(regions[-1].stop, stop)
+            regions[-1].values.append(value)
+        else:
+            regions.append(_Region(first, stop, [value]))
+    return (region for region in regions if any(value.root.is_written for value in region.values))
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

@@ -35,11 +35,16 @@ class Recorder(Protocol):
         ...
 
 
+MOST_PROGRAMS = 32
+
+
 class Operators(Recorder):
-    """On a CPU: the step's operators, run one after another, or compiled to one program."""
+    """On a CPU: the step's operators, run one after another, or, for up to MOST_PROGRAMS steps, compiled to one
+    program."""
 
     def __init__(self, *, compiles: bool = False) -> None:
         self._compiles = compiles
+        self._num_programs = 0
 
     def record(self, take: Callable[[], Step]) -> Recorded:
         with recording() as ran, Tape() as tape:
@@ -50,9 +55,13 @@ class Operators(Recorder):
         if not self._compiles:
             return Recorded(step, ran, replay_of(entries))
         try:
-            return Recorded(step, ran, compiled(entries), is_compiled=True)
+            if self._num_programs == MOST_PROGRAMS:
+                raise CannotCompile(f"{MOST_PROGRAMS} programs are compiled, the most there may be")
+            program = compiled(entries)
         except CannotCompile as error:
             return Recorded(step, ran, replay_of(entries), str(error))
+        self._num_programs += 1
+        return Recorded(step, ran, program, is_compiled=True)
 
 
 class CUDAGraphs(Recorder):

@@ -18,7 +18,9 @@ def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request)
     """What decodes the request with the model, by name."""
     plain = replace(model, transformer=copy.deepcopy(model.transformer))
     plain.transformer.unpack()
-    names = {"none": "steps taken", "graph": "steps replayed", "compile": "steps compiled"}
+    names = {"none": "steps taken", "graph": "steps replayed"}
+    if model.spec.device.type == "cpu":
+        names["compile"] = "steps compiled"
     packs = model.transformer.is_packed
     engines = {f"products by F.linear, {names[capture]}": _decoding(decoder, plain, request, capture)
                for capture in (("none",) if packs else names)}

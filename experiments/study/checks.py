@@ -39,13 +39,13 @@ def check_invariance(enabled: bool, device: str) -> None:
 
 
 def capture_field(settings: Any) -> None:
-    """Make the field `capture` of frozen settings what is to be done: auto becomes graph. ValueError unless it is auto,
-    none, graph or compile, or if the device does not support it."""
+    """Make the field `capture` of frozen settings what is to be done: auto becomes graph, which is quick to capture on
+    any device. ValueError unless it is auto, none, graph or compile, or if the device does not support it."""
     capture, device = settings.capture, settings.device
     if capture not in CAPTURES:
         raise ValueError(f"capture={capture!r}: must be one of {', '.join(CAPTURES)}")
     if capture == "compile" and device != "cpu":
-        raise ValueError(f"capture=compile with device={device!r}: must be none or graph there")
+        raise ValueError(f"capture=compile with device={device!r}: must be auto, none or graph there")
     if capture == "auto":
         object.__setattr__(settings, "capture", "graph")
 

@@ -80,8 +80,10 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
     problems = task.test_problems(point.num_items)
     work = list(batches(evaluator.requests(task, problems, seed), point.batch_size))
     reference_work = list(batches(reference.requests(task, problems, seed), point.batch_size))
-    _warm_up(evaluator, work[0])
-    _warm_up(reference, reference_work[0])
+    # Compiling takes seconds, so that no batch may be the first of its shape when it is timed.
+    num_warmed = len(work) if point.capture == "compile" else 1
+    _warm_up(evaluator, work[:num_warmed])
+    _warm_up(reference, reference_work[:num_warmed])
     reset_peak_memory(evaluator.model.spec.device)
     size = max(_LEAST_BATCHES, math.ceil(len(work) / _NUM_ROUNDS))
     timed: list[TimedBatch] = []
@@ -115,14 +117,16 @@ def _measured(point: DecodePoint, evaluator: Evaluator, reference: Evaluator) ->
         "accounting": _total([batch.accounting.to_json(evaluator.model) for batch in timed])}
 
 
-def _warm_up(evaluator: Evaluator, batch: Sequence[Request]) -> None:
-    """Decode a batch; again until nothing more of it is captured, and then count the steps anew."""
-    evaluator.decode(batch)
+def _warm_up(evaluator: Evaluator, work: Sequence[Sequence[Request]]) -> None:
+    """Decode the batches; again until nothing more of them is captured, and then count the steps anew."""
+    for batch in work:
+        evaluator.decode(batch)
     if evaluator.captured is None:
         return
     for _ in range(_MOST_CAPTURING_DECODES):
         before = evaluator.captured.replays.captured
-        evaluator.decode(batch)
+        for batch in work:
+            evaluator.decode(batch)
         if evaluator.captured.replays.captured == before:
             break
     evaluator.captured.replays = Replays()

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.decoders import CapturedSteps, generate, presets
-from quicksilver.decoders.capture import program
+from quicksilver.decoders.capture import program, recorders
 from quicksilver.decoders.capture.program import CannotCompile, compiled
 from quicksilver.decoders.capture.tape import Entry, Tape
 from quicksilver.kernels import packed_linear
+from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.models import Causal
 from torch import Tensor
 from torch.fx import GraphModule
@@ -26,6 +27,7 @@ COMPILED = ("autoregressive", "fast_dllm_dual", "klass")
 @pytest.fixture(autouse=True)
 def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_programs", {})
+    program._check_disk.cache_clear()
 
 
 @pytest.fixture
@@ -139,12 +141,70 @@ def test_what_inductor_says_is_the_reason_and_operators_are_replayed(monkeypatch
     assert runner.replays.replayed > runner.replays.by_program == 0
 
 
-def test_no_more_are_compiled_than_may_be(graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "MOST_PROGRAMS", 0)
-    assert refused() == "0 programs are compiled, the most there may be"
-    monkeypatch.setattr(program, "MOST_PROGRAMS", 1)
-    monkeypatch.setattr(program, "MOST_BYTES_ON_DISK", -1)
-    assert "of compiled programs" in refused()
+def test_a_reason_is_remembered_and_no_more_programs_are_held_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[GraphModule] = []
+
+    def fail(module: GraphModule, arguments: Sequence[Tensor]) -> None:
+        asked.append(module)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(program, "_by_inductor", fail)
+    assert {refused() for _ in range(3)} == {"RuntimeError: no"}
+    assert len(asked) == 1
+    monkeypatch.setattr(program, "_MOST_PROGRAMS", 0)
+    refused()
+    assert not program._programs
+
+
+def test_a_decoder_compiles_no_more_than_it_may(graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorders, "MOST_PROGRAMS", 1)
+    runner = CapturedSteps(presets.autoregressive(), compiles=True)
+    decoded(0, runner)
+    assert len(graphs) == 1
+    assert runner.replays.reasons == {"1 programs are compiled, the most there may be"}
+
+
+def test_a_folder_that_is_full_or_cannot_be_made_is_a_reason(
+        graphs: list[GraphModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "program").write_text("x")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(program, "MOST_BYTES_ON_DISK", 0)
+    assert refused() == f"{tmp_path} holds more than 0 GiB of compiled programs"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "program" / "folder"))
+    assert refused().startswith("NotADirectoryError")
+
+
+def test_a_product_with_more_in_it_is_refused(graphs: list[GraphModule]) -> None:
+    packed = torch.ops.mkldnn._reorder_linear_weight(torch.randn(64, 32), 16)
+    entries = taped(lambda x_MK: torch.ops.mkldnn._linear_pointwise(x_MK, packed, None, "relu", [], ""),
+                    torch.randn(16, 32))
+    with pytest.raises(CannotCompile, match="more than a product"):
+        compiled(entries)
+
+
+def test_bits_that_may_not_depend_on_the_batch_are_not_compiled() -> None:
+    with batch_invariant(True), pytest.raises(ValueError, match="batch_invariant=true with compiled steps"):
+        decoded(0, CapturedSteps(presets.autoregressive(), compiles=True))
+
+
+def test_what_is_only_read_of_memory_that_is_written_is_no_argument_of_its_own(graphs: list[GraphModule]) -> None:
+    """Two tensors that PyTorch knows to share memory, though neither is an operator's view of the other."""
+    x_N = torch.zeros(4)
+    other_N = x_N[:]
+
+    def written(y_N: Tensor) -> Tensor:
+        before_N = x_N * 2
+        other_N.add_(y_N)
+        return before_N + 10 * x_N
+
+    with torch.inference_mode(), Tape() as tape:
+        result = written(torch.ones(4))
+    entries, result = tape.finish(result)
+    replay = compiled(entries)
+    x_N.fill_(5)
+    replay()
+    assert result.tolist() == 4 * [2 * 5 + 10 * 6]
+    assert sum(node.op == "placeholder" for node in graphs[0].graph.nodes) == 3  # x, y, and the result's memory
 
 
 def test_memory_of_several_dtypes_is_refused() -> None:
@@ -152,5 +212,10 @@ def test_memory_of_several_dtypes_is_refused() -> None:
         x_N[:2].view(torch.int32).fill_(1)
         return x_N[1:].mul_(2)
 
-    with pytest.raises(CannotCompile, match="as several dtypes"):
-        compiled(taped(written, torch.ones(4)))
+    def covered(x_N: Tensor) -> Tensor:
+        x_N.add_(1).view(torch.int32).add_(1)
+        return x_N.add_(1)
+
+    for function in (written, covered):
+        with pytest.raises(CannotCompile, match="as several dtypes"):
+            compiled(taped(function, torch.ones(4)))

@@ -115,5 +115,5 @@ def test_auto_captures_and_what_there_is_none_of_is_refused(diffusion: DecodePoi
     assert replace(diffusion, capture="auto").capture == "graph"
     with pytest.raises(ValueError, match="capture='graphs': must be one of auto, none, graph, compile"):
         replace(diffusion, capture="graphs")
-    with pytest.raises(ValueError, match="capture=compile with device='cuda': must be none or graph there"):
+    with pytest.raises(ValueError, match="capture=compile with device='cuda': must be auto, none or graph there"):
         replace(diffusion, capture="compile", device="cuda")
