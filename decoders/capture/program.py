@@ -111,8 +111,8 @@ def _by_inductor(module: GraphModule, arguments: Sequence[Tensor]) -> Callable[.
 
     # Inductor's cache on disk asks for a shape environment, though every shape is fixed.
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-        program = compile_fx(module, arguments, config_patches={"cpp.threads": torch.get_num_threads()},
-                             ignore_shape_env=True)
+        program = compile_fx(module, arguments, ignore_shape_env=True, config_patches={
+            "cpp.threads": torch.get_num_threads(), "size_asserts": False})
     assert callable(program)
     return program
 
