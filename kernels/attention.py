@@ -101,10 +101,9 @@ def attention(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKe
            LIST_TILE=KEY_TILE, num_warps=tiles.num_warps, num_stages=num_pipeline_stages(tiles.num_stages))
     if log_sum is not None:
         num_merged, width_tile = batch * num_queries * num_heads, triton.next_power_of_2(head_width)
-        splits = max(2, triton.next_power_of_2(num_splits))
-        part = min(splits, 32)
         launch(_merge_kernel, (num_merged,), partial, log_sum, out_BFHD, num_merged, num_splits, WIDTH=head_width,
-               WIDTH_TILE=width_tile, SPLITS=splits, PART=part, num_warps=max(1, part * width_tile // 2048))
+               WIDTH_TILE=width_tile, SPLITS=max(32, triton.next_power_of_2(num_splits)), PART=32,
+               num_warps=max(1, width_tile // 64))
     return out_BFHD
 
 
