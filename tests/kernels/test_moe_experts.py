@@ -149,7 +149,9 @@ def check_any(data: st.DataObject, dtype: torch.dtype) -> None:
     size = reference(*(value.abs() if value.is_floating_point() else value for value in wide)).norm()
     # Below the smallest normal number it is not: what lies between two there, of the result and of what is summed.
     least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps * (found.numel() ** 0.5 + wide[2].norm())
-    assert (found.cpu().double() - reference(*wide)).norm() <= PRODUCT[dtype] * size + least
+    # Of few numbers roundings do not average: of what is between the products, of a row, of the result.
+    relative = max(PRODUCT[dtype], 3 * torch.finfo(dtype).eps / 2)
+    assert (found.cpu().double() - reference(*wide)).norm() <= relative * size + least
 
 
 @settings(max_examples=5, deadline=None)
