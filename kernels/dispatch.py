@@ -165,9 +165,7 @@ def kernel(reference: Callable[P, R], *, check: Callable[P, None], cpu: Callable
             if torch.compiler.is_compiling():
                 return reference(*args, **kwargs)
             chosen = _decide((*args, *kwargs.values()) if kwargs else args, has_cpu, differentiable)
-            ran = _ran.get()
-            if ran is not None:
-                ran.add((name, chosen))
+            note(name, chosen)
             return implementations[chosen](*args, **kwargs)
 
         dispatched.__doc__ = reference.__doc__

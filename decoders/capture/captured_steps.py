@@ -61,6 +61,11 @@ class CapturedSteps:
         self._recorders: dict[torch.device, Recorder] = {}
         self._frames: list[Frame] = []  # that used last at the end
 
+    @classmethod
+    def named(cls, capture: str, decoder: Decoder) -> "CapturedSteps | None":
+        """The runner of a setting: none for "none", one that replays for "graph", that compiles for "compile"."""
+        return None if capture == "none" else cls(decoder, compiles=capture == "compile")
+
     def begin_block(self, run: DecodeRun, number: int) -> BlockState:
         frame = self._frame_for(run)
         state = self.decoder.begin_block(run, number)

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ...kernels.case import parts_of
 from .tape import Entry, Value
@@ -33,8 +32,6 @@ _programs: "dict[Hashable, Callable[..., object] | CannotCompile]" = {}
 # oneDNN's packed weights are tensors that inductor cannot take, so a program knows them by their number.
 _packed_weights: ContextVar[Sequence[Tensor]] = ContextVar("packed_weights", default=())
 _PACKED = (torch.ops.mkldnn._linear_pointwise.default if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None)
-
-
 _PLAIN = "none", [], ""  # nothing is done with a product but to add the bias
 
 # An operator that torch.library.custom_op wraps would take 15 microseconds more a call.
@@ -69,7 +66,7 @@ def compiled(entries: Sequence[Entry]) -> Callable[[], None]:
     except CannotCompile:
         raise
     except Exception as error:
-        raise CannotCompile(_first_line(error)) from error
+        raise CannotCompile(first_line(error)) from error
     arguments, packed = traced.arguments, traced.packed
 
     def run() -> None:
@@ -82,7 +79,8 @@ def compiled(entries: Sequence[Entry]) -> Callable[[], None]:
     return run
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error as the reason in a record."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
@@ -93,11 +91,12 @@ def _program(traced: "_Traced") -> Callable[..., object]:
         [(tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad) for tensor in traced.arguments])
     found = _programs.pop(key, None)
     if found is None:
-        _check_disk()
+        if _disk_is_full():
+            raise CannotCompile(f"inductor's folder holds more than {MOST_BYTES_ON_DISK >> 30} GiB of programs")
         try:
             found = _by_inductor(module, traced.arguments)
         except Exception as error:
-            found = CannotCompile(_first_line(error))
+            found = CannotCompile(first_line(error))
     _programs[key] = found  # now the last
     if len(_programs) > _MOST_PROGRAMS:
         del _programs[next(iter(_programs))]
@@ -107,7 +106,8 @@ def _program(traced: "_Traced") -> Callable[..., object]:
 
 
 def _by_inductor(module: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., object]:
-    from torch._inductor.compile_fx import compile_fx  # takes seconds to import
+    from torch._inductor.compile_fx import compile_fx  # both take seconds to import
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     # Inductor's cache on disk asks for a shape environment, though every shape is fixed.
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
@@ -118,17 +118,16 @@ def _by_inductor(module: GraphModule, arguments: Sequence[Tensor]) -> Callable[.
 
 
 @cache
-def _check_disk() -> None:
-    """CannotCompile where inductor's folder had grown too large when the first program was to be compiled."""
+def _disk_is_full() -> bool:
+    """Whether inductor's folder had grown too large when the first program was to be compiled."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    folder, used = cache_dir(), 0
-    for root, _, names in os.walk(folder):
+    used = 0
+    for root, _, names in os.walk(cache_dir()):
         for name in names:
             with suppress(OSError):  # another process may tidy up
                 used += os.stat(os.path.join(root, name)).st_size
-    if used > MOST_BYTES_ON_DISK:
-        raise CannotCompile(f"{folder} holds more than {MOST_BYTES_ON_DISK >> 30} GiB of compiled programs")
+    return used > MOST_BYTES_ON_DISK
 
 
 @dataclass

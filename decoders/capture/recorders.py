@@ -10,10 +10,12 @@ import torch
 from ...kernels.dispatch import Ran, recording
 from ..step import Step
 from .operators import replay_of
-from .program import CannotCompile, compiled
+from .program import CannotCompile, compiled, first_line
 from .tape import Tape
 
 T = TypeVar("T")
+
+MOST_PROGRAMS = 32
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,6 @@ class Recorder(Protocol):
     def record(self, take: Callable[[], Step]) -> Recorded:
         """Take a step and capture it."""
         ...
-
-
-MOST_PROGRAMS = 32
 
 
 class Operators(Recorder):
@@ -83,7 +82,7 @@ class CUDAGraphs(Recorder):
             self._pool = self._keeps_pool = None  # what is left of it is not known
             with recording() as ran:
                 step = take()
-            return Recorded(step, ran, None, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+            return Recorded(step, ran, None, first_line(error))
         graph.replay()
         return Recorded(step, ran, graph.replay)
 

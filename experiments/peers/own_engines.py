@@ -31,7 +31,7 @@ def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request)
 
 
 def _decoding(decoder: Decoder, model: DecodableTransformer, request: Request, capture: str) -> Callable[[], list[int]]:
-    runner = None if capture == "none" else CapturedSteps(decoder, compiles=capture == "compile")
+    runner = CapturedSteps.named(capture, decoder)
     return lambda: generate(model, decoder, [request], runner=runner).completions[0].tokens
 
 

@@ -95,8 +95,7 @@ class TrainingPoint:
         captured and replayed (graph), or also compiled (compile)."""
         model = DecodableTransformer(transformer.eval(), self.task.vocab_size - 1, self.recipe.objective.shift, head)
         decoder = replace(decoder, end_id=self.task.end_id)
-        captured = None if capture == "none" else CapturedSteps(decoder, compiles=capture == "compile")
-        return Evaluator(model, decoder, self.recipe.format, captured)
+        return Evaluator(model, decoder, self.recipe.format, CapturedSteps.named(capture, decoder))
 
 
 @lru_cache(maxsize=64)

@@ -27,7 +27,7 @@ COMPILED = ("autoregressive", "fast_dllm_dual", "klass")
 @pytest.fixture(autouse=True)
 def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "_programs", {})
-    program._check_disk.cache_clear()
+    program._disk_is_full.cache_clear()
 
 
 @pytest.fixture
@@ -169,7 +169,8 @@ def test_a_folder_that_is_full_or_cannot_be_made_is_a_reason(
     (tmp_path / "program").write_text("x")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(program, "MOST_BYTES_ON_DISK", 0)
-    assert refused() == f"{tmp_path} holds more than 0 GiB of compiled programs"
+    assert refused() == "inductor's folder holds more than 0 GiB of programs"
+    program._disk_is_full.cache_clear()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "program" / "folder"))
     assert refused().startswith("NotADirectoryError")
 
