@@ -5,6 +5,7 @@ known on the host; no tensor is read while decoding.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,15 +46,30 @@ class Accounting:
             forwards[kind] += count
         return forwards
 
-    def to_json(self, model: LanguageModel) -> dict[str, Any]:
-        """All counts, with the FLOPs and bytes that the model's own formulas give for them."""
-        totals = dict.fromkeys(("positions_computed", "positions_queried", "keys_seen", "flops", "bytes_read"), 0)
+    def costs(self, model: LanguageModel) -> Iterator["ForwardCost"]:
+        """What a forward of each shape takes, by the model's own formulas."""
         for (_, num_rows, num_fed, num_queried, context), count in self.shapes.items():
             keys_seen = num_rows * num_fed * context
             stored_read = num_rows * context if self.kv_store_bytes else 0
             flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_queried, stored_read)
-            for name, amount in zip(totals, (num_rows * num_fed, num_queried, keys_seen, flops, bytes_read),
-                                    strict=True):
-                totals[name] += count * amount
+            yield ForwardCost(count, num_rows * num_fed, num_queried, keys_seen, flops, bytes_read)
+
+    def to_json(self, model: LanguageModel) -> dict[str, Any]:
+        """All counts, and the sums over all forwards."""
+        names = ("positions_computed", "positions_queried", "keys_seen", "flops", "bytes_read")
+        costs = list(self.costs(model))
+        totals = {name: sum(cost.count * getattr(cost, name) for cost in costs) for name in names}
         counts = {name: value for name, value in vars(self).items() if name != "shapes"}
         return counts | totals | {"forwards": dict(self.forwards)}
+
+
+@dataclass(frozen=True)
+class ForwardCost:
+    """What each of `count` forwards of one shape takes."""
+
+    count: int
+    positions_computed: int
+    positions_queried: int
+    keys_seen: int
+    flops: int
+    bytes_read: int

@@ -189,6 +189,16 @@ def _decide(arguments: Sequence[Any], has_cpu: bool, differentiable: bool) -> Im
     return chosen
 
 
+def runs_triton(first: Tensor, *others: Any) -> bool:
+    """Whether a kernel without a backward would run Triton on these arguments: for callers that fuse what others leave
+    apart."""
+    if (_chosen.get() or first.is_cuda) in (False, Implementation.CPU, Implementation.REFERENCE):
+        return False  # at once, since it is asked several times a layer
+    if torch.compiler.is_compiling():
+        return False
+    return _decide((first, *others), has_cpu=False, differentiable=False) is Implementation.TRITON
+
+
 def _needs_gradient(arguments: Sequence[Any]) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors_of(tuple(arguments)))
 

@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import moe_experts, moe_router, swiglu
+from . import gate_up, moe_experts, moe_router, swiglu
+from .autocast import autocast_dtype
 from .case import Case, Cost
 from .checks import integer_field
-from .moe_experts import experts
+from .dispatch import runs_triton
+from .moe_assignments import route_and_sort
+from .moe_experts import assigned_experts, experts
 from .moe_router import Routing, Scoring, route
 from .moe_sort import ExpertLoad
+from .router_logits import router_logits
 
 # The logit of experts that no token may choose: below all that a load draws.
 _FAR = -20.0
@@ -27,12 +31,32 @@ def mixture_of_experts(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, g
     """The layer, [T, E]: the router's product in float32 (router_XE [X, E], kept in float32 where its cast should cost
     nothing), the choice of experts (moe_router), their weighted sum (moe_experts), and the shared expert, [2 S, E] and
     [E, S], where there is one."""
-    precise = torch.promote_types(x_TE.dtype, torch.float32)
-    expert_TA, weight_TA = route(F.linear(x_TE.to(precise), router_XE.to(precise)), bias_X, routing)
-    y_TE = experts(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
-    if shared_gate_up_GE is None or shared_down_ES is None:
+    shared = None
+    if shared_gate_up_GE is not None and shared_down_ES is not None:
+        shared = shared_gate_up_GE, shared_down_ES
+    logits_TX = router_logits(x_TE, router_XE)
+    if fuses(x_TE, gate_up_XGE):
+        joins = shared is not None and joins_the_experts(shared[1], down_XEM)
+        assignments = route_and_sort(logits_TX, bias_X, routing, joins)
+        y_TE = assigned_experts(x_TE, gate_up_XGE, down_XEM, assignments, shared if joins else None)
+        shared = None if joins else shared
+    else:
+        y_TE = experts(x_TE, gate_up_XGE, down_XEM, *route(logits_TX, bias_X, routing))
+    if shared is None:
         return y_TE
-    return y_TE + F.linear(swiglu.swiglu(F.linear(x_TE, shared_gate_up_GE)), shared_down_ES)
+    if gate_up.pays(x_TE, shared[0]):
+        return y_TE + F.linear(gate_up.gate_up_swiglu(x_TE, shared[0]), shared[1])
+    return y_TE + F.linear(swiglu.swiglu(F.linear(x_TE, shared[0])), shared[1])
+
+
+def fuses(x_TE: Tensor, gate_up_XGE: Tensor) -> bool:
+    """Whether Triton runs the layer, in the fewest launches."""
+    return runs_triton(x_TE, gate_up_XGE) and autocast_dtype(x_TE) is None
+
+
+def joins_the_experts(shared_down_ES: Tensor, down_XEM: Tensor) -> bool:
+    """Whether a shared expert has the experts' width, and may be multiplied with them."""
+    return shared_down_ES.shape == down_XEM.shape[1:]
 
 
 def reference(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, gate_up_XGE: Tensor, down_XEM: Tensor,

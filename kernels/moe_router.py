@@ -11,7 +11,8 @@ its two largest for a sigmoid (DeepSeek-V3's noaux_tc, LLaDA2). vLLM's grouped_t
 there is a bias; in the published models the two agree, and here a bias of zeros changes nothing. Without a bias the
 largest scores are the largest logits and those are compared, so that scores that round to one number are told apart.
 
-One warp a row: top_k rounds of argmax need no barrier, and give the index and the lowest one on ties.
+One warp a row: top_k rounds of argmax need no barrier, and give the index and the lowest one on ties. With few rows one
+program takes all and sorts their assignments by expert as well (moe_assignments).
 """
 
 from collections.abc import Callable
@@ -143,45 +144,65 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(-1).masked_fill(logits.detach().amax(-1, keepdim=True) == -torch.inf, 0)
 
 
-def _check(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> None:
+def check(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> None:
+    """ValueError unless the logits can be routed so."""
     check_rank("logits_TX", logits_TX, 2)
     check_shape("bias_X", bias_X, logits_TX.shape[1])
     routing.check_experts(logits_TX.shape[1])
 
 
-@kernel(reference, check=_check, cpu=_on_cpu)
+@kernel(reference, check=check, cpu=_on_cpu)
 def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
-    assert_contiguous(logits_TX=logits_TX, bias_X=bias_X)
-    (num_rows, num_experts), top_k, num_groups = logits_TX.shape, routing.top_k, routing.num_groups
-    expert_TA = torch.empty((num_rows, top_k), dtype=torch.int32, device=logits_TX.device)
-    weight_TA = torch.empty((num_rows, top_k), dtype=torch.float32, device=logits_TX.device)
-    group_size = num_experts // num_groups
-    launch(_route_kernel, (num_rows,), logits_TX, bias_X, expert_TA, weight_TA, num_experts, group_size, routing.scale,
-           TOP_K=top_k, SOFTMAX=routing.scoring is Scoring.SOFTMAX, SIGMOID=routing.scoring is Scoring.SIGMOID,
-           COMPARES_LOGITS=routing.compares_logits(bias_X is not None), NUM_GROUPS=num_groups,
-           GROUPS_KEPT=routing.groups_kept, BY_PAIRS=routing.by_pairs and group_size > 1,
-           RENORMALISE=routing.renormalise, BLOCK_GROUPS=triton.next_power_of_2(num_groups),
-           BLOCK_SIZE=triton.next_power_of_2(group_size), BLOCK_TOP=triton.next_power_of_2(top_k), num_warps=1)
+    num_rows, top_k, device = len(logits_TX), routing.top_k, logits_TX.device
+    expert_TA = torch.empty((num_rows, top_k), dtype=torch.int32, device=device)
+    weight_TA = torch.empty((num_rows, top_k), dtype=torch.float32, device=device)
+    launch_route(logits_TX, bias_X, routing, expert_TA, weight_TA)
     return expert_TA, weight_TA
 
 
-@triton.jit
-def _route_kernel(logits_ptr, bias_ptr, expert_ptr, weight_ptr, num_experts, group_size, scale, TOP_K: tl.constexpr,
-                  SOFTMAX: tl.constexpr, SIGMOID: tl.constexpr, COMPARES_LOGITS: tl.constexpr,
-                  NUM_GROUPS: tl.constexpr, GROUPS_KEPT: tl.constexpr, BY_PAIRS: tl.constexpr,
-                  RENORMALISE: tl.constexpr, BLOCK_GROUPS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-                  BLOCK_TOP: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    group = tl.arange(0, BLOCK_GROUPS)
-    member = tl.arange(0, BLOCK_SIZE)[None, :]
-    inside = (group[:, None] < NUM_GROUPS) & (member < group_size)
-    index = group[:, None] * group_size + member
-    logit = tl.load(logits_ptr + row * num_experts + index, mask=inside, other=float("-inf"))
+def padded_experts(num_experts: int, routing: Routing) -> int:
+    """Lanes of a row: each group's experts, padded, in padded groups."""
+    groups, group_size = routing.num_groups, num_experts // routing.num_groups
+    return triton.next_power_of_2(groups) * triton.next_power_of_2(group_size)
+
+
+def launch_route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, expert_TB: Tensor, weight_TB: Tensor,
+                 sorted_by_expert: tuple[Tensor, Tensor] | None = None) -> None:
+    """Write the experts and weights of each row, int32 and float32 [T, B]; with B = top_k + 1 each row also takes the
+    expert of index X, the shared one, with a weight of 1. With `sorted_by_expert`, one program writes there the order
+    int32 [T B] and the counts int32 [X + B - top_k] that `sort_by_expert` gives of these experts."""
+    assert_contiguous(logits_TX=logits_TX, bias_X=bias_X)
+    (num_rows, num_experts), top_k, num_groups = logits_TX.shape, routing.top_k, routing.num_groups
+    group_size, num_lanes = num_experts // num_groups, padded_experts(num_experts, routing)
+    order_P, count_Y = sorted_by_expert or (None, None)
+    rows = 1 if order_P is None else triton.next_power_of_2(num_rows)
+    launch(_route_kernel, (triton.cdiv(num_rows, rows),), logits_TX, bias_X, expert_TB, weight_TB, order_P, count_Y,
+           num_rows, num_experts, group_size, routing.scale, TOP_K=top_k, HAS_SHARED=expert_TB.shape[1] > top_k,
+           SOFTMAX=routing.scoring is Scoring.SOFTMAX, SIGMOID=routing.scoring is Scoring.SIGMOID,
+           COMPARES_LOGITS=routing.compares_logits(bias_X is not None), NUM_GROUPS=num_groups,
+           GROUPS_KEPT=routing.groups_kept, BY_PAIRS=routing.by_pairs and group_size > 1,
+           RENORMALISE=routing.renormalise, ROWS=rows, BLOCK_GROUPS=triton.next_power_of_2(num_groups),
+           BLOCK_SIZE=triton.next_power_of_2(group_size), BLOCK_TOP=triton.next_power_of_2(top_k),
+           num_warps=min(16, max(1, rows * num_lanes // 512)))
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _route_kernel(logits_ptr, bias_ptr, expert_ptr, weight_ptr, order_ptr, count_ptr, num_rows, num_experts,
+                  group_size, scale, TOP_K: tl.constexpr, HAS_SHARED: tl.constexpr, SOFTMAX: tl.constexpr,
+                  SIGMOID: tl.constexpr, COMPARES_LOGITS: tl.constexpr, NUM_GROUPS: tl.constexpr,
+                  GROUPS_KEPT: tl.constexpr, BY_PAIRS: tl.constexpr, RENORMALISE: tl.constexpr, ROWS: tl.constexpr,
+                  BLOCK_GROUPS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_TOP: tl.constexpr):
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
+    exists = row < num_rows
+    lane = tl.arange(0, BLOCK_GROUPS * BLOCK_SIZE)[None, :]
+    inside = (lane // BLOCK_SIZE < NUM_GROUPS) & (lane % BLOCK_SIZE < group_size)
+    index = lane // BLOCK_SIZE * group_size + lane % BLOCK_SIZE
+    logit = tl.load(logits_ptr + row.to(tl.int64) * num_experts + index, mask=exists & inside, other=float("-inf"))
     logit = logit.to(tl.float32)
     score = logit
     if SOFTMAX:
-        score = tl.exp(logit - _finite(tl.max(logit)))
-        score = score / _nonzero(tl.sum(score))
+        score = tl.exp(logit - _finite(tl.max(logit, axis=1, keep_dims=True)))
+        score = score / _nonzero(tl.sum(score, axis=1, keep_dims=True))
     if SIGMOID:
         tail = tl.exp(-tl.abs(logit))
         score = tl.where(logit >= 0, 1.0, tail) / (1.0 + tail)
@@ -189,40 +210,62 @@ def _route_kernel(logits_ptr, bias_ptr, expert_ptr, weight_ptr, num_experts, gro
     if bias_ptr is not None:
         key += tl.load(bias_ptr + index, mask=inside, other=0).to(tl.float32)
         key = tl.where(logit == float("-inf"), float("-inf"), key)
+    # NaN comes last, so that the experts of a row differ even then.
+    key = tl.where(key == key, key, float("-inf"))
     # What may still be chosen is kept apart from the keys, which may be -inf themselves.
-    free = inside.to(tl.int32)
+    free = tl.broadcast_to(inside.to(tl.int32), (ROWS, BLOCK_GROUPS * BLOCK_SIZE))
     if GROUPS_KEPT < NUM_GROUPS:
-        masked = tl.where(inside, key, float("-inf"))
-        rank = tl.max(masked, axis=1)
+        group, member = tl.arange(0, BLOCK_GROUPS)[None, :], tl.arange(0, BLOCK_SIZE)[None, None, :]
+        masked = tl.where(inside, key, float("-inf")).reshape(ROWS, BLOCK_GROUPS, BLOCK_SIZE)
+        rank = tl.max(masked, axis=2)
         if BY_PAIRS:
-            best = tl.min(tl.where(masked == tl.expand_dims(rank, 1), member, BLOCK_SIZE), axis=1)
-            masked = tl.where(member == tl.expand_dims(best, 1), float("-inf"), masked)
-            rank = rank + tl.max(masked, axis=1)  # pyright: ignore[reportOperatorIssue]
-        out = (group < NUM_GROUPS).to(tl.int32)
+            best = tl.min(tl.where(masked == tl.expand_dims(rank, 2), member, BLOCK_SIZE), axis=2)
+            masked = tl.where(member == tl.expand_dims(best, 2), float("-inf"), masked)
+            rank = rank + tl.max(masked, axis=2)  # pyright: ignore[reportOperatorIssue]
+        out = tl.broadcast_to((group < NUM_GROUPS).to(tl.int32), (ROWS, BLOCK_GROUPS))
         for _ in range(GROUPS_KEPT):
-            top = tl.max(tl.where(out > 0, rank, float("-inf")))
-            chosen = tl.min(tl.where((out > 0) & (rank == top), group, BLOCK_GROUPS))
+            top = tl.max(tl.where(out > 0, rank, float("-inf")), axis=1, keep_dims=True)
+            chosen = tl.min(tl.where((out > 0) & (rank == top), group, BLOCK_GROUPS), axis=1, keep_dims=True)
             out = tl.where(group == chosen, 0, out)
-        free = tl.where(out[:, None] > 0, 0, free)
-    slot = tl.arange(0, BLOCK_TOP)
-    chosen_expert = tl.zeros([BLOCK_TOP], dtype=tl.int32)
-    chosen_score = tl.full([BLOCK_TOP], float("-inf"), dtype=tl.float32)
+        out = tl.broadcast_to(out[:, :, None], (ROWS, BLOCK_GROUPS, BLOCK_SIZE))
+        free = tl.where(out.reshape(ROWS, BLOCK_GROUPS * BLOCK_SIZE) > 0, 0, free)
+    slot = tl.arange(0, BLOCK_TOP)[None, :]
+    chosen_expert = tl.zeros([ROWS, BLOCK_TOP], dtype=tl.int32)
+    chosen_score = tl.full([ROWS, BLOCK_TOP], float("-inf"), dtype=tl.float32)
+    slot_of_expert = tl.full([ROWS, BLOCK_GROUPS * BLOCK_SIZE], -1, dtype=tl.int32)
     for place in range(TOP_K):
-        top = tl.max(tl.where(free > 0, key, float("-inf")))
-        # With NaN among the logits no key may equal the largest; the index must still be an expert's.
-        chosen = tl.min(tl.where((free > 0) & (key == top), index, num_experts - 1))
+        top = tl.max(tl.where(free > 0, key, float("-inf")), axis=1, keep_dims=True)
+        chosen = tl.min(tl.where((free > 0) & (key == top), index, num_experts - 1), axis=1, keep_dims=True)
         here = inside & (index == chosen)
         free = tl.where(here, 0, free)
+        slot_of_expert = tl.where(here, place, slot_of_expert)
         chosen_expert = tl.where(slot == place, chosen, chosen_expert)
-        chosen_score = tl.where(slot == place, tl.sum(tl.where(here, score, 0.0)), chosen_score)
+        found = tl.sum(tl.where(here, score, 0.0), axis=1, keep_dims=True)
+        chosen_score = tl.where(slot == place, found, chosen_score)
     used = slot < TOP_K
     if not SOFTMAX and not SIGMOID:
-        chosen_score = tl.exp(chosen_score - _finite(tl.max(chosen_score)))
-        chosen_score = chosen_score / _nonzero(tl.sum(chosen_score))
+        chosen_score = tl.exp(chosen_score - _finite(tl.max(chosen_score, axis=1, keep_dims=True)))
+        chosen_score = chosen_score / _nonzero(tl.sum(chosen_score, axis=1, keep_dims=True))
     if RENORMALISE:
-        chosen_score = chosen_score / _nonzero(tl.sum(tl.where(used, chosen_score, 0.0)))
-    tl.store(expert_ptr + row * TOP_K + slot, chosen_expert, mask=used)
-    tl.store(weight_ptr + row * TOP_K + slot, chosen_score * scale, mask=used)
+        kept = tl.sum(tl.where(used, chosen_score, 0.0), axis=1, keep_dims=True)
+        chosen_score = chosen_score / _nonzero(kept)
+    width = TOP_K + 1 if HAS_SHARED else TOP_K
+    first = row.to(tl.int64) * width
+    tl.store(expert_ptr + first + slot, chosen_expert, mask=exists & used)
+    tl.store(weight_ptr + first + slot, chosen_score * scale, mask=exists & used)
+    if HAS_SHARED:
+        tl.store(expert_ptr + first + TOP_K, tl.zeros_like(row) + num_experts, mask=exists)
+        tl.store(weight_ptr + first + TOP_K, tl.full([ROWS, 1], 1.0, tl.float32), mask=exists)
+    if order_ptr is not None:
+        # A row has an expert once at most: its rows before this one are its assignments before this one.
+        is_chosen = (exists & (slot_of_expert >= 0)).to(tl.int32)
+        count = tl.sum(is_chosen, axis=0, keep_dims=True)
+        place = tl.cumsum(count, axis=1) - count + tl.cumsum(is_chosen, axis=0) - is_chosen
+        tl.store(order_ptr + place, row * width + slot_of_expert, mask=is_chosen > 0)
+        tl.store(count_ptr + index, count, mask=inside)
+        if HAS_SHARED:
+            tl.store(order_ptr + num_rows * TOP_K + row, row * width + TOP_K, mask=exists)
+            tl.store(count_ptr + num_experts, num_rows)
 
 
 @triton.jit

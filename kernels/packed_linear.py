@@ -9,11 +9,13 @@ F.linear's time over the packed product's, on two cores, for weights of 1 to 12 
     AMD, float32, AVX2          0.5 to 0.9    1.6 to 4.4    1.2 to 2.0    1.0 to 1.8    0.9 to 1.3    0.8 to 1.1
       the same from 6 MB on     1.3 to 2.7
       read from memory          1.6 to 2.7    2.0 to 4.2
+    AMD, float32, AVX-512       1.1 to 2.6    1.8 to 5.8    1.4 to 3.3    1.4 to 2.2    1.2 to 1.8    1.1 to 1.3
+      read from memory          1.0 to 2.5    1.8 to 5.3    1.6 to 2.2    1.4 to 2.5    1.2 to 1.9    1.1 to 1.6
+    AMD, bfloat16, AVX-512      1.6 to 3.4    1.5 to 2.6    1.2 to 1.5    1.1 to 1.3    1.0 to 1.1    1.0 to 1.1
 
-"Read from memory" are weights of which 24 to 128 MB take turns, as those of a model do; there 0.6 MB gain too (1 row:
-0.8 to 1.1, 2: 1.5 to 1.8). Smaller weights of float32 lose. F.linear multiplies float32 by MKL, which runs older code
-on other vendors' processors. With AVX-512 weights are packed there for any number of rows, though this layout has not
-been measured on one.
+"Read from memory" are weights of which 24 to 128 MB take turns, as those of a model do; there 0.6 MB gain too (AVX2, 1
+row: 0.8 to 1.1, 2: 1.5 to 1.8; AVX-512: 1.4 and 2.1). Smaller weights of float32 that stay in a cache lose. F.linear
+multiplies float32 by MKL, which runs older code on other vendors' processors.
 """
 
 import sys

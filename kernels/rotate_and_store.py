@@ -23,6 +23,7 @@ from .autocast import autocast_dtype
 from .batch_invariance import by_position
 from .case import Case, Cost
 from .dispatch import kernel, launch
+from .heads_in_halves import load_numbers, rotated, store_heads
 from .tensor_checks import assert_contiguous, assert_rows_contiguous, check_dtype, check_shape
 
 _NUMBERS_PER_PROGRAM = 2048
@@ -102,10 +103,15 @@ def _rotated(qkv_BFHD: Tensor, num_heads: int, angles: tuple[Tensor, Tensor], no
 
 
 def _check(qkv_BFHD: Tensor, num_heads: int, rope: Rope, norm: QKNorm | None, slots: KVSlots | None) -> None:
-    (num_rows, num_fed, num_all_heads, width), positions_BF = qkv_BFHD.shape, rope.positions_BF
+    check_heads(qkv_BFHD.shape, num_heads, rope, norm, slots)
+
+
+def check_heads(size: tuple[int, ...], num_heads: int, rope: Rope, norm: QKNorm | None, slots: KVSlots | None) -> None:
+    """ValueError unless the others fit heads of this size, [B, F, H + 2 K, D]."""
+    (num_rows, num_fed, num_all_heads, width), positions_BF = size, rope.positions_BF
     num_kv_heads, odd = divmod(num_all_heads - num_heads, 2)
     if num_kv_heads < 1 or odd:
-        raise ValueError(f"qkv_BFHD {[*qkv_BFHD.shape]} with {num_heads} query heads: must be [B, F, H + 2 K, D]")
+        raise ValueError(f"qkv_BFHD {[*size]} with {num_heads} query heads: must be [B, F, H + 2 K, D]")
     if positions_BF.shape not in ((num_rows, num_fed), (1, num_fed)):
         raise ValueError(f"positions_BF {[*positions_BF.shape]} for {num_rows} rows of {num_fed}: must be [B, F] or "
                          "[1, F]")
@@ -157,24 +163,6 @@ def rotate_and_store(qkv_BFHD: Tensor, num_heads: int, rope: Rope, norm: QKNorm 
     return q_BFHD, keys_SKD, values_SKD
 
 
-@triton.jit
-def _store_heads(target_ptr, head, exists, y_low, y_high, y_kept, D: tl.constexpr, HALF: tl.constexpr,
-                 HALF_BLOCK: tl.constexpr, KEPT_BLOCK: tl.constexpr):
-    target_ptr += head * D
-    if HALF_BLOCK > 0:
-        low = tl.arange(0, HALF_BLOCK)[None, :]
-        tl.store(target_ptr + low, y_low.to(target_ptr.dtype.element_ty), mask=exists & (low < HALF))
-        tl.store(target_ptr + low + HALF, y_high.to(target_ptr.dtype.element_ty), mask=exists & (low < HALF))
-    if KEPT_BLOCK > 0:
-        kept = 2 * HALF + tl.arange(0, KEPT_BLOCK)[None, :]
-        tl.store(target_ptr + kept, y_kept.to(target_ptr.dtype.element_ty), mask=exists & (kept < D))
-
-
-@triton.jit
-def _load(source_ptr, dim, inside):
-    return tl.load(source_ptr + dim, mask=inside, other=0).to(tl.float32)
-
-
 @triton.jit(do_not_specialize=["num_fed"])
 def _rotate_and_store_kernel(
         qkv_ptr, positions_ptr, cos_ptr, sin_ptr, q_weight_ptr, k_weight_ptr, eps, q_ptr, keys_ptr, values_ptr,
@@ -200,20 +188,20 @@ def _rotate_and_store_kernel(
     head = (tile * HEADS + tl.arange(0, HEADS))[:, None]
     exists = head < num_heads
     source_ptr += head * D
-    # The first half, the second half and what is not rotated are tiles of their own: each a run of whole vectors.
     low, kept = tl.arange(0, max(HALF_BLOCK, 1))[None, :], 2 * HALF + tl.arange(0, max(KEPT_BLOCK, 1))[None, :]
     in_half, in_kept = low < HALF, kept < D
     x_low, x_high, x_kept = None, None, None
     squares = tl.zeros((HEADS,), tl.float32)
     if HALF_BLOCK > 0:
-        x_low = _load(source_ptr, low, exists & in_half)
-        x_high = _load(source_ptr, low + HALF, exists & in_half)
+        x_low = load_numbers(source_ptr, low, exists & in_half)
+        x_high = load_numbers(source_ptr, low + HALF, exists & in_half)
         squares += tl.sum(x_low * x_low + x_high * x_high, axis=1)
     if KEPT_BLOCK > 0:
-        x_kept = _load(source_ptr, kept, exists & in_kept)
+        x_kept = load_numbers(source_ptr, kept, exists & in_kept)
         squares += tl.sum(x_kept * x_kept, axis=1)
     if is_value:
-        _store_heads(values_ptr + slot * (K * D), head, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
+        store_heads(values_ptr + slot * (K * D) + head * D, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK,
+                    KEPT_BLOCK)
         return
     if q_weight_ptr is not None:
         scale = tl.rsqrt(squares / D + eps)[:, None]
@@ -222,22 +210,19 @@ def _rotate_and_store_kernel(
             weight_ptr = q_weight_ptr
         # Masked like the heads, the weights are read in the heads' layout: whole vectors, nothing to exchange.
         if HALF_BLOCK > 0:
-            x_low *= scale * _load(weight_ptr, low, exists & in_half)
-            x_high *= scale * _load(weight_ptr, low + HALF, exists & in_half)
+            x_low *= scale * load_numbers(weight_ptr, low, exists & in_half)
+            x_high *= scale * load_numbers(weight_ptr, low + HALF, exists & in_half)
         if KEPT_BLOCK > 0:
-            x_kept *= scale * _load(weight_ptr, kept, exists & in_kept)
+            x_kept *= scale * load_numbers(weight_ptr, kept, exists & in_kept)
     if HALF_BLOCK > 0:
         position = tl.load(positions_ptr + token // num_fed * stride_positions_row + token % num_fed)
-        cos_ptr += position * (2 * HALF)
-        sin_ptr += position * (2 * HALF)
-        high = low + HALF
-        y_low = x_low * _load(cos_ptr, low, in_half) + x_high * _load(sin_ptr, low, in_half)
-        x_high = x_high * _load(cos_ptr, high, in_half) + x_low * _load(sin_ptr, high, in_half)
-        x_low = y_low
+        x_low, x_high = rotated(x_low, x_high, cos_ptr + position * (2 * HALF), sin_ptr + position * (2 * HALF),
+                                in_half, HALF, HALF_BLOCK)
     if is_query:
-        _store_heads(q_ptr + token * (H * D), head, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
+        store_heads(q_ptr + token * (H * D) + head * D, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
     else:
-        _store_heads(keys_ptr + slot * (K * D), head, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK, KEPT_BLOCK)
+        store_heads(keys_ptr + slot * (K * D) + head * D, exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK,
+                    KEPT_BLOCK)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from ..kernels import gate_up, project_and_store
 from ..kernels.attention import attention
 from ..kernels.batch_invariance import by_position, check_device, is_batch_invariant
 from ..kernels.key_ranges import KeyRanges
+from ..kernels.project_and_store import Projection
 from ..kernels.rms_norm import add_rms_norm, rms_norm
 from ..kernels.rotate_and_store import QKNorm, Rope, rotate_and_store
 from ..kernels.swiglu import swiglu
@@ -73,10 +75,10 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
         self.norm_eps = shape.norm_eps
 
-    def forward(self, x_BFE: Tensor, ctx: ForwardContext, layer: int, index_BQ: Tensor | None) -> Tensor:
-        qkv_BFHD = by_position(self.qkv_proj, x_BFE).unflatten(-1, (-1, self.head_width))
-        slots = None if ctx.write is None else ctx.write.slots(layer)
-        q_BFHD, keys_SKD, values_SKD = rotate_and_store(qkv_BFHD, self.num_heads, ctx.rope, self._qk_norm(), slots)
+    def forward(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm, ctx: ForwardContext, layer: int,
+                index_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Attention over the norm of x + residual, [B, Q, E], and x + residual itself, [B, F, E]."""
+        q_BFHD, keys_SKD, values_SKD, stream_BFE = self._project(x_BFE, residual_BFE, norm, ctx, layer)
         if ctx.write is None:
             k_BCKD, v_BCKD = (x_SKD.unflatten(0, x_BFE.shape[:2]) for x_SKD in (keys_SKD, values_SKD))
         else:
@@ -86,7 +88,19 @@ class Attention(nn.Module):
             q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
             mask = mask.at(index_BQ)
         attend = _attend_by_query if is_batch_invariant() else attention
-        return by_position(self.o_proj, attend(q_BFHD, k_BCKD, v_BCKD, mask).flatten(2))
+        return by_position(self.o_proj, attend(q_BFHD, k_BCKD, v_BCKD, mask).flatten(2)), stream_BFE
+
+    def _project(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm, ctx: ForwardContext, layer: int
+                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values as `rotate_and_store` gives them, and x + residual."""
+        slots = None if ctx.write is None else ctx.write.slots(layer)
+        after = self.num_heads, ctx.rope, self._qk_norm(), slots
+        if project_and_store.pays(x_BFE, self.qkv_proj.weight):
+            projection = Projection(norm.weight, norm.eps, self.qkv_proj.weight, self.qkv_proj.bias, self.head_width)
+            return project_and_store.project_and_store(x_BFE, residual_BFE, projection, *after)
+        x_BFE, stream_BFE = by_position(norm, x_BFE, residual_BFE)
+        qkv_BFHD = by_position(self.qkv_proj, x_BFE).unflatten(-1, (-1, self.head_width))
+        return (*rotate_and_store(qkv_BFHD, *after), stream_BFE)
 
     def _qk_norm(self) -> QKNorm | None:
         if self.q_norm is None or self.k_norm is None:
@@ -100,5 +114,9 @@ class SwiGLU(nn.Module):
         self.gate_up_proj = Linear(width, 2 * ffn_width, bias=False)
         self.down_proj = Linear(ffn_width, width, bias=False)
 
-    def forward(self, x_BFE: Tensor) -> Tensor:
-        return self.down_proj(swiglu(self.gate_up_proj(x_BFE)))
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output of x [..., E]."""
+        weight_GE = self.gate_up_proj.weight
+        if gate_up.pays(x, weight_GE):
+            return self.down_proj(gate_up.gate_up_swiglu(x.flatten(0, -2), weight_GE)).view_as(x)
+        return self.down_proj(swiglu(self.gate_up_proj(x)))

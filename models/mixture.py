@@ -12,22 +12,27 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.moe_experts import experts
+from ..kernels.dispatch import runs_triton
+from ..kernels.moe_assignments import Assignments, route_and_sort
+from ..kernels.moe_experts import assigned_experts, experts
 from ..kernels.moe_router import route
+from ..kernels.router_logits import router_logits
 from .config import ExpertShape
 from .layers import SwiGLU
 from .routing_rules import RoutingRule, TokenChoice
 
 
 class RoutingResult(NamedTuple):
-    """Experts (int32) and weights (float32) of each position, both [B, F, top_k], and float32 logits [B, F, X]."""
+    """Experts (int32) and weights (float32) of each position, both [B, F, top_k], and float32 logits [B, F, X]. Where
+    Triton runs, also the assignments of all positions sorted by expert, a shared expert's among them if it has the
+    experts' width."""
 
     expert_BFA: Tensor
     weight_BFA: Tensor
     logits_BFX: Tensor
+    assignments: Assignments | None = None
 
 
 class Router(nn.Module):
@@ -39,6 +44,7 @@ class Router(nn.Module):
         super().__init__()
         self.routing = shape.routing
         self.rule: RoutingRule = TokenChoice()
+        self.joins_shared = shape.shared_width == shape.expert_width
         self.weight = nn.Parameter(torch.empty(shape.num_experts, width, dtype=torch.float32))
         bias_X = torch.zeros(shape.num_experts, dtype=torch.float32) if shape.selection_bias else None
         self.register_buffer("bias_X", bias_X)
@@ -50,9 +56,15 @@ class Router(nn.Module):
             return self._route(x_BFE)
 
     def _route(self, x_BFE: Tensor) -> RoutingResult:
-        precise = torch.promote_types(x_BFE.dtype, torch.float32)
-        logits_BFX = F.linear(x_BFE.to(precise), self.weight.to(precise))
-        return RoutingResult(*self.rule.route(logits_BFX, self._select, self.routing), logits_BFX)
+        x_TE, size = x_BFE.flatten(0, 1), x_BFE.shape[:2]
+        logits_BFX = router_logits(x_TE, self.weight).unflatten(0, size)
+        # The experts, too, must need no gradient.
+        if not isinstance(self.rule, TokenChoice) or torch.is_grad_enabled() or not runs_triton(x_TE):
+            return RoutingResult(*self.rule.route(logits_BFX, self._select, self.routing), logits_BFX)
+        assignments = route_and_sort(logits_BFX.flatten(0, 1), self.bias_X, self.routing, self.joins_shared)
+        chosen = (value_TB[:, : self.routing.top_k].unflatten(0, size)
+                  for value_TB in (assignments.expert_TB, assignments.weight_TB))
+        return RoutingResult(*chosen, logits_BFX, assignments)
 
     def _select(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
         expert_TA, weight_TA = route(logits_BFX.flatten(0, 1), self.bias_X, self.routing)
@@ -79,8 +91,15 @@ class MoELayer(nn.Module):
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         x_TE = x_BFE.flatten(0, 1)
-        expert_BFA, weight_BFA, _ = self.router(x_BFE)
-        y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, expert_BFA.flatten(0, 1), weight_BFA.flatten(0, 1))
-        if self.shared is not None:
-            y_TE = y_TE + self.shared(x_TE)
+        routed, shared = self.router(x_BFE), self.shared
+        if routed.assignments is None:
+            chosen = routed.expert_BFA.flatten(0, 1), routed.weight_BFA.flatten(0, 1)
+            y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *chosen)
+        else:
+            joined = None
+            if shared is not None and self.router.joins_shared:
+                joined, shared = (shared.gate_up_proj.weight, shared.down_proj.weight), None
+            y_TE = assigned_experts(x_TE, self.gate_up_XGE, self.down_XEM, routed.assignments, joined)
+        if shared is not None:
+            y_TE = y_TE + shared(x_TE)
         return y_TE.view_as(x_BFE)

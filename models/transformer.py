@@ -37,8 +37,7 @@ class Block(nn.Module):
                 index_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
         """The output of the feed-forward layer and the residual stream that it is still to be added to, as the next
         norm takes them: at the fed positions [B, F, E], or at those of index_BQ, [B, Q, E]."""
-        x_BFE, stream_BQE = by_position(self.attention_norm, x_BFE, residual_BFE)
-        x_BQE = self.attention(x_BFE, ctx, layer, index_BQ)
+        x_BQE, stream_BQE = self.attention(x_BFE, residual_BFE, self.attention_norm, ctx, layer, index_BQ)
         if index_BQ is not None:
             stream_BQE = stream_BQE.gather(1, index_BQ[..., None].expand(-1, -1, stream_BQE.shape[-1]))
         x_BQE, residual_BQE = by_position(self.ffn_norm, x_BQE, stream_BQE)

@@ -1,7 +1,6 @@
 """How many tokens a block's step must commit to equal autoregression, by the batch, as the roofline predicts.
 
     tokens(batch) = time of a block's step / time of an autoregressive step,  each of `batch` rows
-    time          = layers x seconds_per_layer + max(bytes / bandwidth, FLOPs / FLOP/s)
 
 With few rows both steps wait for the same weights, and one token is enough. With many the block's products decide, and
 as many tokens are needed as a block has positions.
@@ -10,7 +9,7 @@ as many tokens are needed as a block has positions.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..harness.roofline import Card, floor
+from ..harness.roofline import Card
 from .point import StepPoint
 
 BATCHES = (1, 4, 16, 64, 256)
@@ -23,8 +22,7 @@ def predicted_seconds(point: StepPoint, batch: int, card: Card) -> float:
     if point.dtype not in card.flops_per_second:
         raise ValueError(f"dtype={point.dtype!r} with card={card.name!r}: must be one of "
                          f"{', '.join(card.flops_per_second)}")
-    fixed = point.model.shape.num_layers * card.seconds_per_layer
-    return fixed + floor(point.cost(batch), point.dtype, card).microseconds / 1e6
+    return card.forward_seconds(point.model.shape, batch * point.num_positions, point.cost(batch), point.dtype)
 
 
 def break_even_tokens(point: StepPoint, batch: int, card: Card) -> float:

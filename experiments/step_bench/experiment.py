@@ -22,13 +22,13 @@ from ...models import Head
 from ..harness.devices import device_name
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone
+from ..harness.machine import this_machine
 from ..harness.progress import Bar, bar, console
 from ..harness.provenance import provenance, provenance_on
 from ..harness.records import Json, describe
 from ..harness.roofline import CARDS
 from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker, running_environment
 from .break_even import section
-from .machine import this_machine
 from .page import NO_GPU, Line, write_report
 from .point import ModelShape, StepPoint
 from .timing import measured, profiled

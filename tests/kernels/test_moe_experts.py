@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels.dispatch import Implementation, recording, using
-from quicksilver.kernels.moe_experts import TILES, experts, reference, tiles
+from quicksilver.kernels.grouped_product import TILES, tiles
+from quicksilver.kernels.moe_experts import experts, reference
 from quicksilver.kernels.moe_experts_cpu import Algorithm, experts_on_cpu
 from quicksilver.kernels.moe_sort import ExpertLoad
 from torch import Tensor

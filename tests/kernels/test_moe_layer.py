@@ -38,6 +38,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
 @pytest.mark.parametrize(("load", "scoring", "shared_width"), [
     (ExpertLoad(7, 8, 2), Scoring.SOFTMAX, 0), (ExpertLoad(7, 8, 2, zipf_exponent=1.5), Scoring.SIGMOID, 12),
     (ExpertLoad(7, 8, 2, num_active=2), Scoring.SOFTMAX_OF_CHOSEN, 5),
+    (ExpertLoad(7, 8, 2, zipf_exponent=1.5), Scoring.SIGMOID, 16),  # as wide as the experts: one more of them
     (ExpertLoad(7, 8, 2, num_active=4), Scoring.SIGMOID, 0)], ids=str)
 def test_a_case_sends_its_tokens_where_its_load_says(load: ExpertLoad, scoring: Scoring, shared_width: int) -> None:
     case = LayerCase(load, 24, 16, Routing(2, scoring), shared_width)

@@ -1,6 +1,7 @@
 """A mixture of experts inside the model: against its definition, on both paths, cast, saved and differentiated."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,9 +30,10 @@ from tests.conftest import VOCAB_SIZE, random_transformer
 PLAIN = ExpertShape(6, 20, Routing(2))
 RICH = ExpertShape(8, 12, Routing(3, Scoring.SIGMOID, num_groups=4, groups_kept=2, renormalise=True, scale=2.5),
                    shared_width=10, num_dense_layers=1, selection_bias=True)
+JOINED = replace(RICH, shared_width=12)  # the experts' width
 AFTER = ExpertShape(5, 8, Routing(2, Scoring.SOFTMAX_OF_CHOSEN), selection_bias=True)
 SHAPES = [pytest.param(PLAIN, id="softmax"), pytest.param(RICH, id="sigmoid_groups_shared"),
-          pytest.param(AFTER, id="softmax_of_chosen")]
+          pytest.param(JOINED, id="shared_as_wide"), pytest.param(AFTER, id="softmax_of_chosen")]
 
 
 def random_mixture(shape: ExpertShape, width: int = 16) -> MoELayer:
@@ -224,7 +226,7 @@ def test_a_bias_sways_the_choice_and_not_the_weights() -> None:
     assert router.bias_X is not None
     router.bias_X.zero_()
     router.bias_X[4] = 10.0
-    expert_BFA, weight_BFA, _ = router(x_BFE)
+    expert_BFA, weight_BFA, *_ = router(x_BFE)
     assert (expert_BFA == 4).all()
     torch.testing.assert_close(weight_BFA, (x_BFE @ router.weight[4]).sigmoid()[..., None])
     assert not any("bias" in name for name, _ in router.named_parameters())

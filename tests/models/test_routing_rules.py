@@ -32,7 +32,7 @@ def routed_by(rule: RoutingRule, routing: Routing, x_BFE: torch.Tensor) -> tuple
     router.bias_X.normal_()
     router.rule = rule
     with torch.inference_mode():
-        expert_BFA, weight_BFA, _ = router(x_BFE)
+        expert_BFA, weight_BFA, *_ = router(x_BFE)
     return router, expert_BFA, weight_BFA
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from quicksilver.experiments.harness.roofline import floor
+from quicksilver.experiments.harness.roofline import Card, floor
 from quicksilver.kernels.attention import AttentionCase
 from quicksilver.kernels.case import Cost
 from quicksilver.kernels.lm_head_statistics import LMHeadCase
+from quicksilver.models import Shape
 
 
 def test_the_longer_of_memory_and_products_is_the_floor() -> None:
@@ -28,3 +29,10 @@ def test_8k_keys_and_values_of_llada_take_31_microseconds_to_read() -> None:
     by_hand = 1e6 * (2 * 8192 * 32 * 128 * 2 + 2 * 32 * 32 * 128 * 2) / 4.3e12  # cache; queries and results
     assert (found.microseconds, found.bound) == (pytest.approx(by_hand), "memory")
     assert found.microseconds == pytest.approx(31.3, abs=0.1)
+
+
+def test_a_forward_takes_its_layers_its_values_and_its_floor() -> None:
+    shape = Shape(width=8, num_layers=3, num_heads=1, num_kv_heads=1, ffn_width=8)
+    card = Card("a machine", 1e3, {"float32": 1e6}, seconds_per_layer=0.5, seconds_per_value=0.01, cache_bytes=1999)
+    assert card.forward_seconds(shape, 4, Cost(2000), "float32") == pytest.approx(3 * (0.5 + 4 * 8 * 0.01) + 2.0)
+    assert card.forward_seconds(shape, 4, Cost(1999, 1_000_000), "float32") == pytest.approx(3 * 0.82 + 1.0)

@@ -1,6 +1,6 @@
 """The measured machine: rates that are there, of the dtype that was asked for."""
 
-from quicksilver.experiments.step_bench import machine
+from quicksilver.experiments.harness import machine
 
 
 def test_every_rate_is_measured() -> None:
@@ -10,3 +10,4 @@ def test_every_rate_is_measured() -> None:
     assert list(card.flops_per_second) == ["float32"]
     assert card.flops_per_second["float32"] > 1e8
     assert 0 < card.seconds_per_layer < 1
+    assert 0 <= card.seconds_per_value < 1
