@@ -24,8 +24,8 @@ GPU_TESTS := tests/kernels
 GPU_PAIRS := task=sudoku9:training=long_sudoku9:model=6m task=code_lines:training=long_code_lines:model=30m \
 	task=countdown4:model=6m task=sudoku9:training=long_sudoku9:model=30m
 
-.PHONY: help sweep sweep-older-cpu decoders experts kernels report gpu gpu-train smollm2 test strict test-slow test-lowest \
-	test-newest ends check clean
+.PHONY: help sweep sweep-older-cpu decoders experts kernels cpu-kernels report gpu gpu-train smollm2 test strict test-slow \
+	test-lowest test-newest ends check clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,7 +50,10 @@ experts: .venv/sweep  ## how many experts a wider step touches, and what wins sp
 
 kernels: .venv/sweep .venv/triton-$(OTHER_TRITON).installed  ## compile, check and guard every kernel (full=1: for every target; ARGS=experiment.update_baseline=true)
 	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "experiment.other_tritons=[.venv/triton-$(OTHER_TRITON)]" \
-		$(if $(full),experiment.full=true) $(ARGS)
+		experiment.cpu_seconds=0 $(if $(full),experiment.full=true) $(ARGS)
+
+cpu-kernels: .venv/sweep  ## what runs on a CPU timed beside eager PyTorch and what the machine sustains (ARGS="kernel=packed_linear experiment.axis=rows")
+	$(BIN)/python -m quicksilver.experiments experiment=kernel_bench "experiment.targets=[]" $(ARGS)
 
 # In a folder of their own, so that no committed figure changes; REPORTS=results draws those anew.
 REPORTS := build/report

@@ -52,7 +52,7 @@ class Accounting:
             keys_seen = num_rows * num_fed * context
             stored_read = num_rows * context if self.kv_store_bytes else 0
             flops, bytes_read = model.forward_cost(num_rows * num_fed, keys_seen, num_queried, stored_read)
-            yield ForwardCost(count, num_rows * num_fed, num_queried, keys_seen, flops, bytes_read)
+            yield ForwardCost(count, num_rows, num_rows * num_fed, num_queried, keys_seen, flops, bytes_read)
 
     def to_json(self, model: LanguageModel) -> dict[str, Any]:
         """All counts, and the sums over all forwards."""
@@ -68,6 +68,7 @@ class ForwardCost:
     """What each of `count` forwards of one shape takes."""
 
     count: int
+    num_rows: int
     positions_computed: int
     positions_queried: int
     keys_seen: int

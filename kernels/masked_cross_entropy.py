@@ -168,11 +168,12 @@ def _gradient_kernel(logits_ptr, target_ptr, lse_ptr, relative_ptr, vocab_size, 
 
 @dataclass(frozen=True)
 class MaskedCrossEntropyCase(Case):
-    """The losses of `rows` positions and their gradients."""
+    """The losses of `rows` positions and, if `backward`, their gradients."""
 
     rows: int
     width: int
     vocab_size: int
+    backward: bool = True
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
         hidden_ME = torch.randn(self.rows, self.width, dtype=dtype, device=device)
@@ -182,15 +183,19 @@ class MaskedCrossEntropyCase(Case):
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Losses, and the gradients of hidden states and head."""
-        return _with_gradients(masked_cross_entropy, *inputs)
+        return self._computed(masked_cross_entropy, *inputs)
 
     def reference(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return _with_gradients(reference, *inputs)
+        return self._computed(reference, *inputs)
+
+    def _computed(self, function: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return _with_gradients(function, *inputs) if self.backward else (function(*inputs[:3]),)
 
     def cost(self, dtype: torch.dtype) -> Cost:
-        # Three products; hidden states and head are read, and their gradients written.
-        num_weights = (self.rows + self.vocab_size) * self.width
-        return Cost(2 * num_weights * dtype.itemsize + self.rows * 16, 6 * self.rows * self.vocab_size * self.width)
+        # One product that reads hidden states and head; with gradients, which are written, three.
+        num_weights, factor = (self.rows + self.vocab_size) * self.width, 2 if self.backward else 1
+        return Cost(factor * num_weights * dtype.itemsize + self.rows * 16,
+                    (6 if self.backward else 2) * self.rows * self.vocab_size * self.width)
 
 
 def _with_gradients(function: Any, hidden_ME: Tensor, head_VE: Tensor, target_M: Tensor, upstream_M: Tensor

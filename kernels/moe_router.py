@@ -254,7 +254,7 @@ def _route_kernel(logits_ptr, bias_ptr, expert_ptr, weight_ptr, order_ptr, count
     tl.store(expert_ptr + first + slot, chosen_expert, mask=exists & used)
     tl.store(weight_ptr + first + slot, chosen_score * scale, mask=exists & used)
     if HAS_SHARED:
-        tl.store(expert_ptr + first + TOP_K, tl.zeros_like(row) + num_experts, mask=exists)
+        tl.store(expert_ptr + first + TOP_K, row * 0 + num_experts, mask=exists)
         tl.store(weight_ptr + first + TOP_K, tl.full([ROWS, 1], 1.0, tl.float32), mask=exists)
     if order_ptr is not None:
         # A row has an expert once at most: its rows before this one are its assignments before this one.

@@ -22,11 +22,15 @@ import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from .case import Case, Cost
+from .checks import integer_field
 from .dispatch import Implementation, note, requested
 
 # From how many bytes of the weight on packing pays.
@@ -120,3 +124,36 @@ def _serves(packed: PackedWeight, x: Tensor, weight_NK: Tensor) -> bool:
         return False
     is_asked_for = requested() is not Implementation.REFERENCE and x.numel() // x.shape[-1] in packed.rows
     return is_asked_for and x.dtype == weight_NK.dtype and packed.is_of(weight_NK)
+
+
+_packed_for_cases: Any = WeakTensorKeyDictionary()
+
+
+def _packed_once(x: Tensor, weight_NK: Tensor) -> Tensor:
+    """The product by a packed weight, which is packed when it is first seen."""
+    if weight_NK not in _packed_for_cases:
+        _packed_for_cases[weight_NK] = PackedWeight.of(weight_NK)
+    return linear(x, weight_NK, None, _packed_for_cases[weight_NK])
+
+
+@dataclass(frozen=True)
+class LinearCase(Case):
+    """`rows` positions of `width` to `outputs` numbers."""
+
+    rows: int
+    width: int
+    outputs: int
+    run = staticmethod(_packed_once)
+    reference = staticmethod(F.linear)
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "width", "outputs"):
+            integer_field(self, name)
+
+    def inputs(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        x = torch.randn(self.rows, self.width, dtype=dtype, device=device)
+        return x, torch.randn(self.outputs, self.width, dtype=dtype, device=device).mul_(self.width**-0.5)
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        numbers = self.width * (self.rows + self.outputs) + self.rows * self.outputs
+        return Cost(numbers * dtype.itemsize, 2 * self.rows * self.width * self.outputs)

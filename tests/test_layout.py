@@ -110,6 +110,7 @@ TESTED_ELSEWHERE = {
     "kernels/autocast.py": "models/test_layers.py",
     "kernels/case.py": "experiments/harness/test_roofline.py",
     "kernels/commit_rules.py": "kernels/test_choose.py",
+    "kernels/heads_in_halves.py": "kernels/test_rotate_and_store.py",
     "kernels/statistics_request.py": "kernels/test_token_statistics.py",
     "kernels/tensor_checks.py": "kernels/test_contracts.py",
     "kernels/vocabulary_tiles.py": "kernels/test_token_statistics.py",

@@ -155,7 +155,7 @@ def test_every_preset_decodes_on_the_device_without_a_mix_or_a_read(name: str, m
     decoder, pattern = _preset(name)
     model = DecodableTransformer(random_transformer(pattern, **TINY), MASK_ID, shift=int(pattern == Causal()))
     ran = _check_decode(decoder, model, mode, monkeypatch)
-    assert {"attention", "rotate_and_store", "add_rms_norm", "swiglu", "statistics_of_logits", "commit"} <= ran
+    assert {"attention", "project_and_store", "add_rms_norm", "gate_up_swiglu", "statistics_of_logits", "commit"} <= ran
 
 
 def test_a_mixture_with_a_fused_head_decodes_on_the_device_too(mode: Rehearsal, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +163,7 @@ def test_a_mixture_with_a_fused_head_decodes_on_the_device_too(mode: Rehearsal, 
     decoder, pattern = _preset("fast_dllm_dual")
     transformer = random_transformer(pattern, **TINY, experts=ExpertShape(4, 16, Routing(2), shared_width=8))
     ran = _check_decode(decoder, DecodableTransformer(transformer, MASK_ID, head=FusedHead()), mode, monkeypatch)
-    assert {"experts", "sort_by_expert", "route", "lm_head_statistics"} <= ran
+    assert {"experts", "router_logits", "route_and_sort", "lm_head_statistics"} <= ran
 
 
 def test_the_host_is_as_it_was_after_a_rehearsal() -> None:

@@ -12,7 +12,8 @@ import torch
 
 from .records import Json
 
-_FACTS = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "temperature.gpu")
+_FACTS = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit", "power.draw",
+          "temperature.gpu")
 _PAUSE_SECONDS = 2.0  # after a longer pause clocks are assumed to be low
 _RAMP_SECONDS, _SHORT_SECONDS = 0.3, 0.03
 _NUM_PRODUCTS, _WIDTH = 16, 4096

@@ -13,7 +13,7 @@ from ...models import Bidirectional, Causal, DecodableTransformer, Shape, Transf
 from .provenance import provenance
 from .roofline import Card
 
-_SECONDS = 3.0  # of each of four measurements
+_SECONDS = 3.0  # of each of five measurements
 _BYTES = 1 << 29  # past any cache
 _CACHE_BYTES = 16 << 20  # a cloud machine's cores have some 16 to 32 MiB of a shared cache
 _WIDTH, _ROWS = 2048, 1024
@@ -21,6 +21,7 @@ _TINY = TransformerConfig(16, 64, Causal(), Shape(width=16, num_layers=8, num_he
 _WIDE = TransformerConfig(16, 64, Bidirectional(), Shape(width=128, num_layers=4, num_heads=4, num_kv_heads=4,
                                                          ffn_width=384))
 _NUM_NEW, _NUM_STEPS, _NUM_ROWS = 32, 8, 16
+_MANY_ROWS = 64
 _NUM_WARM_UPS = 3
 
 
@@ -35,15 +36,16 @@ def this_machine(dtype_name: str, seconds: float = _SECONDS, capture: str = "non
                 {dtype_name: 2 * _ROWS * _WIDTH * _WIDTH / _least(lambda: F.linear(x, weight), seconds)},
                 cache_bytes=_CACHE_BYTES)
     prompt = Request.completing([1], _NUM_NEW, mask_id=_TINY.vocab_size - 1)
-    tiny = _decode(_TINY, presets.autoregressive(), dtype, [prompt], capture)
-    per_layer = _least(tiny, seconds) / (_TINY.shape.num_layers * _NUM_NEW)
-    card = replace(card, seconds_per_layer=per_layer)
+    one, many = (_least(_decode(_TINY, presets.autoregressive(), dtype, [prompt] * num_rows, capture), seconds)
+                 / (_TINY.shape.num_layers * _NUM_NEW) for num_rows in (1, _MANY_ROWS))
+    per_row = max(0.0, many - one) / (_MANY_ROWS - 1)
+    card = replace(card, seconds_per_layer=max(0.0, one - per_row), seconds_per_row=per_row)
     canvas = Request([_WIDE.vocab_size - 1] * _WIDE.max_length)
     confident = Decoder(Whole(), Linear(_NUM_STEPS), Greedy(), TopProbability(), Recompute())
     wide = _least(_decode(_WIDE, confident, dtype, [canvas] * _NUM_ROWS, capture), seconds) / _NUM_STEPS
     num_fed = _NUM_ROWS * _WIDE.max_length
     cost = Cost(0, _WIDE.forward_flops(num_fed, num_fed * _WIDE.max_length, num_fed))
-    left = wide - card.forward_seconds(_WIDE.shape, num_fed, cost, dtype_name)
+    left = wide - card.forward_seconds(_WIDE.shape, _NUM_ROWS, num_fed, cost, dtype_name)
     num_values = num_fed * _WIDE.shape.width * _WIDE.shape.num_layers
     return replace(card, seconds_per_value=max(0.0, left) / num_values)
 

@@ -30,12 +30,14 @@ def _always(case: Any) -> bool:
 
 @dataclass(frozen=True)
 class Peer:
-    """Another implementation: `build` makes it for a case that it `serves`. `package` is the import it needs."""
+    """Another implementation: `build` makes it for a case that it `serves`. `package` is the import it needs, and
+    `on_cpu` says whether it is timed on a CPU too."""
 
     name: str
     build: Callable[[Any], Call]
     package: str | None = None
     serves: Callable[[Any], bool] = _always
+    on_cpu: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -158,6 +160,10 @@ def _liger_cross_entropy(case: Any) -> Call:
     return call
 
 
+def _has_gradients(case: Any) -> bool:
+    return case.backward
+
+
 def _liger_norm(case: Any) -> Call:
     function = importlib.import_module("liger_kernel.ops.fused_add_rms_norm").LigerFusedAddRMSNormFunction
 
@@ -185,15 +191,15 @@ def _fla_swiglu(case: Any) -> Call:
     return lambda gate_up: swiglu(*gate_up.chunk(2, dim=-1))
 
 
-_EAGER = Peer("torch eager", _eager)
+_EAGER = Peer("torch eager", _eager, on_cpu=True)
 _COMPILED = Peer("torch.compile", _compiled)
 _SPECIAL: Mapping[str, Sequence[Peer]] = {
     "AddRMSNormCase": [Peer("Liger", _liger_norm, "liger_kernel"), Peer("fla-core", _fla_norm, "fla")],
     "AttentionCase": [Peer("FlexAttention", _flex_attention, serves=_attends_densely),
                       Peer("fla-core", _fla_attention, "fla", _is_one_token)],
-    "ExpertsCase": [Peer("torch grouped_mm", _grouped_products)],
-    "LayerCase": [Peer("torch grouped_mm", _grouped_layer)],
+    "ExpertsCase": [Peer("torch grouped_mm", _grouped_products, on_cpu=True)],
+    "LayerCase": [Peer("torch grouped_mm", _grouped_layer, on_cpu=True)],
     "LMHeadCase": [Peer("cuBLAS + token statistics", _product_then_statistics)],
-    "MaskedCrossEntropyCase": [Peer("Liger", _liger_cross_entropy, "liger_kernel")],
+    "MaskedCrossEntropyCase": [Peer("Liger", _liger_cross_entropy, "liger_kernel", _has_gradients)],
     "SwiGLUCase": [Peer("Liger", _liger_swiglu, "liger_kernel"), Peer("fla-core", _fla_swiglu, "fla")],
 }

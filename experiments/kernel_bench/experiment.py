@@ -1,15 +1,15 @@
 """The kernels' benchmark: python -m quicksilver.experiments experiment=kernel_bench [kernel=[rms_norm,...]]
 
 Without a GPU it compiles every shipped configuration, checks their resources against hard limits and a baseline,
-computes the roofline bound of every shape, and verifies results in Triton's interpreter and, as compiled for sm_80 and
-sm_90, in an emulator. With a GPU it also times kernels and peers.
+computes the roofline bound of every shape, verifies results in Triton's interpreter and, as compiled for sm_80 and
+sm_90, in an emulator, and times what runs on the CPU. With a GPU it times kernels and peers there.
 """
 
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,11 +22,13 @@ from ..harness.json_lines import JsonLines
 from ..harness.progress import console
 from ..harness.provenance import provenance_on
 from ..harness.records import Json
+from . import host_timing
+from .axis import along_axis
 from .baseline import HOW_TO_UPDATE, Baseline, minor_version
 from .emulate import EMULATED
 from .execution import ExecutionStage
 from .limits import MAIN_TARGET, MAX_CONFIGURATIONS, TARGETS, missing_tensor_core, violations
-from .page import OUTCOME, write_report
+from .page import HOST_TIMES, OUTCOME, write_report
 from .rows import OURS
 from .stages import Compiled, CompileStage, Item, TimingStage, floors, verdicts
 from .verify import TOLERANCES
@@ -37,7 +39,8 @@ _NUM_SCHEDULES = 3  # of each program in a full run, in which the emulator takes
 
 @dataclass(frozen=True)
 class KernelCases:
-    """A kernel's part of the benchmark: the input types it ships for, tiny cases to verify, and named shapes."""
+    """A kernel's part of the benchmark: the input types it ships for (none: it is for CPUs alone), tiny cases to
+    verify, and named shapes."""
 
     dtypes: list[str]
     tiny: list[Case]
@@ -53,7 +56,8 @@ class KernelCases:
 class KernelBench:
     """The experiment. `other_tritons` are folders with another Triton each. `targets` are the architectures to compile
     for (none: no compilation). `baseline` is the folder of baseline files. On a GPU, timing stops `seconds` after the
-    start of the run."""
+    start of the run; without one, CPU times take `cpu_seconds`. With `axis`, a field of the cases such as rows or
+    load.num_tokens, every shape that has it is taken at each of `values` instead."""
 
     kernels: dict[str, KernelCases]
     targets: list[str]
@@ -63,9 +67,14 @@ class KernelBench:
     baseline: str
     seconds: float
     num_processes: int
+    cpu_seconds: float = 0.0
+    axis: str | None = None
+    values: list[int] = field(default_factory=list)
 
     def check(self) -> None:
-        """ValueError for an unknown target, a missing folder, or a duplicate Triton."""
+        """ValueError for an unknown target, a missing folder, a duplicate Triton, or an axis that no case has."""
+        check_real("cpu_seconds", self.cpu_seconds, at_least=0)
+        self.items()
         check_integer("num_processes", self.num_processes)
         check_real("seconds", self.seconds, at_least=0)
         if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
@@ -86,6 +95,13 @@ class KernelBench:
         """The baseline's folder in the current one, else in the checkout of this file."""
         own = _CHECKOUT / self.baseline
         return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
+
+    def items(self) -> list[Item]:
+        """The shapes of all kernels, or those along the axis, in each type they ship for; of one that is for CPUs alone
+        in float32. ValueError if no case has the axis."""
+        found = [Item(name, shape, dtype, case) for name, kernel in self.kernels.items()
+                 for dtype in kernel.dtypes or [host_timing.DTYPE] for shape, case in kernel.shapes.items()]
+        return found if self.axis is None else along_axis(found, self.axis, self.values)
 
     def run(self, folder: Path) -> int:
         """Run the stages and write the report to `folder`/kernels; a partial one if interrupted. Returns the number of
@@ -139,10 +155,10 @@ class _Stages:
     cut: str | None = None
 
     def __post_init__(self) -> None:
-        kernels = self.bench.kernels.items()
+        kernels, items = self.bench.kernels.items(), self.bench.items()
         self.has_gpu = torch.cuda.is_available()
-        self.shipped = [Item(name, shape, dtype, case) for name, kernel in kernels
-                        for dtype in kernel.dtypes for shape, case in kernel.shapes.items()]
+        self.shipped = [item for item in items if self.bench.kernels[item.kernel].dtypes]
+        self.on_host = list(dict.fromkeys(replace(item, dtype=host_timing.DTYPE) for item in items))
         self.tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in kernels
                      for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
         self.executed = [item for item in self.tiny
@@ -152,6 +168,7 @@ class _Stages:
         self.execution = ExecutionStage(targets, sites, _NUM_SCHEDULES if self.bench.full else 1,
                                         self.bench.num_processes)
         self.times = JsonLines(self.folder / "times.jsonl")
+        self.host_times = JsonLines(self.folder / HOST_TIMES)
 
     def run(self) -> None:
         bench = self.bench
@@ -173,6 +190,13 @@ class _Stages:
             if num_left:
                 console.print(f"{bench.seconds:.0f} s ended {num_left} times early; the same command goes on from here",
                               markup=False)
+
+        elif bench.cpu_seconds:
+            stage = TimingStage(bench.cpu_seconds, "cpu", is_host=True)
+            num_left = stage.run(self.on_host, self.host_times, host_timing.timed_on_host, host_timing.host_ceilings)
+            if num_left:
+                console.print(f"{bench.cpu_seconds:.0f} s ended {num_left} CPU times early; the same command goes on "
+                              "from here", markup=False)
 
     def missing(self) -> list[str]:
         """The parts of a complete run that this one lacks."""
@@ -200,7 +224,7 @@ class _Stages:
         JsonLines(self.folder / OUTCOME).replace([{"has_gpu": self.has_gpu, "failures": failures, "cut": self.cut,
                                                    "provenance": provenance_on("none")}])
         path = write_report(self.folder, self.cases, self.compiled.records, judged, times, failures,
-                            has_gpu=self.has_gpu, cut=self.cut)
+                            has_gpu=self.has_gpu, cut=self.cut, host_times=self.host_times.rows())
         for failure in failures:
             console.print(f"- {failure}", markup=False, style="red")
         console.print(f"report: {path}", markup=False)

@@ -15,7 +15,9 @@ from rich.table import Table
 from ...kernels.atomic_file import atomic_write
 from ..harness.json_lines import JsonLines
 from ..harness.progress import console
+from .crossover import crossover, curves
 from .figure import roofline
+from .host_timing import host_rows, host_table
 from .rows import (
     NO_GPU,
     OURS,
@@ -29,8 +31,8 @@ from .rows import (
     times_csv,
 )
 
-OUTCOME = "outcome.jsonl"
-"""The file with the outcome of a run: has_gpu, failures, and what is missing if it was cut."""
+OUTCOME, HOST_TIMES = "outcome.jsonl", "host_times.jsonl"
+"""The files with the outcome of a run (has_gpu, failures, and what is missing if it was cut), and with CPU times."""
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,39 @@ class KernelReport:
 
     def run(self, folder: Path) -> int:
         """Write the report to `folder`. Returns 0."""
-        cases, programs, verdicts, times, (outcome,) = (
+        cases, programs, verdicts, times, host_times, (outcome,) = (
             JsonLines(Path(self.records) / name).rows()
-            for name in ("cases.jsonl", "programs.jsonl", "verdicts.jsonl", "times.jsonl", OUTCOME))
-        page = write_report(folder, cases, programs, verdicts, times, outcome["failures"],
-                            has_gpu=outcome["has_gpu"], cut=outcome["cut"])
+            for name in ("cases.jsonl", "programs.jsonl", "verdicts.jsonl", "times.jsonl", HOST_TIMES, OUTCOME))
+        page = write_report(folder, cases, programs, verdicts, times, outcome["failures"], has_gpu=outcome["has_gpu"],
+                            cut=outcome["cut"], host_times=host_times)
         console.print(f"report: {page}", markup=False)
         return 0
 
 
 def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], verdicts: Sequence[Json],
-                 times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None) -> Path:
-    """Write report.html, roofline.png, programs.csv and times.csv to `folder`, print a line per kernel, and return the
-    page's path. `cut` names what an interrupted run lacks; its report has no figure, to save time."""
+                 times: Sequence[Json], failures: Sequence[str], *, has_gpu: bool, cut: str | None = None,
+                 host_times: Sequence[Json] = ()) -> Path:
+    """Write report.html, roofline.png, programs.csv and times.csv to `folder`, and along an axis crossover.png, print a
+    line per kernel, and return the page's path. `cut` names what an interrupted run lacks; its report has no figure, to
+    save time."""
     no_times = None if has_gpu else NO_GPU
     verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"], row["ran"]))
-    rows = time_rows(cases, times, no_times)
-    origins = _origins((*cases, *compiled, *verdicts, *times))
-    image = b"" if cut else roofline(rows, origins, no_times)
-    if image:
-        atomic_write(folder / "roofline.png", image)
+    rows, on_host = time_rows(cases, times, no_times), list(host_rows(host_times))
+    origins = _origins((*cases, *compiled, *verdicts, *times, *host_times))
+    images = {}
+    if rows and not cut:
+        images["roofline"] = roofline(rows, origins, no_times)
+    lines = curves((*(row for row in rows if row.median_us), *on_host))
+    if lines and not cut:
+        images["crossover"] = crossover(lines, origins)
+    for name, image in images.items():
+        atomic_write(folder / f"{name}.png", image)
     atomic_write(folder / "programs.csv", programs_csv(compiled).encode())
     atomic_write(folder / "times.csv", times_csv(rows).encode())
     template = resources.files("quicksilver.experiments").joinpath("kernel_bench/page.html.j2").read_text()
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(
-        origins=origins, failures=failures, cut=cut, image=base64.b64encode(image).decode(), no_times=no_times,
+        origins=origins, failures=failures, cut=cut, no_times=no_times, on_host=on_host,
+        images={name: base64.b64encode(image).decode() for name, image in images.items()},
         lines=kernel_lines(compiled, verdicts, rows), programs=program_rows(compiled), verdicts=verdicts,
         rows=[row for row in rows if row.contender == OURS or has_gpu], ours=OURS, beside=_beside(cases),
         share_from=SHARE_FROM_US,
@@ -78,7 +88,10 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
         tritons=list(dict.fromkeys(record["triton"] for record in compiled)))
     path = folder / "report.html"
     atomic_write(path, page.encode())
-    _print(kernel_lines(compiled, verdicts, rows), rows)
+    if rows:
+        _print(kernel_lines(compiled, verdicts, rows), rows)
+    if on_host:
+        console.print(host_table(on_host))
     return path
 
 

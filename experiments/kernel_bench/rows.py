@@ -4,7 +4,7 @@
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .limits import MAIN_TARGET, TARGETS
@@ -16,6 +16,8 @@ NO_GPU = "not measured: no GPU here"
 SHARE_FROM_US = 30  # a shorter bound is below launch overhead: its share is meaningless
 _NOT_REACHED = "not measured: the time budget ended"
 _NOT_INSTALLED = "not installed"
+_BELOW_FLOOR = "rejected: below the floor"
+_MOST_PERCENT = 105  # of the floor, which is a physical limit but for what its bandwidth was rounded to
 _CLOCKS = ("cold_us", "warm_us", "flushed_us")
 _LAUNCHED = "launched from Python only"
 
@@ -42,6 +44,7 @@ class TimeRow:
     notes: str = ""
     is_on_floor_card: bool = False
     ceilings: Json = field(default_factory=dict)
+    along: tuple[str, int] | None = None
 
     @property
     def median_us(self) -> float | None:
@@ -97,7 +100,9 @@ def time_rows(cases: Sequence[Json], times: Sequence[Json], no_times: str | None
                 case["floor_us"], case["bound"], state, error=row.get("gate", {}).get("error"),
                 source_hash=case["source_hash"], notes=row.get("no_graph") or row.get("no_cold") or "",
                 is_on_floor_card="H200" in row.get("provenance", {}).get("device", ""),
-                ceilings={} if "failed" in ceilings else ceilings, **known))
+                ceilings={} if "failed" in ceilings else ceilings, along=case.get("along"), **known))
+            if (found[-1].percent_of_floor or 0) > _MOST_PERCENT:
+                found[-1] = replace(found[-1], state=_BELOW_FLOOR, **dict.fromkeys(known))
     return found
 
 

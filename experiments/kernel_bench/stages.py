@@ -37,17 +37,19 @@ _LAST_RANK = 1000  # the rank of torch.compile, which takes longest
 
 @dataclass(frozen=True)
 class Item:
-    """One case of a kernel with one input type."""
+    """One case of a kernel with one input type; `along` is the shape that it varies and its size along the axis."""
 
     kernel: str
     shape: str
     dtype: str
     case: Case
+    along: tuple[str, int] | None = None
 
     @property
     def row(self) -> Json:
         """The item's identity in a record, with the hash of its kernel's file."""
-        return {"kernel": self.kernel, "shape": self.shape, "dtype": self.dtype, "case": repr(self.case),
+        along = {} if self.along is None else {"along": self.along}
+        return {"kernel": self.kernel, "shape": self.shape, "dtype": self.dtype, "case": repr(self.case), **along,
                 "source_hash": _file_hash(inspect.getsourcefile(type(self.case)) or "")}
 
 
@@ -209,10 +211,11 @@ def judged(item: Item, answer: Json | CallFailed, **about: Any) -> Json:
 class TimingStage:
     """Times items and their peers within a budget of `seconds`: the card's measured peaks, then every kernel, then the
     peers by rank, cycling through the shapes of each kernel. Rows in the file for this code on this card are kept, so
-    that the same command resumes."""
+    that the same command resumes. `is_host`: a CPU is timed, with the peers that are for one."""
 
     seconds: float
     device: str = "cuda"
+    is_host: bool = False
 
     def run(self, items: Sequence[Item], file: JsonLines, timer: Any = timed, measure_ceilings: Any = ceilings) -> int:
         """Append the missing rows, and return how many the time budget left out. `timer` and `measure_ceilings` run in
@@ -257,7 +260,8 @@ class TimingStage:
         place_of: dict[str, int] = {}
         for item in items:
             place = place_of[item.kernel] = place_of.get(item.kernel, -1) + 1
-            *first, last = [(peer.name, peer.is_installed) for peer in peers(item.case)]
+            *first, last = [(peer.name, peer.is_installed and (peer.on_cpu or not self.is_host))
+                            for peer in peers(item.case)]
             entries = [(0, OURS, True), *((rank, *peer) for rank, peer in enumerate(first, 1)), (_LAST_RANK, *last)]
             ranked += [(rank, place, (name, item)) for rank, name, is_installed in entries if is_installed]
         return [task for _, _, task in sorted(ranked, key=lambda entry: entry[:2])]

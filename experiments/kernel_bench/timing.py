@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import torch
 import triton.testing
+from torch import Tensor
 
 from ...kernels.case import Case, tensors_of
 from ...kernels.dispatch import Implementation, using
 from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
 from .competitors import OURS, contender
-from .verify import verdict
+from .verify import TOLERANCES, compared, copied, outputs, verdict
 
 _LEAST_CACHE_BYTES = 60e6
 _INFINITY_CACHE_BYTES = 2**28  # of an MI300, not reported by its driver
@@ -31,7 +32,7 @@ _MAX_PEER_ERROR = 0.05  # relative error above which a peer is not timed
 
 
 class Clock(Protocol):
-    """Microseconds a call: median, 20th and 80th percentile."""
+    """Microseconds a call, of each of several repetitions."""
 
     def flushed(self, call: Callable[[], Any]) -> list[float]:
         """Launched from Python, the cache flushed before each call."""
@@ -54,7 +55,7 @@ class CudaClock:
     max_calls: int = 4096
 
     def flushed(self, call: Callable[[], Any]) -> list[float]:
-        found: Any = triton.testing.do_bench(call, warmup=self.warm_up, rep=self.repeat, quantiles=list(_QUANTILES))
+        found: Any = triton.testing.do_bench(call, warmup=self.warm_up, rep=self.repeat, return_mode="all")
         return [1e3 * milliseconds for milliseconds in found]
 
     def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
@@ -85,9 +86,7 @@ class CudaClock:
             graph.replay()
             event.record()
         torch.cuda.synchronize()
-        times = [start.elapsed_time(end) for start, end in itertools.pairwise(events)]
-        per_call = 1e3 * torch.tensor(times, dtype=torch.float64) / (rounds * len(calls))
-        return per_call.quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
+        return [1e3 * start.elapsed_time(end) / (rounds * len(calls)) for start, end in itertools.pairwise(events)]
 
     @staticmethod
     def _launched(calls: Sequence[Callable[[], Any]]) -> float:
@@ -102,7 +101,8 @@ class CudaClock:
 
 
 def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clock: Clock | None = None) -> Json:
-    """The row of one implementation on one case: its errors, and its times if it agrees with the reference."""
+    """The row of one implementation on one case: its errors, and its times if it agrees with the reference, before and
+    after."""
     function = contender(case, name)
     gate = verdict(case, dtype_name, device_name, None if name == OURS else function)
     correct = gate["passed"] if name == OURS else gate["error"] is not None and gate["error"] < _MAX_PEER_ERROR
@@ -110,24 +110,50 @@ def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clo
         return {"gate": gate, "failed": "wrong result: not timed"}
     device = torch.device(device_name)
     with using(Implementation.TRITON if name == OURS else None), torch.no_grad():
-        return {"gate": gate, "hardware": ramp(device), **_times(case, dtype_name, function, device,
-                                                                 clock or CudaClock())}
+        return {"gate": gate, "hardware": ramp(device), **times(case, dtype_name, function, device,
+                                                                clock or CudaClock())}
 
 
-def _times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
+def times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
+    """Each clock's median, 20th and 80th percentile in microseconds, and its `samples`; the memory that a call takes
+    beside its arguments (None on a CPU). No times, but the reason, if a call gives another result afterwards."""
     dtype = getattr(torch, dtype_name)
     inputs = [case.inputs(dtype, device)]
-    found: Json = {"flushed_us": clock.flushed(lambda: function(*inputs[0])), "warm_us": None, "cold_us": None}
+    before, extra_bytes = _first_call(function, copied(inputs[0]), device)
+    samples = {"flushed_us": clock.flushed(lambda: function(*inputs[0]))}
+    found: Json = {"warm_us": None, "cold_us": None, "extra_bytes": extra_bytes}
     num_sets, too_many = _num_sets(case.cost(dtype).num_bytes, num_bytes(inputs[0]), device)
     try:
-        found["warm_us"] = clock.replayed([lambda: function(*inputs[0])])
-        if too_many is not None:
-            return found | {"no_cold": too_many}
-        inputs += [case.inputs(dtype, device) for _ in range(num_sets - 1)]
-        found["cold_us"] = clock.replayed([lambda chosen=chosen: function(*chosen) for chosen in inputs])
+        samples["warm_us"] = clock.replayed([lambda: function(*inputs[0])])
+        if too_many is None:
+            inputs += [case.inputs(dtype, device) for _ in range(num_sets - 1)]
+            samples["cold_us"] = clock.replayed([lambda chosen=chosen: function(*chosen) for chosen in inputs])
+        else:
+            found["no_cold"] = too_many
     except (RuntimeError, torch.OutOfMemoryError) as error:  # a peer that reads the device cannot be captured
-        return found | {"no_graph": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-    return found
+        found["no_graph"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    error, num_differ = compared(outputs(function(*copied(inputs[0]))), before)
+    if error > TOLERANCES[dtype_name] or num_differ:
+        return {"failed": f"another result after timing: error {error:.1e}, {num_differ} integers differ"}
+    return found | {name: quantiles(values) for name, values in samples.items()} | {"samples": samples}
+
+
+def _first_call(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device
+                ) -> tuple[list[Tensor], int | None]:
+    """The call's outputs, and the most memory that it held beside its arguments, outputs included."""
+    if device.type != "cuda":
+        return outputs(function(*arguments)), None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    found = outputs(function(*arguments))
+    torch.cuda.synchronize()
+    return found, torch.cuda.max_memory_allocated() - held
+
+
+def quantiles(values: Sequence[float]) -> list[float]:
+    """Median, 20th and 80th percentile."""
+    return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
 
 
 def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str | None]:
@@ -159,15 +185,15 @@ def num_bytes(values: Any) -> int:
 
 
 def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: int = _COPY_ELEMENTS,
-             width: int = _PRODUCT_WIDTH) -> Json:
-    """The card's measured peaks: bytes per second of a copy, read and written, and FLOPs per second of a bfloat16
-    product of random square matrices."""
-    clock, facts = clock or CudaClock(), ramp(torch.device(device_name))
-    source = torch.ones(elements, dtype=torch.bfloat16, device=device_name).bernoulli_()
+             width: int = _PRODUCT_WIDTH, dtype_name: str = "bfloat16") -> Json:
+    """The device's measured peaks: bytes per second of a copy, read and written, and FLOPs per second of a product of
+    random square matrices."""
+    clock, facts, dtype = clock or CudaClock(), ramp(torch.device(device_name)), getattr(torch, dtype_name)
+    source = torch.ones(elements, dtype=dtype, device=device_name).bernoulli_()
     target = torch.empty_like(source)
-    copied = clock.flushed(lambda: target.copy_(source))
-    a_EE, b_EE = torch.randn(2, width, width, device=device_name).bfloat16()
-    multiplied = clock.flushed(lambda: torch.mm(a_EE, b_EE))
-    return {"hardware": facts, "copy_us": copied, "product_us": multiplied,
-            "bytes_per_second": 1e6 * 2 * source.nbytes / copied[0],
-            "flops_per_second": 1e6 * 2 * width**3 / multiplied[0]}
+    copied_us = quantiles(clock.flushed(lambda: target.copy_(source)))
+    a_EE, b_EE = torch.randn(2, width, width, device=device_name).to(dtype)
+    multiplied_us = quantiles(clock.flushed(lambda: torch.mm(a_EE, b_EE)))
+    return {"hardware": facts, "copy_us": copied_us, "product_us": multiplied_us,
+            "bytes_per_second": 1e6 * 2 * source.nbytes / copied_us[0],
+            "flops_per_second": 1e6 * 2 * width**3 / multiplied_us[0]}

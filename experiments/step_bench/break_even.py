@@ -22,7 +22,7 @@ def predicted_seconds(point: StepPoint, batch: int, card: Card) -> float:
     if point.dtype not in card.flops_per_second:
         raise ValueError(f"dtype={point.dtype!r} with card={card.name!r}: must be one of "
                          f"{', '.join(card.flops_per_second)}")
-    return card.forward_seconds(point.model.shape, batch * point.num_positions, point.cost(batch), point.dtype)
+    return card.forward_seconds(point.model.shape, batch, batch * point.num_positions, point.cost(batch), point.dtype)
 
 
 def break_even_tokens(point: StepPoint, batch: int, card: Card) -> float:

@@ -10,4 +10,5 @@ def test_every_rate_is_measured() -> None:
     assert list(card.flops_per_second) == ["float32"]
     assert card.flops_per_second["float32"] > 1e8
     assert 0 < card.seconds_per_layer < 1
+    assert 0 <= card.seconds_per_row < 1
     assert 0 <= card.seconds_per_value < 1

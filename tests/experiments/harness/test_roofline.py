@@ -33,6 +33,7 @@ def test_8k_keys_and_values_of_llada_take_31_microseconds_to_read() -> None:
 
 def test_a_forward_takes_its_layers_its_values_and_its_floor() -> None:
     shape = Shape(width=8, num_layers=3, num_heads=1, num_kv_heads=1, ffn_width=8)
-    card = Card("a machine", 1e3, {"float32": 1e6}, seconds_per_layer=0.5, seconds_per_value=0.01, cache_bytes=1999)
-    assert card.forward_seconds(shape, 4, Cost(2000), "float32") == pytest.approx(3 * (0.5 + 4 * 8 * 0.01) + 2.0)
-    assert card.forward_seconds(shape, 4, Cost(1999, 1_000_000), "float32") == pytest.approx(3 * 0.82 + 1.0)
+    card = Card("a machine", 1e3, {"float32": 1e6}, seconds_per_layer=0.5, seconds_per_row=0.1, seconds_per_value=0.01,
+                cache_bytes=1999)
+    assert card.forward_seconds(shape, 2, 4, Cost(2000), "float32") == pytest.approx(3 * (0.7 + 4 * 8 * 0.01) + 2.0)
+    assert card.forward_seconds(shape, 2, 4, Cost(1999, 1_000_000), "float32") == pytest.approx(3 * 1.02 + 1.0)

@@ -15,7 +15,7 @@ class NoCase:
 
 
 class FakeClock:
-    """Ten microseconds for a launch, eight for a replay; every call is made, the first time round."""
+    """Some ten microseconds for a launch, eight for a replay; every call is made, the first time round."""
 
     def __init__(self) -> None:
         self.replays: list[int] = []

@@ -36,7 +36,7 @@ def test_a_kernel_has_its_peers_and_those_that_need_no_compiler_compute_the_same
         if peer.package is None and peer.name not in ("torch.compile", "FlexAttention"):
             row = timed(case, "bfloat16", peer.name, "cpu", FakeClock())
             assert row["gate"]["error"] < 0.01
-            assert row["flushed_us"] == [10.0, 9.0, 12.0]
+            assert row["flushed_us"] == pytest.approx([10.0, 9.4, 11.2])
 
 
 @pytest.mark.slow

@@ -47,6 +47,13 @@ def test_rates_and_shares_are_of_the_cold_median() -> None:
     assert eager.state == "not measured: the time budget ended"
 
 
+def test_a_time_below_the_floor_is_rejected() -> None:
+    (row, *_) = time_rows([CASE], [CEILINGS, TIME | {"cold_us": [95.0, 94.0, 96.0]}], None)
+    assert (row.state, row.median_us, row.percent_of_floor) == ("rejected: below the floor", None, None)
+    (row, *_) = time_rows([CASE], [CEILINGS, TIME | {"cold_us": [96.0, 94.0, 97.0]}], None)
+    assert row.median_us == 96.0
+
+
 def test_on_another_card_the_share_of_the_h200s_floor_is_not_given() -> None:
     row = time_rows([CASE], [TIME | {"provenance": {"device": "NVIDIA A100"}}], None)[0]
     assert row.median_us == 125.0

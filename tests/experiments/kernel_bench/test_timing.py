@@ -27,6 +27,25 @@ def test_our_row_holds_every_clock_and_cold_rotates_at_least_four_sets_that_over
     assert (row["flushed_us"][0], row["warm_us"][0], row["cold_us"][0]) == (10.0, 8.0, 8.0)
     assert num_bytes(case.inputs(torch.float32, torch.device("meta"))) == 4 * (2 * 3 + 1) * 128
     assert clock.replays == [1, num_sets]
+    assert row["samples"] == {"flushed_us": [10.0, 9.0, 12.0], "warm_us": [8.0, 7.5, 9.0], "cold_us": [8.0, 7.5, 9.0]}
+    assert row["extra_bytes"] is None  # a CPU does not count it
+
+
+class Forgetful:
+    """A kernel that gives another result from its third call on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x + (self.calls > 2)
+
+
+def test_a_result_that_changes_while_it_is_timed_costs_the_times() -> None:
+    row = kernel_timing.times(TouchesLittle(), "float32", Forgetful(), torch.device("cpu"), FakeClock())
+    assert row["failed"].startswith("another result after timing: error ")
+    assert not [name for name in row if name.endswith("_us")]
 
 
 def test_inputs_that_never_overflow_the_cache_have_no_cold_time_and_say_so() -> None:
@@ -37,7 +56,7 @@ def test_inputs_that_never_overflow_the_cache_have_no_cold_time_and_say_so() -> 
 
 def test_what_cannot_be_captured_keeps_its_launched_time_and_its_reason() -> None:
     row = timed(AddRMSNormCase(1, 8), "float32", OURS, "cpu", NoGraphClock())
-    assert row["flushed_us"] == [10.0, 9.0, 12.0]
+    assert row["flushed_us"] == pytest.approx([10.0, 9.4, 11.2])
     assert row["warm_us"] is None
     assert row["no_graph"] == "RuntimeError: operation not permitted when stream is capturing"
 

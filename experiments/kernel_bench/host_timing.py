@@ -1,0 +1,125 @@
+"""Times on a CPU, where no GPU is: each kernel as it runs there, beside PyTorch's eager reference and what the machine
+sustains, all in float32 with PyTorch's threads.
+
+Two clocks: warm, one set of inputs over and over; cold, as many sets in turn as overflow the caches. The second is what
+a model sees whose weights do not stay in a cache.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from ...kernels.case import Case
+from ...kernels.host_memory import free_memory_bytes
+from ..harness.records import Json
+from .competitors import OURS, contender
+from .timing import ceilings, num_bytes, times
+from .verify import verdict
+
+DTYPE = "float32"
+_MOST_BYTES = 1 << 29  # of a case's inputs
+_COPY_ELEMENTS, _PRODUCT_WIDTH = 2**27, 2048
+
+
+@dataclass(frozen=True)
+class HostClock:
+    """The host's clock, over so many seconds a measurement, and three rounds at least."""
+
+    seconds: float = 0.15
+
+    def flushed(self, call: Callable[[], Any]) -> list[float]:
+        return self.replayed([call])
+
+    def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
+        """Microseconds a call in each round over all calls, the first of which is not counted."""
+        found, ends = list[float](), time.perf_counter() + self.seconds
+        while len(found) < 4 or time.perf_counter() < ends:
+            began = time.perf_counter()
+            for call in calls:
+                call()
+            found.append(1e6 * (time.perf_counter() - began) / len(calls))
+        return found[1:]
+
+
+def timed_on_host(case: Case, dtype_name: str, name: str, device_name: str, clock: HostClock | None = None) -> Json:
+    """The row of one implementation on one case: its error, its times, and the least that it reads and multiplies."""
+    held = num_bytes(case.inputs(getattr(torch, dtype_name), torch.device("meta")))
+    if held > min(_MOST_BYTES, free_memory_bytes() // 8):
+        return {"skipped": f"its inputs take {held / 1e9:.1f} GB"}
+    function = contender(case, name)
+    gate = verdict(case, dtype_name, device_name, function)
+    if not gate["passed"]:
+        return {"gate": gate, "failed": "wrong result: not timed"}
+    cost = case.cost(getattr(torch, dtype_name))
+    with torch.no_grad():
+        found = times(case, dtype_name, function, torch.device(device_name), clock or HostClock())
+    return {"gate": gate, "num_bytes": cost.num_bytes, "num_flops": cost.num_flops,
+            "threads": torch.get_num_threads(), **found}
+
+
+def host_ceilings(device_name: str) -> Json:
+    """What the machine sustains: bytes per second of a copy, FLOPs per second of a float32 product."""
+    return ceilings(device_name, HostClock(1.0), _COPY_ELEMENTS, _PRODUCT_WIDTH, DTYPE)
+
+
+@dataclass(frozen=True)
+class HostRow:
+    """One implementation on one shape. `percent` is of what the machine sustains; times are median microseconds."""
+
+    kernel: str
+    shape: str
+    contender: str
+    state: str
+    cold_us: float | None = None
+    warm_us: float | None = None
+    gigabytes_per_second: float | None = None
+    gigaflops_per_second: float | None = None
+    percent: float | None = None
+    along: tuple[str, int] | None = None
+
+    @property
+    def median_us(self) -> float | None:
+        """Of the cold clock, or else of the warm one."""
+        return self.cold_us or self.warm_us
+
+
+def host_rows(rows: Sequence[Json]) -> Iterator[HostRow]:
+    """Of the rows of a run, the last of each measurement, ours before its peers."""
+    latest = {row["key"]: row for row in rows}.values()
+    peak = next((row for row in latest if row["contender"] == "ceilings" and "failed" not in row), None)
+    of_cases = [row for row in latest if row["contender"] != "ceilings"]
+    for row in sorted(of_cases, key=lambda row: (row["kernel"], row["shape"], row["contender"] != OURS)):
+        name = row["kernel"], row["shape"], row["contender"]
+        measured = row.get("cold_us") or row.get("warm_us")
+        if measured is None:
+            yield HostRow(*name, row.get("skipped") or row.get("failed") or "not measured")
+            continue
+        seconds, cold, warm = measured[0] / 1e6, row.get("cold_us"), row.get("warm_us")
+        percent = None
+        if peak is not None:
+            least = max(row["num_bytes"] / peak["bytes_per_second"], row["num_flops"] / peak["flops_per_second"])
+            percent = 100 * least / seconds
+        yield HostRow(*name, "measured", cold and cold[0], warm and warm[0], row["num_bytes"] / seconds / 1e9,
+                      row["num_flops"] / seconds / 1e9, percent, row.get("along"))
+
+
+def host_table(rows: Sequence[HostRow]) -> Table:
+    """The rows for a terminal."""
+    shown = Table("kernel", "shape", "runs", title="on this CPU, float32", title_justify="left", box=None,
+                  header_style="bold")
+    for name in ("cold us", "warm us", "GB/s", "GFLOP/s", "% of this machine"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if row.state != "measured":
+            shown.add_row(row.kernel, row.shape, row.contender, row.state)
+            continue
+        numbers = row.cold_us, row.warm_us, row.gigabytes_per_second, row.gigaflops_per_second, row.percent
+        shown.add_row(row.kernel, row.shape, row.contender, *("-" if value is None else f"{value:.3g}"
+                                                              for value in numbers))
+    return shown
+
+
