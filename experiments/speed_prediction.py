@@ -3,7 +3,7 @@
     python -m quicksilver.experiments experiment=predict        (then the sweep, then the same again: both side by side)
 
 The pairs are those of the sweep in the same folder. What a decode computes is counted; how long this machine takes for
-that is predicted from five measurements of it, none of which decodes these models:
+that is predicted from measurements of it, none of which decodes these models:
 
     speed-up = predicted time of autoregression / predicted time of the decoder,  per item
 
@@ -131,7 +131,7 @@ def _predicted_seconds(evaluator: Evaluator, model: TrainingPoint, point: SpeedP
     """The predicted time of all forwards that the decodes take."""
     requests = evaluator.requests(model.task, model.task.test_problems(point.num_items), model.seed)
     decoded = [evaluator.decode(batch) for batch in batches(requests, point.batch_size)]
-    return sum(cost.count * card.forward_seconds(model.recipe.shape, cost.num_rows, cost.positions_computed,
+    return sum(cost.count * card.step_seconds(model.recipe.shape, cost.num_rows, cost.positions_computed,
                                                  Cost(cost.bytes_read, cost.flops), "float32")
                for batch in decoded for cost in batch.accounting.costs(evaluator.model))
 

@@ -1,5 +1,5 @@
-"""What a step launches where Triton runs: counted at the shapes of published models, without their weights, and for what
-a step does besides its layers, in a small decode. Views launch nothing; every other operator is counted as one."""
+"""What a step launches where Triton runs: counted at the shapes of published models, without their weights, and for
+what a step does besides its layers, in a small decode. Views launch nothing; every other operator is counted as one."""
 
 import sys
 from collections.abc import Iterator
@@ -113,7 +113,7 @@ def of_a_step(decoder: Decoder, pattern: AttentionPattern, num_layers: int, monk
 
 
 @pytest.mark.parametrize(("decoder", "pattern"), [
-    (presets.autoregressive(), Causal()), (presets.sdar_dynamic(tau=0.99, block=4), BlockCausal(4))], ids=["ar", "block"])
+    (presets.autoregressive(), Causal()), (presets.sdar_dynamic(tau=0.99), BlockCausal(4))], ids=["ar", "block"])
 def test_a_step_launches_at_most_twenty_besides_its_layers(
         decoder: Decoder, pattern: AttentionPattern, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (len(of_a_step(decoder, pattern, num_layers, monkeypatch)) for num_layers in (1, 2))

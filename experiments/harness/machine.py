@@ -13,15 +13,14 @@ from ...models import Bidirectional, Causal, DecodableTransformer, Shape, Transf
 from .provenance import provenance
 from .roofline import Card
 
-_SECONDS = 3.0  # of each of five measurements
+_SECONDS = 2.0  # of each of six measurements
 _BYTES = 1 << 29  # past any cache
 _CACHE_BYTES = 16 << 20  # a cloud machine's cores have some 16 to 32 MiB of a shared cache
 _WIDTH, _ROWS = 2048, 1024
-_TINY = TransformerConfig(16, 64, Causal(), Shape(width=16, num_layers=8, num_heads=2, num_kv_heads=2, ffn_width=16))
-_WIDE = TransformerConfig(16, 64, Bidirectional(), Shape(width=128, num_layers=4, num_heads=4, num_kv_heads=4,
-                                                         ffn_width=384))
+_TINY = Shape(width=16, num_layers=1, num_heads=2, num_kv_heads=2, ffn_width=16)
+_WIDE = Shape(width=128, num_layers=4, num_heads=4, num_kv_heads=4, ffn_width=384)
+_VOCAB_SIZE, _LENGTH, _MANY_LAYERS, _MANY_ROWS = 16, 64, 8, 64
 _NUM_NEW, _NUM_STEPS, _NUM_ROWS = 32, 8, 16
-_MANY_ROWS = 64
 _NUM_WARM_UPS = 3
 
 
@@ -35,19 +34,32 @@ def this_machine(dtype_name: str, seconds: float = _SECONDS, capture: str = "non
     card = Card(provenance()["machine"]["cpu"], _BYTES / _least(memory.sum, seconds),
                 {dtype_name: 2 * _ROWS * _WIDTH * _WIDTH / _least(lambda: F.linear(x, weight), seconds)},
                 cache_bytes=_CACHE_BYTES)
-    prompt = Request.completing([1], _NUM_NEW, mask_id=_TINY.vocab_size - 1)
-    one, many = (_least(_decode(_TINY, presets.autoregressive(), dtype, [prompt] * num_rows, capture), seconds)
-                 / (_TINY.shape.num_layers * _NUM_NEW) for num_rows in (1, _MANY_ROWS))
-    per_row = max(0.0, many - one) / (_MANY_ROWS - 1)
-    card = replace(card, seconds_per_layer=max(0.0, one - per_row), seconds_per_row=per_row)
-    canvas = Request([_WIDE.vocab_size - 1] * _WIDE.max_length)
+
+    def autoregressive(shape: Shape, num_rows: int) -> float:
+        """Seconds a step."""
+        prompt = Request.completing([1], _NUM_NEW, mask_id=_VOCAB_SIZE - 1)
+        config = TransformerConfig(_VOCAB_SIZE, _LENGTH, Causal(), shape)
+        run = _decode(config, presets.autoregressive(), dtype, [prompt] * num_rows, capture)
+        return _least(run, seconds) / _NUM_NEW
+
+    def left_by(shape: Shape, num_rows: int, num_fed: int, measured: float) -> float:
+        """What is left of a measured step, for each number of its width in a layer."""
+        config = TransformerConfig(_VOCAB_SIZE, _LENGTH, Bidirectional(), shape)
+        cost = Cost(0, config.forward_flops(num_fed, num_fed * _LENGTH, num_fed))
+        left = measured - card.step_seconds(shape, num_rows, num_fed, cost, dtype_name)
+        return max(0.0, left) / (shape.width * shape.num_layers)
+
+    few, many = autoregressive(_TINY, 1), autoregressive(replace(_TINY, num_layers=_MANY_LAYERS), 1)
+    per_layer = max(0.0, many - few) / (_MANY_LAYERS - 1)
+    card = replace(card, seconds_per_step=max(0.0, few - per_layer), seconds_per_layer=per_layer)
+    canvas = Request([_VOCAB_SIZE - 1] * _LENGTH)
     confident = Decoder(Whole(), Linear(_NUM_STEPS), Greedy(), TopProbability(), Recompute())
-    wide = _least(_decode(_WIDE, confident, dtype, [canvas] * _NUM_ROWS, capture), seconds) / _NUM_STEPS
-    num_fed = _NUM_ROWS * _WIDE.max_length
-    cost = Cost(0, _WIDE.forward_flops(num_fed, num_fed * _WIDE.max_length, num_fed))
-    left = wide - card.forward_seconds(_WIDE.shape, _NUM_ROWS, num_fed, cost, dtype_name)
-    num_values = num_fed * _WIDE.shape.width * _WIDE.shape.num_layers
-    return replace(card, seconds_per_value=max(0.0, left) / num_values)
+    config = TransformerConfig(_VOCAB_SIZE, _LENGTH, Bidirectional(), _WIDE)
+    wide = _least(_decode(config, confident, dtype, [canvas] * _NUM_ROWS, capture), seconds) / _NUM_STEPS
+    num_fed = _NUM_ROWS * _LENGTH
+    card = replace(card, seconds_per_value=left_by(_WIDE, _NUM_ROWS, num_fed, wide) / num_fed)
+    per_row = left_by(_WIDE, _MANY_ROWS, _MANY_ROWS, autoregressive(_WIDE, _MANY_ROWS)) / _MANY_ROWS
+    return replace(card, seconds_per_row_value=per_row)
 
 
 def _decode(config: TransformerConfig, decoder: Decoder, dtype: torch.dtype, requests: Sequence[Request], capture: str

@@ -1,8 +1,8 @@
 """The roofline bound: no kernel is faster than its bytes over the memory bandwidth, nor than its FLOPs over the peak
-FLOP/s of its dtype. A forward takes what its layers take besides:
+FLOP/s of its dtype. A step of a decode takes what it and its layers take besides:
 
-    time = layers x (seconds_per_layer + rows x seconds_per_row + positions x width x seconds_per_value)
-           + max(bytes / bandwidth, FLOPs / FLOP/s)
+    time = seconds_per_step + max(bytes / bandwidth, FLOPs / FLOP/s)
+           + layers x (seconds_per_layer + width x (rows x seconds_per_row_value + positions x seconds_per_value))
 
 where bytes that fit the cache count as none: the next forward finds them there.
 """
@@ -16,26 +16,28 @@ from ...models import Shape
 
 @dataclass(frozen=True)
 class Card:
-    """A processor's sustained memory bandwidth (bytes/s) and FLOP/s by input dtype. `seconds_per_layer` is what a layer
-    of a model takes besides, however little it reads and multiplies, `seconds_per_row` what it takes for each row of a
-    batch, and `seconds_per_value` for each number of its fed positions; 0: nothing. `cache_bytes`: what stays in its
-    caches between two forwards."""
+    """A processor's sustained memory bandwidth (bytes/s) and FLOP/s by input dtype. `seconds_per_step` and
+    `seconds_per_layer` are what a step and each of its layers take besides, however little is read and multiplied; a
+    layer also takes `seconds_per_row_value` for each row of a batch and `seconds_per_value` for each fed position,
+    times its width. 0: nothing. `cache_bytes`: what stays in its caches between two forwards."""
 
     name: str
     bytes_per_second: float
     flops_per_second: Mapping[str, float]
+    seconds_per_step: float = 0.0
     seconds_per_layer: float = 0.0
-    seconds_per_row: float = 0.0
+    seconds_per_row_value: float = 0.0
     seconds_per_value: float = 0.0
     cache_bytes: int = 0
 
-    def forward_seconds(self, shape: Shape, num_rows: int, num_fed: int, cost: Cost, dtype_name: str) -> float:
-        """The predicted time of a forward of this cost that feeds so many positions, of so many rows, to a model."""
-        besides = (self.seconds_per_layer + num_rows * self.seconds_per_row
-                   + num_fed * shape.width * self.seconds_per_value)
+    def step_seconds(self, shape: Shape, num_rows: int, num_fed: int, cost: Cost, dtype_name: str) -> float:
+        """The predicted time of a step whose forward has this cost and feeds so many positions, of so many rows."""
+        per_width = num_rows * self.seconds_per_row_value + num_fed * self.seconds_per_value
+        besides = self.seconds_per_layer + shape.width * per_width
         if cost.num_bytes <= self.cache_bytes:
             cost = Cost(0, cost.num_flops)
-        return shape.num_layers * besides + floor(cost, dtype_name, self).microseconds / 1e6
+        least = floor(cost, dtype_name, self).microseconds / 1e6
+        return self.seconds_per_step + least + shape.num_layers * besides
 
 
 # Bandwidth and 16-bit FLOP/s as tuned kernels reach them; float32 (no tensor cores) from the data sheet.

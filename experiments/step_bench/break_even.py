@@ -22,7 +22,7 @@ def predicted_seconds(point: StepPoint, batch: int, card: Card) -> float:
     if point.dtype not in card.flops_per_second:
         raise ValueError(f"dtype={point.dtype!r} with card={card.name!r}: must be one of "
                          f"{', '.join(card.flops_per_second)}")
-    return card.forward_seconds(point.model.shape, batch, batch * point.num_positions, point.cost(batch), point.dtype)
+    return card.step_seconds(point.model.shape, batch, batch * point.num_positions, point.cost(batch), point.dtype)
 
 
 def break_even_tokens(point: StepPoint, batch: int, card: Card) -> float:
@@ -41,7 +41,8 @@ def section(points: Sequence[StepPoint], card: Card) -> Iterator[str]:
     """The prediction for every block among the points, as lines of a page."""
     yield f"## Break-even, predicted for {card.name}"
     yield ""
-    overhead = f", {1e6 * card.seconds_per_layer:.0f} us a layer" if card.seconds_per_layer else ""
+    overhead = f", {1e6 * card.seconds_per_step:.0f} us a step and {1e6 * card.seconds_per_layer:.0f} us a layer" if (
+        card.seconds_per_layer) else ""
     rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in card.flops_per_second.items())
     yield f"By the roofline ({card.bytes_per_second / 1e9:,.0f} GB/s, {rates}{overhead}):"
     yield "the tokens a row that a block's step must commit to be as fast as autoregression, and the smallest batch at"

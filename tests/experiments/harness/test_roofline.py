@@ -31,9 +31,10 @@ def test_8k_keys_and_values_of_llada_take_31_microseconds_to_read() -> None:
     assert found.microseconds == pytest.approx(31.3, abs=0.1)
 
 
-def test_a_forward_takes_its_layers_its_values_and_its_floor() -> None:
+def test_a_step_takes_itself_its_layers_their_values_and_the_floor() -> None:
     shape = Shape(width=8, num_layers=3, num_heads=1, num_kv_heads=1, ffn_width=8)
-    card = Card("a machine", 1e3, {"float32": 1e6}, seconds_per_layer=0.5, seconds_per_row=0.1, seconds_per_value=0.01,
-                cache_bytes=1999)
-    assert card.forward_seconds(shape, 2, 4, Cost(2000), "float32") == pytest.approx(3 * (0.7 + 4 * 8 * 0.01) + 2.0)
-    assert card.forward_seconds(shape, 2, 4, Cost(1999, 1_000_000), "float32") == pytest.approx(3 * 1.02 + 1.0)
+    card = Card("a machine", 1e3, {"float32": 1e6}, seconds_per_step=7.0, seconds_per_layer=0.5,
+                seconds_per_row_value=0.1, seconds_per_value=0.01, cache_bytes=1999)
+    layers = 3 * (0.5 + 8 * (2 * 0.1 + 4 * 0.01))
+    assert card.step_seconds(shape, 2, 4, Cost(2000), "float32") == pytest.approx(7.0 + layers + 2.0)
+    assert card.step_seconds(shape, 2, 4, Cost(1999, 1_000_000), "float32") == pytest.approx(7.0 + layers + 1.0)
