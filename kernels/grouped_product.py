@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import moe_sort
 from .dispatch import launch, num_pipeline_stages
 
 
@@ -71,11 +70,11 @@ def multiply(tile: Tile, source: Tensor, weight_XNK: Tensor, result_PN: Tensor, 
     launch(_grouped_kernel, (row_tiles * triton.cdiv(columns, tile.columns),), source, weight_XNK, last_NK, order_P,
            count_Y, result_PN, num_rows, weight_XNK.shape[2], columns, num_matrices, top_k, GATED=gated, ROWS=tile.rows,
            COLUMNS=tile.columns, DEPTH=tile.depth * 2 // source.element_size(), WEIGHTS_FIRST=tile.weights_first,
-           BLOCK_EXPERTS=moe_sort.expert_block(num_matrices), num_warps=tile.num_warps,
+           BLOCK_EXPERTS=max(512, triton.next_power_of_2(num_matrices)), num_warps=tile.num_warps,
            num_stages=num_pipeline_stages(tile.num_stages))
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "num_experts", "top_k"])
 def _grouped_kernel(source_ptr, weight_ptr, last_ptr, order_ptr, count_ptr, result_ptr, num_rows, width, columns,
                     num_experts, top_k, GATED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
                     DEPTH: tl.constexpr, WEIGHTS_FIRST: tl.constexpr, BLOCK_EXPERTS: tl.constexpr):

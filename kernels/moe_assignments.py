@@ -17,7 +17,7 @@ from .case import Cost, tensors_of
 from .dispatch import kernel
 from .moe_router import RouterCase, Routing, launch_route, padded_experts, route
 
-_MOST_LANES = 16_384  # of one program: 32 registers a thread hold them
+_MOST_LANES = 8192  # of one program: 32 registers a thread hold them
 
 
 @dataclass(frozen=True)

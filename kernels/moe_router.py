@@ -183,7 +183,7 @@ def launch_route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, exp
            GROUPS_KEPT=routing.groups_kept, BY_PAIRS=routing.by_pairs and group_size > 1,
            RENORMALISE=routing.renormalise, ROWS=rows, BLOCK_GROUPS=triton.next_power_of_2(num_groups),
            BLOCK_SIZE=triton.next_power_of_2(group_size), BLOCK_TOP=triton.next_power_of_2(top_k),
-           num_warps=min(16, max(1, rows * num_lanes // 512)))
+           num_warps=min(8, max(1, rows * num_lanes // 512)))
 
 
 @triton.jit(do_not_specialize=["num_rows"])

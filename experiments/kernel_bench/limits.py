@@ -28,7 +28,7 @@ TARGETS = {
 }
 MAIN_TARGET = "sm_90"
 TENSOR_MEMORY_COLUMNS = 512
-MAX_CONFIGURATIONS = 60
+MAX_CONFIGURATIONS = 90
 # On other targets than the main one a few spilled registers are left to the baseline; a larger frame is a defect (7 KB
 # were seen).
 _SPILL_FRAME_BYTES = 128

@@ -17,7 +17,7 @@ from ..harness.json_lines import JsonLines
 from ..harness.progress import console
 from .crossover import crossover, curves
 from .figure import roofline
-from .host_timing import host_rows, host_table
+from .host_rows import host_rows, host_table
 from .rows import (
     NO_GPU,
     OURS,

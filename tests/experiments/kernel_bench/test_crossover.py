@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 from quicksilver.experiments.kernel_bench import crossover as module
 from quicksilver.experiments.kernel_bench.crossover import crossings, crossover, curves
-from quicksilver.experiments.kernel_bench.host_timing import HostRow
+from quicksilver.experiments.kernel_bench.host_rows import HostRow
 
 from tests.experiments.drawing import series
 
