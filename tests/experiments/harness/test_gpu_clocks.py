@@ -60,11 +60,11 @@ def test_a_cpu_has_no_clocks_to_raise(gpu: StandIn) -> None:
 def test_the_gpu_works_while_nvidia_smi_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\nuntil [ -e \"$0.busy\" ]; do :; done\n"
-                       "echo 'NVIDIA H200, 570.1, 1980 MHz, 3201 MHz, 1980 MHz, 700 W, 41'\n")
+                       "echo 'NVIDIA H200, 570.1, 1980 MHz, 3201 MHz, 1980 MHz, 700 W, 612 W, 41'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     found = hardware(lambda: (tmp_path / "nvidia-smi.busy").touch())
-    assert (found["name"], found["clocks.sm"]) == ("NVIDIA H200", "1980 MHz")
+    assert (found["name"], found["clocks.sm"], found["power.draw"]) == ("NVIDIA H200", "1980 MHz", "612 W")
 
 
 def test_without_nvidia_smi_or_its_answer_nothing_is_said_of_the_hardware(
