@@ -73,7 +73,7 @@ def test_tests_run_in_parallel_and_show_the_warnings_of_libraries(tmp_path: Path
 
 def test_args_reach_every_measurement_and_others_their_own(tmp_path: Path) -> None:
     found = commands(tmp_path, "ARGS=output=elsewhere", "KERNEL_ARGS=a=1", "STEP_ARGS=b=2", "SWEEP_ARGS=c=3")
-    assert [command[-2:] for command in found[1:]] == [["output=elsewhere", own] for own in ("a=1", "b=2", "c=3")]
+    assert [command[-2:] for command in found[1:]] == [["output=elsewhere", own] for own in ("b=2", "a=1", "c=3")]
     assert "output=elsewhere" not in found[0]
 
 
