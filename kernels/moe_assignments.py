@@ -72,11 +72,11 @@ class AssignmentsCase(RouterCase):
 
     has_shared: bool = False
 
-    def run(self, *inputs: object) -> tuple[Tensor, ...]:
-        return tuple(tensors_of(route_and_sort(*inputs, self.has_shared)))
+    def run(self, logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(route_and_sort(logits_TX, bias_X, routing, self.has_shared)))
 
-    def reference(self, *inputs: object) -> tuple[Tensor, ...]:
-        return tuple(tensors_of(reference(*inputs, self.has_shared)))
+    def reference(self, logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(reference(logits_TX, bias_X, routing, self.has_shared)))
 
     def cost(self, dtype: torch.dtype) -> Cost:
         num_assignments = self.rows * (self.routing.top_k + self.has_shared)

@@ -61,11 +61,12 @@ class Router(nn.Module):
         logits_BFX = router_logits(x_TE, self.weight).unflatten(0, size)
         # The experts, too, must need no gradient.
         if not isinstance(self.rule, TokenChoice) or torch.is_grad_enabled() or not runs_triton(x_TE):
-            return RoutingResult(*self.rule.route(logits_BFX, self._select, self.routing), logits_BFX)
+            expert_BFA, weight_BFA = self.rule.route(logits_BFX, self._select, self.routing)
+            return RoutingResult(expert_BFA, weight_BFA, logits_BFX)
         assignments = route_and_sort(logits_BFX.flatten(0, 1), self.bias_X, self.routing, self.joins_shared)
-        chosen = (value_TB[:, : self.routing.top_k].unflatten(0, size)
-                  for value_TB in (assignments.expert_TB, assignments.weight_TB))
-        return RoutingResult(*chosen, logits_BFX, assignments)
+        expert_BFA, weight_BFA = (value_TB[:, : self.routing.top_k].unflatten(0, size)
+                                  for value_TB in (assignments.expert_TB, assignments.weight_TB))
+        return RoutingResult(expert_BFA, weight_BFA, logits_BFX, assignments)
 
     def _select(self, logits_BFX: Tensor) -> tuple[Tensor, Tensor]:
         expert_TA, weight_TA = route(logits_BFX.flatten(0, 1), self.bias_X, self.routing)
