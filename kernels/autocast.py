@@ -7,6 +7,6 @@ from torch import Tensor
 def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     """The dtype of products of such a tensor under autocast; None where that is not enabled."""
     kind = tensor.device.type
-    if kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return None

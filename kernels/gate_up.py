@@ -3,8 +3,8 @@
     y_t = silu(G x_t) * (U x_t),   W = [G; U]
 
 The product of one matrix (grouped_product), whose gate and up rows a program reads side by side: what F.linear and
-`swiglu` do with 2 M numbers a row written and read between them. For up to 64 rows it is bound by reading the weights
-once; with more, F.linear is the faster.
+`swiglu` do with 2 M numbers a row rounded, written and read between them. For up to 64 rows it is bound by reading the
+weights once; with more, F.linear is the faster.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .case import Case, Cost
 from .checks import integer_field
 from .dispatch import kernel, runs_triton
 from .grouped_product import FLOAT32_TILES, Tile, multiply
-from .tensor_checks import assert_contiguous, check_rank, check_shape
+from .tensor_checks import assert_contiguous, check_dtype, check_rank, check_shape
 
 MOST_ROWS = 64
 # By the largest number of rows.
@@ -40,6 +40,7 @@ def reference(x_TE: Tensor, gate_up_GE: Tensor) -> Tensor:
 def _check(x_TE: Tensor, gate_up_GE: Tensor) -> None:
     check_rank("x_TE", x_TE, 2)
     check_shape("gate_up_GE", gate_up_GE, len(gate_up_GE) // 2 * 2, x_TE.shape[1])
+    check_dtype("gate_up_GE", gate_up_GE, x_TE.dtype)
 
 
 @kernel(reference, check=_check)

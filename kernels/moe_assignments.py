@@ -17,7 +17,7 @@ from .case import Cost, tensors_of
 from .dispatch import kernel
 from .moe_router import RouterCase, Routing, launch_route, padded_experts, route
 
-_MOST_LANES = 8192  # of one program: 32 registers a thread hold them
+_MOST_ROWS, _MOST_LANES = 32, 8192  # of one program: its rows times experts lie in its registers
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _check(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, has_share
 @kernel(reference, check=_check)
 def route_and_sort(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, has_shared: bool) -> Assignments:
     num_rows, num_experts = logits_TX.shape
-    if not 0 < num_rows <= _MOST_LANES // padded_experts(num_experts, routing):
+    if not 0 < num_rows <= min(_MOST_ROWS, _MOST_LANES // padded_experts(num_experts, routing)):
         expert_TB, weight_TB = with_shared(*route(logits_TX, bias_X, routing), num_experts, has_shared)
         return Assignments(expert_TB, weight_TB, *moe_sort.sort_by_expert(expert_TB, num_experts + has_shared))
     size = (num_rows, routing.top_k + has_shared)

@@ -59,7 +59,12 @@ def experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tens
 def assigned_experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, assignments: Assignments,
                      shared: tuple[Tensor, Tensor] | None) -> Tensor:
     """What `experts` gives where Triton runs, in three launches, of tokens that are sorted already. `shared` are the
-    weights of the expert after the last, [2 M, E] and [E, M], where the assignments have it."""
+    weights of the expert after the last, [2 M, E] and [E, M], where the assignments have it, and only there:
+    ValueError."""
+    num_weights = len(gate_up_XGE) + (shared is not None)
+    if len(assignments.count_Y) != num_weights:
+        raise ValueError(f"assignments to {len(assignments.count_Y)} experts: must be to the {num_weights} whose "
+                         "weights are given, the shared one's included")
     note("experts", Implementation.TRITON)
     product_dtype = autocast_dtype(x_TE)
     weight_TB, groups = assignments.weight_TB, Groups(assignments.order_P, assignments.count_Y,
@@ -80,18 +85,18 @@ def assigned_experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, assign
     multiply(down, hidden_PM, down_XEM, row_PE, groups, gated=False, last_NK=shared_down_EM)
     block = min(1024, triton.next_power_of_2(width))
     launch(_combine_kernel, (num_rows, triton.cdiv(width, block)), row_PE, weight_TB, y_TE, width,
-           groups.top_k, BLOCK=block, num_warps=4)
+           TOP_K=groups.top_k, BLOCK=block, num_warps=4)
     return y_TE
 
 
-@triton.jit(do_not_specialize=["top_k"])
-def _combine_kernel(rows_ptr, weight_ptr, y_ptr, width, top_k, BLOCK: tl.constexpr):
+@triton.jit
+def _combine_kernel(rows_ptr, weight_ptr, y_ptr, width, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    for choice in range(top_k):
-        assignment = token * top_k + choice
+    for choice in tl.static_range(TOP_K):  # so that all loads are under way at once
+        assignment = token * TOP_K + choice
         weight = tl.load(weight_ptr + assignment).to(tl.float32)
         total += weight * tl.load(rows_ptr + assignment * width + column, mask=inside, other=0).to(tl.float32)
     tl.store(y_ptr + token * width + column, total.to(y_ptr.dtype.element_ty), mask=inside)

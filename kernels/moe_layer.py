@@ -35,7 +35,7 @@ def mixture_of_experts(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, g
     if shared_gate_up_GE is not None and shared_down_ES is not None:
         shared = shared_gate_up_GE, shared_down_ES
     logits_TX = router_logits(x_TE, router_XE)
-    if fuses(x_TE, gate_up_XGE):
+    if fuses(x_TE, router_XE, bias_X, gate_up_XGE, down_XEM, shared):
         joins = shared is not None and joins_the_experts(shared[1], down_XEM)
         assignments = route_and_sort(logits_TX, bias_X, routing, joins)
         y_TE = assigned_experts(x_TE, gate_up_XGE, down_XEM, assignments, shared if joins else None)
@@ -49,9 +49,9 @@ def mixture_of_experts(x_TE: Tensor, router_XE: Tensor, bias_X: Tensor | None, g
     return y_TE + F.linear(swiglu.swiglu(F.linear(x_TE, shared[0])), shared[1])
 
 
-def fuses(x_TE: Tensor, gate_up_XGE: Tensor) -> bool:
-    """Whether Triton runs the layer, in the fewest launches."""
-    return runs_triton(x_TE, gate_up_XGE) and autocast_dtype(x_TE) is None
+def fuses(x_TE: Tensor, *others: Any) -> bool:
+    """Whether Triton runs the layer of all these, in the fewest launches."""
+    return runs_triton(x_TE, *others) and autocast_dtype(x_TE) is None
 
 
 def joins_the_experts(shared_down_ES: Tensor, down_XEM: Tensor) -> bool:

@@ -5,8 +5,8 @@ values, QK-norm, RoPE and KV-cache write.
     q, k, v = heads of W u + b, normalised, rotated and stored        (rotate_and_store)
 
 A row's scale commutes with the product: W (r / rms(r) * w) = (W (r * w)) / rms(r). So a program reads one head's rows
-of W once, sums the squares of r on the way, and scales at the end. The programs of one head also write r. With up to 64
-rows the product is bound by reading W; weights are the tensor core's M side.
+of W once, sums the squares of r on the way, and scales at the end. The programs of one head also write r. Weights are
+the tensor core's M side. What r * w reaches may leave float16's range, so models of that dtype take three launches.
 """
 
 from dataclasses import dataclass
@@ -42,16 +42,16 @@ class Projection:
 
 
 def pays(x_BFE: Tensor, weight_NE: Tensor) -> bool:
-    """Whether one launch is better than those it stands for: where Triton runs and rows are few."""
+    """Whether one launch stands for three: where Triton runs, rows are few and the dtype is not float16."""
     return (runs_triton(x_BFE, weight_NE) and x_BFE.numel() <= MOST_ROWS * x_BFE.shape[-1]
-            and autocast_dtype(x_BFE) is None)
+            and x_BFE.dtype != torch.float16 and autocast_dtype(x_BFE) is None)
 
 
 def reference(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Projection, num_heads: int, rope: Rope,
               qk_norm: QKNorm | None, slots: KVSlots | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries [B, F, H, D], and keys and values [S, K, D] as `rotate_and_store` gives them, of the normalised x + delta
     (None stands for zero), and x + delta itself, [B, F, E]. x and delta are of the projection's dtype. Triton takes any
-    number of rows, and is meant for up to 64."""
+    number of rows, and is meant for up to 64; it rounds r * w where PyTorch rounds r / rms(r) * w."""
     normed_BFE, total_BFE = rms_norm.reference(x_BFE, projection.norm_weight_E, projection.eps), x_BFE
     if delta_BFE is not None:
         normed_BFE, total_BFE = rms_norm.add_reference(x_BFE, delta_BFE, projection.norm_weight_E, projection.eps)
@@ -67,10 +67,9 @@ def _check(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Projection, num_
     check_shape("norm_weight_E", projection.norm_weight_E, width)
     check_shape("weight_NE", projection.weight_NE, num_outputs, width)
     check_shape("bias_N", projection.bias_N, num_outputs)
-    for name in ("norm_weight_E", "weight_NE"):
+    for name in ("norm_weight_E", "weight_NE", "bias_N"):
         check_dtype(name, getattr(projection, name), x_BFE.dtype)
-    if delta_BFE is not None:
-        check_dtype("delta_BFE", delta_BFE, x_BFE.dtype)
+    check_dtype("delta_BFE", delta_BFE, x_BFE.dtype)
     num_heads_in_all, left = divmod(num_outputs, projection.head_width)
     if left:
         raise ValueError(f"weight_NE {[*projection.weight_NE.shape]}: must have heads of {projection.head_width} rows")
@@ -81,6 +80,8 @@ def _check(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Projection, num_
 @kernel(reference, check=_check)
 def project_and_store(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Projection, num_heads: int, rope: Rope,
                       qk_norm: QKNorm | None, slots: KVSlots | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if x_BFE.numel() > torch.iinfo(torch.int32).max:
+        return reference(x_BFE, delta_BFE, projection, num_heads, rope, qk_norm, slots)
     (num_rows, num_fed, width), head_width = x_BFE.shape, projection.head_width
     num_tokens, num_kv_heads = num_rows * num_fed, (len(projection.weight_NE) // head_width - num_heads) // 2
     total_BFE = x_BFE
@@ -116,7 +117,7 @@ def project_and_store(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Proje
     return q_BFHD, keys_SKD, values_SKD, total_BFE
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_fed"])
+@triton.jit(do_not_specialize=["num_tokens", "num_fed", "stride_positions_row"])
 def _project_kernel(
         x_ptr, delta_ptr, norm_weight_ptr, eps, weight_ptr, bias_ptr, positions_ptr, cos_ptr, sin_ptr, q_weight_ptr,
         k_weight_ptr, qk_eps, total_ptr, q_ptr, keys_ptr, values_ptr, slot_ptr, num_tokens, num_fed, width,

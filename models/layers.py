@@ -21,7 +21,7 @@ from ..kernels.swiglu import swiglu
 from .attention import AttentionMask
 from .config import Shape
 from .kv_store import KVWrite
-from .linear import Linear
+from .linear import Linear, is_plain
 
 
 class RMSNorm(nn.Module):
@@ -95,12 +95,17 @@ class Attention(nn.Module):
         """Queries, keys and values as `rotate_and_store` gives them, and x + residual."""
         slots = None if ctx.write is None else ctx.write.slots(layer)
         after = self.num_heads, ctx.rope, self._qk_norm(), slots
-        if project_and_store.pays(x_BFE, self.qkv_proj.weight):
+        if self._fuses(x_BFE, norm):
             projection = Projection(norm.weight, norm.eps, self.qkv_proj.weight, self.qkv_proj.bias, self.head_width)
             return project_and_store.project_and_store(x_BFE, residual_BFE, projection, *after)
         x_BFE, stream_BFE = by_position(norm, x_BFE, residual_BFE)
         qkv_BFHD = by_position(self.qkv_proj, x_BFE).unflatten(-1, (-1, self.head_width))
         return (*rotate_and_store(qkv_BFHD, *after), stream_BFE)
+
+    def _fuses(self, x_BFE: Tensor, norm: RMSNorm) -> bool:
+        """Whether the norm, the product and what follows are one launch."""
+        return (project_and_store.pays(x_BFE, self.qkv_proj.weight) and not is_batch_invariant()
+                and is_plain(self.qkv_proj, Linear) and is_plain(norm, RMSNorm))
 
     def _qk_norm(self) -> QKNorm | None:
         if self.q_norm is None or self.k_norm is None:
@@ -117,6 +122,6 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The network's output of x [..., E]."""
         weight_GE = self.gate_up_proj.weight
-        if gate_up.pays(x, weight_GE):
+        if gate_up.pays(x, weight_GE) and is_plain(self.gate_up_proj, Linear):
             return self.down_proj(gate_up.gate_up_swiglu(x.flatten(0, -2), weight_GE)).view_as(x)
         return self.down_proj(swiglu(self.gate_up_proj(x)))

@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from ..kernels.packed_linear import PackedWeight, linear
 
 
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the module is of this very class and without hooks, so that a kernel may read its weights in its place:
+    one that wraps it, as an adapter of low rank does, or a hook would be passed over."""
+    return type(module) is kind and not module._forward_hooks and not module._forward_pre_hooks
+
+
 class Linear(nn.Linear):
     """nn.Linear, and `pack`. A weight that is trained, loaded or moved after it was packed is multiplied as it lies;
     one changed through `.data`, which PyTorch does not count, must be packed again. Copies of the layer and files do

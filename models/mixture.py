@@ -22,13 +22,13 @@ from ..kernels.moe_router import route
 from ..kernels.router_logits import router_logits
 from .config import ExpertShape
 from .layers import SwiGLU
+from .linear import Linear, is_plain
 from .routing_rules import RoutingRule, TokenChoice
 
 
 class RoutingResult(NamedTuple):
     """Experts (int32) and weights (float32) of each position, both [B, F, top_k], and float32 logits [B, F, X]. Where
-    Triton runs, also the assignments of all positions sorted by expert, a shared expert's among them if it has the
-    experts' width."""
+    Triton runs, also the assignments of all positions sorted by expert, a shared expert's among them if asked for."""
 
     expert_BFA: Tensor
     weight_BFA: Tensor
@@ -45,25 +45,25 @@ class Router(nn.Module):
         super().__init__()
         self.routing = shape.routing
         self.rule: RoutingRule = TokenChoice()
-        self.joins_shared = shape.shared_width == shape.expert_width
         self.weight = nn.Parameter(torch.empty(shape.num_experts, width, dtype=torch.float32))
         bias_X = torch.zeros(shape.num_experts, dtype=torch.float32) if shape.selection_bias else None
         self.register_buffer("bias_X", bias_X)
 
-    def forward(self, x_BFE: Tensor) -> RoutingResult:
+    def forward(self, x_BFE: Tensor, joins_shared: bool = False) -> RoutingResult:
+        """`joins_shared`: assignments, where there are any, are to the shared expert too."""
         if autocast_dtype(x_BFE) is None:
-            return self._route(x_BFE)
+            return self._route(x_BFE, joins_shared)
         with torch.autocast(x_BFE.device.type, enabled=False):
-            return self._route(x_BFE)
+            return self._route(x_BFE, joins_shared)
 
-    def _route(self, x_BFE: Tensor) -> RoutingResult:
+    def _route(self, x_BFE: Tensor, joins_shared: bool) -> RoutingResult:
         x_TE, size = x_BFE.flatten(0, 1), x_BFE.shape[:2]
         logits_BFX = router_logits(x_TE, self.weight).unflatten(0, size)
         # The experts, too, must need no gradient.
         if not isinstance(self.rule, TokenChoice) or torch.is_grad_enabled() or not runs_triton(x_TE):
             expert_BFA, weight_BFA = self.rule.route(logits_BFX, self._select, self.routing)
             return RoutingResult(expert_BFA, weight_BFA, logits_BFX)
-        assignments = route_and_sort(logits_BFX.flatten(0, 1), self.bias_X, self.routing, self.joins_shared)
+        assignments = route_and_sort(logits_BFX.flatten(0, 1), self.bias_X, self.routing, joins_shared)
         expert_BFA, weight_BFA = (value_TB[:, : self.routing.top_k].unflatten(0, size)
                                   for value_TB in (assignments.expert_TB, assignments.weight_TB))
         return RoutingResult(expert_BFA, weight_BFA, logits_BFX, assignments)
@@ -93,15 +93,23 @@ class MoELayer(nn.Module):
 
     def forward(self, x_BFE: Tensor) -> Tensor:
         x_TE = x_BFE.flatten(0, 1)
-        routed, shared = self.router(x_BFE), self.shared
+        joins, shared = self._joins(), self.shared
+        routed = self.router(x_BFE, joins)
         if routed.assignments is None:
             chosen = routed.expert_BFA.flatten(0, 1), routed.weight_BFA.flatten(0, 1)
             y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *chosen)
         else:
             joined = None
-            if shared is not None and self.router.joins_shared:
+            if shared is not None and joins:
                 joined, shared = (shared.gate_up_proj.weight, shared.down_proj.weight), None
             y_TE = assigned_experts(x_TE, self.gate_up_XGE, self.down_XEM, routed.assignments, joined)
         if shared is not None:
             y_TE = y_TE + shared(x_TE)
         return y_TE.view_as(x_BFE)
+
+    def _joins(self) -> bool:
+        """Whether the shared expert may be multiplied with the others: it has their width, and is what it was made."""
+        shared = self.shared
+        return (shared is not None and shared.down_proj.weight.shape == self.down_XEM.shape[1:]
+                and is_plain(shared, SwiGLU) and is_plain(shared.gate_up_proj, Linear)
+                and is_plain(shared.down_proj, Linear))

@@ -35,6 +35,16 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
         assert (y_TE.shape, y_TE.dtype) == (x_TE.shape, x_TE.dtype)
 
 
+@pytest.mark.parametrize("place", [1, 4, 6])
+def test_a_gradient_that_one_of_its_weights_needs_is_there(place: int) -> None:
+    case = LayerCase(ExpertLoad(3, 8, 2), 16, 8, Routing(2, Scoring.SIGMOID), shared_width=8)
+    inputs = list(case.inputs(torch.float32, torch.device("cpu")))
+    inputs[place].requires_grad_()
+    with using(Implementation.TRITON):
+        mixture_of_experts(*inputs).sum().backward()
+    assert inputs[place].grad.norm() > 0
+
+
 @pytest.mark.parametrize(("load", "scoring", "shared_width"), [
     (ExpertLoad(7, 8, 2), Scoring.SOFTMAX, 0), (ExpertLoad(7, 8, 2, zipf_exponent=1.5), Scoring.SIGMOID, 12),
     (ExpertLoad(7, 8, 2, num_active=2), Scoring.SOFTMAX_OF_CHOSEN, 5),

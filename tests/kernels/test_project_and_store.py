@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.kernels.project_and_store import ProjectAndStoreCase, project_and_store, reference
+from quicksilver.kernels.dispatch import Implementation, using
+from quicksilver.kernels.project_and_store import (
+    MOST_ROWS,
+    ProjectAndStoreCase,
+    pays,
+    project_and_store,
+    reference,
+)
 
 from .comparison import DTYPES, PRODUCT, check
 
@@ -47,9 +54,19 @@ def test_no_tokens_give_none() -> None:
           (x_BFE[:, :0].clone(), delta_BFE[:, :0].clone(), projection, num_heads, rope, norm, None), PRODUCT)
 
 
+def test_it_pays_for_few_rows_whose_dtype_holds_what_is_not_divided_yet() -> None:
+    weight_NE = torch.ones(8, 4)
+    with torch.inference_mode(), using(Implementation.TRITON):
+        sizes = {rows: pays(torch.ones(1, rows, 4), weight_NE) for rows in (1, MOST_ROWS, MOST_ROWS + 1)}
+        dtypes = {dtype: pays(torch.ones(1, 1, 4, dtype=dtype), weight_NE.to(dtype)) for dtype in DTYPES}
+    assert sizes == {1: True, MOST_ROWS: True, MOST_ROWS + 1: False}
+    assert dtypes == {torch.float32: True, torch.bfloat16: True, torch.float16: False}
+
+
 @pytest.mark.parametrize(("changes", "message"), [
     ({"norm_weight_E": torch.ones(7)}, "norm_weight_E"), ({"weight_NE": torch.ones(192, 7)}, "weight_NE"),
-    ({"bias_N": torch.ones(7)}, "bias_N"), ({"head_width": 25}, "heads of 25 rows"),
+    ({"bias_N": torch.ones(7)}, "bias_N"), ({"bias_N": torch.ones(192).double()}, "bias_N"),
+    ({"head_width": 25}, "heads of 25 rows"),
     ({"weight_NE": torch.ones(192, 72).bfloat16()}, "weight_NE"), ({"head_width": 64}, "qkv_BFHD")])
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     x_BFE, delta_BFE, projection, *others = CASE.inputs(torch.float32, CPU)

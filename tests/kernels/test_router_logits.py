@@ -24,6 +24,12 @@ def test_many_rows_are_multiplied_by_the_library(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(found.cpu(), x_TE.float() @ router_XE.T)
 
 
+def test_float64_stays() -> None:
+    x_TE, router_XE = torch.randn(2, 8, dtype=torch.float64), torch.randn(4, 8)
+    (found,), _ = run(router_logits, x_TE, router_XE)
+    assert torch.equal(found.cpu(), x_TE @ router_XE.double().T)
+
+
 def test_weights_of_another_width_are_refused() -> None:
     with pytest.raises(ValueError, match="router_XE"):
         router_logits(torch.randn(2, 8), torch.randn(3, 7))

@@ -157,6 +157,22 @@ def test_a_model_of_mixtures_is_the_same_on_the_triton_path(attention: Attention
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("change", ["removed", "hooked", "wrapped"])
+def test_a_shared_expert_that_is_not_what_it_was_made_is_left_apart(change: str) -> None:
+    mixture, x_BFE = random_mixture(replace(PLAIN, shared_width=PLAIN.expert_width)), torch.randn(2, 5, 16)
+    assert mixture.shared is not None
+    if change == "removed":
+        mixture.shared = None
+    elif change == "hooked":
+        mixture.shared.register_forward_hook(lambda *_: torch.ones(10, 16))
+    else:
+        mixture.shared.down_proj = torch.nn.utils.parametrizations.weight_norm(mixture.shared.down_proj)
+    expected = mixture(x_BFE)
+    with using(Implementation.TRITON):
+        torch.testing.assert_close(mixture(x_BFE), expected, rtol=0, atol=2e-6)
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("implementation", list(Implementation))
 def test_a_model_of_mixtures_with_a_cache_equals_recomputation(implementation: Implementation) -> None:
     model = random_transformer(BlockCausal(2), experts=RICH)
