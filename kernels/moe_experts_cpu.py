@@ -2,6 +2,8 @@
 
 A single position takes matrices times vectors. Several take one product after the other, in one call. Many in training
 take batched products, which copy the weights and are differentiable once (moe_experts_padded).
+
+Without a gradient all of it is one operator of PyTorch's, so that a captured step need not know what is read in it.
 """
 
 from enum import Enum
@@ -28,6 +30,11 @@ class Algorithm(Enum):
 
 
 def experts_on_cpu(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
+    compute = _experts if torch.is_grad_enabled() else torch.ops.quicksilver.experts
+    return compute(x_TE, gate_up_XGE, down_XEM, expert_TA, weight_TA)
+
+
+def _experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
     num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
     if num_rows == 1 and weight_TA.dtype == x_TE.dtype and autocast_dtype(x_TE) is None:
         note("experts", Algorithm.ONE_ROW)
@@ -44,6 +51,16 @@ def experts_on_cpu(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_T
     place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
     row_PE = sorted_PE.index_select(0, place_P)
     return (row_PE.view(num_rows, top_k, x_TE.shape[1]) * weight_TA[..., None]).sum(1).to(x_TE.dtype)
+
+
+def _shape_of_experts(x_TE: Tensor, *_: Tensor) -> Tensor:
+    return torch.empty_like(x_TE)
+
+
+_library = torch.library.Library("quicksilver", "FRAGMENT")
+_library.define("experts(Tensor x, Tensor gate_up, Tensor down, Tensor expert, Tensor weight) -> Tensor")
+_library.impl("experts", _experts, "CPU")
+_library.impl("experts", _shape_of_experts, "Meta")
 
 
 def _one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: list[int], weight_A: Tensor) -> Tensor:

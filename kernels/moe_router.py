@@ -88,12 +88,18 @@ def _largest_by_sort(key_TX: Tensor, number: int) -> Tensor:
 
 def _largest_by_topk(key_TX: Tensor, number: int) -> Tensor:
     """Several times as fast as a whole sort; but its order is that of a stable sort only where there are no ties, which
-    must be read."""
+    must be read: within one operator of PyTorch's, so that a captured step need not know."""
     if number < key_TX.shape[1]:
         value_TB, place_TB = key_TX.topk(number + 1, dim=1)
         if bool((value_TB[:, 1:] < value_TB[:, :-1]).all()):
-            return place_TB[:, :number]
-    return _largest_by_sort(key_TX, number)
+            return place_TB[:, :number].contiguous()
+    return _largest_by_sort(key_TX, number).contiguous()
+
+
+_library = torch.library.Library("quicksilver", "FRAGMENT")
+_library.define("largest(Tensor key, int number) -> Tensor")
+_library.impl("largest", _largest_by_topk, "CPU")
+_library.impl("largest", lambda key_TX, number: key_TX.new_empty((len(key_TX), number), dtype=torch.int64), "Meta")
 
 
 def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
@@ -105,7 +111,7 @@ def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tup
 
 
 def _on_cpu(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
-    return _routed(logits_TX, bias_X, routing, _largest_by_topk)
+    return _routed(logits_TX, bias_X, routing, torch.ops.quicksilver.largest)
 
 
 def _routed(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, largest: Largest) -> tuple[Tensor, Tensor]:

@@ -148,11 +148,12 @@ class Tape(TorchDispatchMode):
     def _keep(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         is_sequence = isinstance(result, tuple | list)
         results = tuple(result) if is_sequence else (result,)
-        if not all(isinstance(part, Tensor) for part in results):
-            self.refuse(f"{func} gives something else than tensors")
-            return
-        # A schema may say that a result is a view where it is a copy, as of reshape, so its memory is asked.
         inputs = list(tensors_of((*args, *kwargs.values())))
+        if not all(isinstance(part, Tensor) for part in results):
+            if inputs:
+                self.refuse(f"{func} gives something else than tensors")
+            return  # of no tensor, as torch.promote_types: the same every time
+        # A schema may say that a result is a view where it is a copy, as of reshape, so its memory is asked.
         roots = {_address(tensor): self._value(tensor).root for tensor in inputs}
         given = with_tensors((*args, *kwargs.values()), self._value)
         is_constant = all(self._value(tensor).root.is_constant for tensor in inputs)

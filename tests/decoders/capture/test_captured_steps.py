@@ -23,10 +23,20 @@ from quicksilver.decoders.capture import Replays
 from quicksilver.kernels import packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, named, recording, using
-from quicksilver.models import Bidirectional, Causal, DecodableTransformer, KVStore, LanguageModel, Plan
+from quicksilver.kernels.moe_router import Routing
+from quicksilver.models import (
+    AttentionPattern,
+    Bidirectional,
+    Causal,
+    DecodableTransformer,
+    ExpertShape,
+    KVStore,
+    LanguageModel,
+    Plan,
+)
 from torch import Tensor
 
-from tests.conftest import MASK_ID, TableModel, random_model
+from tests.conftest import MASK_ID, TableModel, random_model, random_transformer
 from tests.decoders.recorded_decodes import Recorded, read
 
 REQUESTS = [Request.completing([1, 2, 3, row], 8, mask_id=MASK_ID, seed=row) for row in range(2)]
@@ -113,6 +123,18 @@ def test_packed_weights_are_taken_and_those_packed_anew_are_seen(monkeypatch: py
     model.transformer.head.weight.data.mul_(-1)
     model.transformer.pack()
     assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS)) != before
+
+
+@pytest.mark.parametrize(("decoder", "pattern"), [(AUTOREGRESSIVE, Causal()), (presets.threshold(), Bidirectional())])
+def test_mixtures_are_replayed_though_their_experts_are_read(decoder: Decoder, pattern: AttentionPattern) -> None:
+    experts = ExpertShape(8, 16, Routing(2), shared_width=16, selection_bias=True)
+    transformer = random_transformer(pattern, experts=experts)
+    model = DecodableTransformer(transformer, MASK_ID, shift=int(pattern == Causal()))
+    runner = CapturedSteps(decoder)
+    for _ in range(3):
+        assert decoded(runner, model) == tokens(decoder.decode(model, REQUESTS))
+    assert runner.replays.replayed > 0
+    assert not runner.replays.reasons
 
 
 def test_models_of_the_same_weights_that_read_them_otherwise_have_steps_of_their_own() -> None:
