@@ -116,7 +116,7 @@ class DecodeRun:
         before = block.max_masked_after + block.bounds.max_remaining(max(index - 1, 0))
         return StepState(index, block.step_B, block.window, self.active, schedule, block.num_masked_at_start_B,
                          block.unfinished_B, block.policy_memory, self.spec.shift,
-                         block.bounds.max_remaining(index), before, self.rounding)
+                         block.bounds.max_remaining(index), before, self.rounding, self.spec.couples_positions)
 
     def count_steps(self) -> None:
         """Fill in the accounting's row steps and commits."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.checks import check_integer, check_integers
+from ..kernels.dispatch import runs_triton
 from ..kernels.distribution_state import PreviousDistribution
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import ChecksItself, LanguageModel, Plan
@@ -40,6 +41,8 @@ from .windows import Span, WindowGrid, Windows
 
 # Above this share of possibly masked positions the head runs on the whole window: a gather would cost more.
 COMPACTION_THRESHOLD = 0.75
+# On a GPU fewer rows than these save nothing: the head's program of so many rows reads its weights once.
+_ROWS_OF_ONE_PROGRAM = 32
 
 
 def _end_id(end_id: object) -> int | tuple[int, ...]:
@@ -238,11 +241,13 @@ class Decoder:
 
     def num_queried(self, block: BlockState, state: StepState) -> int:
         """Number of window positions the head runs on: as many as may be masked, unless a part uses the others or too
-        few are saved to be worth the gather."""
+        little is saved to be worth the gather."""
         num_positions = state.query_BQ.shape[1]
         keeps_logits = block.sampler_memory is not None or block.previous is not None
         uses_all = self.policy.revises or self.policy.needs_whole_window or keeps_logits
-        if uses_all or state.max_masked > COMPACTION_THRESHOLD * num_positions:
+        saves_nothing = (state.query_BQ.numel() <= _ROWS_OF_ONE_PROGRAM and runs_triton(state.query_BQ)
+                         and not state.couples_positions)
+        if uses_all or saves_nothing or state.max_masked > COMPACTION_THRESHOLD * num_positions:
             return num_positions
         return max(state.max_masked, 1)
 

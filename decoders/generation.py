@@ -10,6 +10,7 @@ from .accounting import Accounting
 from .canvas import Request, check_length
 from .decode_run import Completion, DecodeRun, StepRunner
 from .decoder import Decoder
+from .step import Step
 from .texts import Tokenizer, chat_tokens, continuation, with_blanks
 from .trace import Trace, TraceStep
 
@@ -48,8 +49,9 @@ class GenerationStream:
         self._given = tuple(tuple(request.tokens) for request in run.requests)
         self._canvas = [list(row) for row in self._given]
         self._taken: list[TraceStep] = []
-        self._broken_by: BaseException | None = None
-        self._steps = self._take()
+        self._broken_by: list[BaseException] = []
+        # Not a method, which would hold the stream: one that is let go of must end its run at once.
+        self._steps = _take(decoder.stream(run, runner), run, self._canvas, self._taken, self._broken_by)
 
     def __iter__(self) -> Iterator[Update]:
         for step in self._left():
@@ -65,21 +67,11 @@ class GenerationStream:
                           self._run.accounting)
 
     def _left(self) -> Iterator[TraceStep]:
-        if self._broken_by is not None:
-            raise RuntimeError(f"the run was broken off in step {len(self._taken)} by {self._broken_by!r}; start it "
-                               "again") from self._broken_by
+        if self._broken_by:
+            (error,) = self._broken_by
+            raise RuntimeError(f"the run was broken off in step {len(self._taken)} by {error!r}; start it again"
+                               ) from error
         return self._steps
-
-    def _take(self) -> Iterator[TraceStep]:
-        try:
-            for step in self._decoder.stream(self._run, self._runner):
-                self._run.check_finite()
-                self._taken.append(TraceStep.of(step))
-                self._taken[-1].apply(self._canvas, self._run.model.spec.mask_id)
-                yield self._taken[-1]
-        except BaseException as error:
-            self._broken_by = error
-            raise
 
     def _texts_so_far(self) -> list[str] | None:
         tokenizer, mask_id = self._tokenizer, self._run.model.spec.mask_id
@@ -95,6 +87,22 @@ class GenerationStream:
         rows = (completion.completion for completion in completions)
         return [continuation(tokenizer, request.tokens[: request.start], row[:-1] if row[-1] in end_ids else row)
                 for request, row in zip(self._run.requests, rows, strict=True)]
+
+
+def _take(steps: Iterator[Step], run: DecodeRun, canvas: list[list[int]], taken: list[TraceStep],
+          broken_by: list[BaseException]) -> Iterator[TraceStep]:
+    """The steps, each kept in `taken` and written to `canvas`; what breaks them off is put into `broken_by`."""
+    try:
+        for step in steps:
+            run.check_finite()
+            taken.append(TraceStep.of(step))
+            taken[-1].apply(canvas, run.model.spec.mask_id)
+            yield taken[-1]
+    except GeneratorExit:  # let go of
+        raise
+    except BaseException as error:
+        broken_by.append(error)
+        raise
 
 
 def generate(model: LanguageModel, decoder: Decoder, prompts: Iterable[Prompt], *, num_new: int = 0,

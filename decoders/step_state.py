@@ -58,6 +58,7 @@ class StepState:
     max_masked              most masks that a row may have in the window now, on the host
     max_masked_before       most masks that a row may have had in this and later windows before the last step, on host
     rounding                of the step's shapes
+    couples_positions       the model's: whether which positions are queried changes their answers
     """
 
     index: int
@@ -72,6 +73,7 @@ class StepState:
     max_masked: int = 0
     max_masked_before: int = 0
     rounding: Rounding = EXACT
+    couples_positions: bool = False
 
     @classmethod
     def of_counts(cls, schedule: "Schedule", num_masked_at_start_B: Tensor, *, size: int, size_B: Tensor | None = None,

@@ -3,7 +3,8 @@
     python -m quicksilver.experiments experiment=predict        (then the sweep, then the same again: both side by side)
 
 The pairs are those of the sweep in the same folder. What a decode computes is counted; how long this machine takes for
-that is predicted from measurements of it, none of which decodes these models:
+that is predicted from measurements of it (harness/machine.py), none of which decodes these models, some of which decode
+random ones:
 
     speed-up = predicted time of autoregression / predicted time of the decoder,  per item
 
@@ -11,6 +12,7 @@ Predictions are lines of predictions.jsonl; one that is there is not made again.
 setting, the table shows what came of it.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +39,10 @@ from .training.recipe import TrainingPoint
 
 FILE = "predictions.jsonl"
 _RIGHT_WITHIN = 1.5
+# What a prediction and a measurement of the same have in common, and what else the measurement must be.
+_SHARED = ("model", "decoder", "reference", "reference_decoder", "batch_size", "threads", "capture")
+_AS_PREDICTED = {"device": "cpu", "dtype": "float32", "kernels": "auto", "batch_invariant": False,
+                 "head": describe(SeparateHead())}
 
 
 @dataclass(frozen=True)
@@ -137,28 +143,31 @@ def _predicted_seconds(evaluator: Evaluator, model: TrainingPoint, point: SpeedP
 
 
 def _measured(folder: Path) -> Iterator[Json]:
-    """The folder's records of timed decodes."""
+    """The folder's records of timed decodes of the kind that is predicted."""
     for path in sorted((folder / "records").glob("*.json")):
-        record = read_record(path)
-        if "speed_up_p20" in record["result"]:
+        try:
+            record = read_record(path)
+        except ValueError as error:
+            console.print(f"left out: {error}", markup=False, style="yellow")
+            continue
+        is_as_predicted = all(record["point"].get(name, value) == value for name, value in _AS_PREDICTED.items())
+        if "speed_up_p20" in record["result"] and is_as_predicted:
             yield record
 
 
-def _key(record: Json) -> tuple:
-    point = record["point"]
-    return (point["name"], point["model"]["seed"], point["order"], point["batch_size"], point["threads"],
-            point.get("capture", "none"))
+def _setting(record: Json) -> str:
+    return json.dumps([record["point"].get(name, "none") for name in _SHARED], sort_keys=True)
 
 
 def _table(predictions: Iterable[Json], measured: Iterable[Json]) -> Table:
-    speed_ups = {_key(record): record["result"]["speed_up"] for record in measured}
+    speed_ups = {_setting(record): record["result"]["speed_up"] for record in measured}
     shown = Table("task", title=f"speed-up over autoregression; right within a factor of {_RIGHT_WITHIN:g}",
                   title_justify="left", box=None, header_style="bold")
     for name in ("seed", "batch", "predicted", "measured", "right"):
         shown.add_column(name, justify="right")
     for record in predictions:
         point, predicted = record["point"], record["result"]["speed_up"]
-        found = speed_ups.get(_key(record))
+        found = speed_ups.get(_setting(record))
         cells = ["not measured", ""]
         if found is not None:
             cells = [f"{found:.2f}", "yes" if max(found / predicted, predicted / found) <= _RIGHT_WITHIN else "no"]

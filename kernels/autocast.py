@@ -1,4 +1,6 @@
-"""Autocast, as kernels and their PyTorch implementations ask for it."""
+"""What PyTorch makes of the dtype of a product: autocast, and how float32 may be rounded."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,3 +12,11 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
     if kind != "meta" and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return None
+
+
+def float32_precision() -> dict[str, str]:
+    """How products of float32 may be rounded, on a GPU and by oneDNN. torch.get_float32_matmul_precision raises where
+    the two were set apart."""
+    # Attributes that PyTorch gives these modules as they are imported.
+    backends: Any = torch.backends
+    return {"cuda": backends.cuda.matmul.fp32_precision, "mkldnn": backends.mkldnn.matmul.fp32_precision}

@@ -1,8 +1,9 @@
-"""How much memory the host still has for this process, by Linux and by its container."""
+"""How much memory the host still has for this process, by Linux and by its container, and how large its cache is."""
 
 from pathlib import Path
 
 _MEMORY = Path("/proc/meminfo")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # The container's limit and use, of cgroups of version 2 and 1.
 _CGROUPS = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
@@ -19,3 +20,9 @@ def free_memory_bytes() -> int:
             text = (_CGROUPS / limit).read_text().strip()
             free += [int(text) - int((_CGROUPS / used).read_text())] if text != "max" else []
     return max(0, min(free, default=0))
+
+
+def cache_bytes() -> int:
+    """The size of the largest cache that the first core has; 0 where Linux does not say."""
+    sizes = [file.read_text().strip() for file in _CACHES.glob("index*/size")]
+    return max((int(size.removesuffix("K")) << 10 for size in sizes if size.endswith("K")), default=0)

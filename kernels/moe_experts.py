@@ -95,7 +95,8 @@ def _combine_kernel(rows_ptr, weight_ptr, y_ptr, width, TOP_K: tl.constexpr, BLO
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    for choice in tl.static_range(TOP_K):  # so that all loads are under way at once
+    # Unrolled, so that all loads are under way at once.
+    for choice in tl.static_range(TOP_K):  # pyright: ignore[reportGeneralTypeIssues]
         assignment = token * TOP_K + choice
         weight = tl.load(weight_ptr + assignment).to(tl.float32)
         total += weight * tl.load(rows_ptr + assignment * width + column, mask=inside, other=0).to(tl.float32)

@@ -18,6 +18,7 @@ program takes all and sorts their assignments by expert as well (moe_assignments
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import torch
 import triton
@@ -110,10 +111,6 @@ def reference(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tup
     return _routed(logits_TX, bias_X, routing, _largest_by_sort)
 
 
-def _on_cpu(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
-    return _routed(logits_TX, bias_X, routing, torch.ops.quicksilver.largest)
-
-
 def _routed(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing, largest: Largest) -> tuple[Tensor, Tensor]:
     logits_TX = logits_TX.to(torch.promote_types(logits_TX.dtype, torch.float32))
     score_TX = logits_TX
@@ -157,7 +154,7 @@ def check(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> None:
     routing.check_experts(logits_TX.shape[1])
 
 
-@kernel(reference, check=check, cpu=_on_cpu)
+@kernel(reference, check=check, cpu=partial(_routed, largest=torch.ops.quicksilver.largest))
 def route(logits_TX: Tensor, bias_X: Tensor | None, routing: Routing) -> tuple[Tensor, Tensor]:
     num_rows, top_k, device = len(logits_TX), routing.top_k, logits_TX.device
     expert_TA = torch.empty((num_rows, top_k), dtype=torch.int32, device=device)

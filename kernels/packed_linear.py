@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .case import Case, Cost
@@ -52,12 +53,12 @@ class Algorithm(Enum):
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A packed copy of a weight [N, K] for products of `rows` rows. `version` and `pointer` are the weight's then."""
+    """A packed copy of a weight [N, K] for products of `rows` rows. `version` and `storage` are the weight's then."""
 
     packed: Tensor
     rows: range
     version: int
-    pointer: int
+    storage: StorageWeakRef
     num_bytes: int
 
     @classmethod
@@ -71,11 +72,12 @@ class PackedWeight:
         except RuntimeError:  # bfloat16 on a processor without its instructions
             return None
         rows = _paying_rows(weight_NK, model_bytes)
-        return cls(packed, rows, weight_NK._version, weight_NK.data_ptr(), weight_NK.nbytes)
+        return cls(packed, rows, weight_NK._version, StorageWeakRef(weight_NK.untyped_storage()), weight_NK.nbytes)
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
-        return self.version == weight_NK._version and self.pointer == weight_NK.data_ptr()
+        # The weak reference keeps the storage's identity, as an address would not be kept, from being given again.
+        return self.version == weight_NK._version and self.storage.cdata == weight_NK.untyped_storage()._cdata
 
 
 def pays(weight_NK: Tensor, model_bytes: int = 0) -> bool:
@@ -130,9 +132,9 @@ _packed_for_cases: Any = WeakTensorKeyDictionary()
 
 
 def _packed_once(x: Tensor, weight_NK: Tensor) -> Tensor:
-    """The product by a packed weight, which is packed when it is first seen."""
+    """The product by a packed weight, which is packed when it is first seen, as one of a model that no cache holds."""
     if weight_NK not in _packed_for_cases:
-        _packed_for_cases[weight_NK] = PackedWeight.of(weight_NK)
+        _packed_for_cases[weight_NK] = PackedWeight.of(weight_NK, _MOST_BYTES_IN_CACHE + 1)
     return linear(x, weight_NK, None, _packed_for_cases[weight_NK])
 
 

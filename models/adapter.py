@@ -74,7 +74,8 @@ class Plan:
 class ModelSpec:
     """The constants of a model. mask_id is the token of masked positions. With shift 0, row q of a forward predicts
     position q; with shift 1, as in a next-token model, position q + 1. `materializes_logits` says whether all logits of
-    a position exist at once, as some statistics need."""
+    a position exist at once, as some statistics need; `couples_positions` whether a position's answer depends on which
+    others are queried, not on what they hold alone."""
 
     mask_id: int
     shift: int
@@ -83,6 +84,7 @@ class ModelSpec:
     pattern: AttentionPattern
     device: torch.device
     materializes_logits: bool
+    couples_positions: bool = False
 
     def __post_init__(self) -> None:
         integer_field(self, "vocab_size", at_least=2)
@@ -149,7 +151,7 @@ class DecodableTransformer:
         config = self.config
         object.__setattr__(self, "_spec", ModelSpec(
             self.mask_id, self.shift, config.vocab_size, config.max_length, config.attention,
-            self.transformer.head.weight.device, self.head.materializes_logits))
+            self.transformer.head.weight.device, self.head.materializes_logits, self.transformer.couples_positions))
         self.transformer.pack()
 
     @property

@@ -34,6 +34,8 @@ class KVStore:
 
     def write(self, slots_BF: Tensor, context: int) -> "KVWrite":
         """A write of the fed positions to slots_BF (int64). Queries then read the first `context` slots."""
+        if len(slots_BF) == 1:
+            return KVWrite(self, slots_BF[0].contiguous(), context)
         rows_B1 = torch.arange(slots_BF.shape[0], device=slots_BF.device)[:, None]
         return KVWrite(self, (rows_B1 * self.keys_NBLKD.shape[2] + slots_BF).flatten(), context)
 

@@ -27,6 +27,9 @@ Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class RoutingRule(Protocol):
+    couples_positions: ClassVar[bool]
+    """Whether the fed positions of a row choose together."""
+
     def check(self, routing: Routing, num_experts: int) -> None:
         """ValueError if the rule cannot be applied to routers like this."""
         ...
@@ -39,6 +42,7 @@ class RoutingRule(Protocol):
 @dataclass(frozen=True)
 class TokenChoice:
     kind: ClassVar[str] = "OwnChoice"
+    couples_positions: ClassVar[bool] = False
 
     def check(self, routing: Routing, num_experts: int) -> None:
         pass
@@ -50,6 +54,7 @@ class TokenChoice:
 @dataclass(frozen=True)
 class BlockSharedExperts:
     kind: ClassVar[str] = "SharedInBlock"
+    couples_positions: ClassVar[bool] = True
     num_experts: int
 
     def __post_init__(self) -> None:
@@ -81,6 +86,7 @@ class BlockSharedExperts:
 @dataclass(frozen=True)
 class TopPExperts:
     kind: ClassVar[str] = "FewerWhereSure"
+    couples_positions: ClassVar[bool] = False
     share: float
 
     def __post_init__(self) -> None:

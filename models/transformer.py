@@ -19,7 +19,7 @@ from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
 from .layers import Attention, ForwardContext, RMSNorm, SwiGLU
 from .linear import Linear
-from .mixture import MoELayer
+from .mixture import MoELayer, Router
 
 
 class Block(nn.Module):
@@ -122,6 +122,11 @@ class Transformer(nn.Module):
     def is_packed(self) -> bool:
         """Whether there is a packed copy of a weight."""
         return any(isinstance(module, Linear) and module.packed is not None for module in self.modules())
+
+    @property
+    def couples_positions(self) -> bool:
+        """Whether a router lets the positions of a row choose their experts together."""
+        return any(module.rule.couples_positions for module in self.modules() if isinstance(module, Router))
 
     def weights_version(self) -> Hashable:
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch

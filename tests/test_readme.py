@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -135,6 +136,39 @@ def test_the_training_speeds_are_those_of_the_records(study: str, precision: str
     found = [record["result"] for record in records(study, "TrainingPoint")]
     least, most = (round(end(result["tokens"] / result["seconds"] for result in found), -2) for end in (min, max))
     assert re.search(rf"trained at {least:,.0f} to {most:,.0f}(?: tokens/s)? in {precision}", SAID_OF_RESULTS)
+
+
+def of_the_threshold(study: str) -> dict[tuple[str, int, int], tuple[float, float]]:
+    """The predicted and the measured speed-up by task, seed and batch size."""
+    def key(point: dict[str, Any]) -> tuple[str, int, int]:
+        return point["name"], point["model"]["seed"], point["batch_size"]
+
+    lines = (ROOT / "results" / study / "predictions.jsonl").read_text().splitlines()
+    predicted = {key(row["point"]): row["result"]["speed_up"] for row in map(json.loads, lines)}
+    measured = {key(record["point"]): record["result"]["speed_up"] for record in records(study, "DecodePoint")
+                if record["point"]["order"] == "threshold 0.9" and "speed_up" in record["result"]}
+    assert predicted.keys() == measured.keys()
+    return {setting: (value, measured[setting]) for setting, value in predicted.items()}
+
+
+@pytest.mark.parametrize("title", TASKS)
+def test_predictions_are_those_of_the_records(title: str) -> None:
+    found = of_the_threshold("predictions")
+    (line,) = re.findall(rf"^\| {title} \| ([\d.]+ / .*) \|$", RESULTS, re.MULTILINE)
+    medians = [tuple(median(found[TASKS[title], seed, size][which] for seed in range(3)) for which in (0, 1))
+               for size in (1, 16, 64)]
+    assert line.split(" | ") == [f"{predicted:.1f} / {measured:.1f}" for predicted, measured in medians]
+
+
+def test_it_says_how_far_predictions_were_off() -> None:
+    default, larger = of_the_threshold("predictions"), of_the_threshold("predictions_20m")
+    factors = [max(a / b, b / a) for a, b in (*default.values(), *larger.values())]
+    assert f"All {len(factors)} ({len(default)} by seed and {len(larger)}) are right within a factor of 1.5" in (
+        SAID_OF_RESULTS)
+    assert f"the worst within {max(factors):.2f}" in SAID_OF_RESULTS
+    winners = [(size, predicted > 1, measured > 1) for (_, _, size), (predicted, measured) in default.items()]
+    assert [winner for winner in winners if winner[1] != winner[2]] == 4 * [(64, False, True)]
+    assert "at batch 64 a loss is predicted and a win measured in 4 of 12" in SAID_OF_RESULTS
 
 
 def test_every_run_is_listed_with_its_commits() -> None:

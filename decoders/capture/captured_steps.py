@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ...kernels.autocast import float32_precision
 from ...kernels.batch_invariance import is_batch_invariant, refuse_if_batch_invariant
 from ...kernels.dispatch import note, requested
 from ...models.adapter import Replayable
@@ -79,10 +80,14 @@ class CapturedSteps:
             return self._taken(run, block, index)
         state = run.state(self.decoder.schedule, block, index)
         layout = self.decoder.cache.layout(state)
-        assert layout is not None
+        if layout is None:
+            run.rounding = EXACT
+            step = self._taken(run, block, index, "the cache does not tell this step's layout")
+            self._round(run, frame)
+            return step
         num_queried = self.decoder.num_queried(block, state)
         width = state.rounding.queries(num_queried, state.query_BQ.shape[1])
-        key = (layout.key, width, requested(), is_batch_invariant(), torch.get_float32_matmul_precision(),
+        key = (layout.key, width, requested(), is_batch_invariant(), *float32_precision().values(),
                torch.get_num_threads())
         step = self._replayed(frame, key, run, block, index)
         plan = replace(step.plan, context=layout.context, spare=0, reads_BQ=step.plan.query_BQ[:, :num_queried])
@@ -92,6 +97,9 @@ class CapturedSteps:
         frame = self._frame_of(run)
         if frame is not None:
             frame.take_back()
+            run.rounding = EXACT
+            if len(self._frames) > _MOST_FRAMES:
+                self._frames.remove(frame)
 
     def _taken(self, run: DecodeRun, block: BlockState, index: int, reason: str | None = None) -> Step:
         if reason is not None:
@@ -151,8 +159,15 @@ class CapturedSteps:
         frame = self._free_frame(run, may_drop=not has_shrunk)
         if frame is None:
             self.replays.reasons.add("rows have left the batch")
-        run.rounding = ROUNDING if frame is not None else EXACT
+        self._round(run, frame)
         return frame
+
+    def _round(self, run: DecodeRun, frame: Frame | None) -> None:
+        """Round the shapes of the run's steps in a frame. Where positions choose experts together, those that are
+        queried in excess would choose too."""
+        run.rounding = EXACT if frame is None else ROUNDING
+        if frame is not None and run.spec.couples_positions:
+            run.rounding = replace(ROUNDING, query_parts=None)
 
     def _can_capture(self, run: DecodeRun) -> bool:
         if self._compiles:
@@ -176,11 +191,10 @@ class CapturedSteps:
         if frame is not None:
             self._frames.remove(frame)
         else:
-            is_full = len(self._frames) >= _MOST_FRAMES
-            if is_full and not may_drop:
+            if len(self._frames) >= _MOST_FRAMES and not may_drop:
                 return None
-            if is_full and idle:
-                self._frames.remove(idle[0])
+            while len(self._frames) >= _MOST_FRAMES and idle:
+                self._frames.remove(idle.pop(0))
             frame = Frame(run, weights)
         self._frames.append(frame)
         frame.lend(run, weights)

@@ -24,10 +24,11 @@ from ...kernels.case import parts_of
 from .tape import Entry, Value
 
 MOST_BYTES_ON_DISK = 2 << 30
+MOST_OF_A_DECODER = 32
 _MOST_PROGRAMS = 64
 
-# The programs used last, and why there is none.
-_programs: "dict[Hashable, Callable[..., object] | CannotCompile]" = {}
+# The programs used last, or why there is none.
+_programs: dict[Hashable, Callable[..., object] | str] = {}
 
 # oneDNN's packed weights are tensors that inductor cannot take, so a program knows them by their number.
 _packed_weights: ContextVar[Sequence[Tensor]] = ContextVar("packed_weights", default=())
@@ -56,13 +57,14 @@ class CannotCompile(Exception):
     """Why a tape is not compiled."""
 
 
-def compiled(entries: Sequence[Entry]) -> Callable[[], None]:
+def compiled(entries: Sequence[Entry], own: set[Hashable] | None = None) -> Callable[[], None]:
     """A program that does what the entries do in turn, but for the rounding of what it fuses; compiled unless one like
     it is there already, in this process or on disk. CannotCompile with the reason where that is not possible: without a
-    compiler, with a folder that cannot be written, or where inductor fails."""
+    compiler, with a folder that cannot be written, or where inductor fails. `own` are a decoder's programs, to which
+    it is added, up to MOST_OF_A_DECODER."""
     try:
         traced = _Traced.of(entries)
-        program = _program(traced)
+        program = _program(traced, set() if own is None else own)
     except CannotCompile:
         raise
     except Exception as error:
@@ -85,10 +87,12 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def _program(traced: "_Traced") -> Callable[..., object]:
+def _program(traced: "_Traced", own: set[Hashable]) -> Callable[..., object]:
     module = GraphModule({}, traced.graph)
     key = module.code, torch.get_num_threads(), tuple(
         [(tensor.shape, tensor.stride(), tensor.dtype, tensor.requires_grad) for tensor in traced.arguments])
+    if key not in own and len(own) == MOST_OF_A_DECODER:
+        raise CannotCompile(f"{MOST_OF_A_DECODER} programs are compiled, the most there may be")
     found = _programs.pop(key, None)
     if found is None:
         if _disk_is_full():
@@ -96,12 +100,13 @@ def _program(traced: "_Traced") -> Callable[..., object]:
         try:
             found = _by_inductor(module, traced.arguments)
         except Exception as error:
-            found = CannotCompile(first_line(error))
+            found = first_line(error)  # not the error, which would keep what it met
     _programs[key] = found  # now the last
     if len(_programs) > _MOST_PROGRAMS:
         del _programs[next(iter(_programs))]
-    if isinstance(found, CannotCompile):
-        raise found
+    if isinstance(found, str):
+        raise CannotCompile(found)
+    own.add(key)
     return found
 
 

@@ -1,7 +1,7 @@
 """How a step is captured: as the list of its operators, which may be compiled, or as a CUDA graph."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,8 +14,6 @@ from .program import CannotCompile, compiled, first_line
 from .tape import Tape
 
 T = TypeVar("T")
-
-MOST_PROGRAMS = 32
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,11 @@ class Recorder(Protocol):
 
 
 class Operators(Recorder):
-    """On a CPU: the step's operators, run one after another, or, for up to MOST_PROGRAMS steps, compiled to one
-    program."""
+    """On a CPU: the step's operators, run one after another or compiled to one program."""
 
     def __init__(self, *, compiles: bool = False) -> None:
         self._compiles = compiles
-        self._num_programs = 0
+        self._programs: set[Hashable] = set()
 
     def record(self, take: Callable[[], Step]) -> Recorded:
         with recording() as ran, Tape() as tape:
@@ -54,12 +51,9 @@ class Operators(Recorder):
         if not self._compiles:
             return Recorded(step, ran, replay_of(entries))
         try:
-            if self._num_programs == MOST_PROGRAMS:
-                raise CannotCompile(f"{MOST_PROGRAMS} programs are compiled, the most there may be")
-            program = compiled(entries)
+            program = compiled(entries, self._programs)
         except CannotCompile as error:
             return Recorded(step, ran, replay_of(entries), str(error))
-        self._num_programs += 1
         return Recorded(step, ran, program, is_compiled=True)
 
 

@@ -136,6 +136,8 @@ class Tape(TorchDispatchMode):
         if any(tag in func.tags for tag in _UNREPEATABLE) and not is_gather:
             self.refuse(f"{func} does not do the same again")
         may_draw = torch.Tag.nondeterministic_seeded in func.tags
+        if any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
+            self.refuse(f"{func} draws from a generator")
         before = torch.get_rng_state() if may_draw else None
         with _Parts(self):
             result = func.decompose(*args, **kwargs)

@@ -33,6 +33,8 @@ class Linear(Schedule):
 
     def quota(self, state: StepState) -> Quota:
         at_start_B = state.num_masked_at_start_B
+        if self.steps == 1:
+            return exactly(at_start_B, state)
         return exactly(at_start_B // self.steps + (state.step_B < at_start_B % self.steps).long(), state)
 
     def times(self, state: StepState) -> Times:

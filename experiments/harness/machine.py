@@ -1,4 +1,10 @@
-"""The machine at hand as a `Card`: its bandwidth, its products and what a layer takes besides, measured in seconds."""
+"""The machine at hand as a `Card`, measured in seconds: its bandwidth, its products, and what decodes of random models
+take besides. Those models are of the size of the tasks' pairs; what they tell of others is less sure.
+
+    seconds_per_step, _layer    of autoregression at batch 1 with one and with eight layers, 16 wide
+    seconds_per_value           what bandwidth, products, step and layers leave of 16 rows of 64 positions, 128 wide
+    seconds_per_row_value       what all that leaves of autoregression with 64 rows, 128 wide
+"""
 
 import time
 from collections.abc import Callable, Sequence

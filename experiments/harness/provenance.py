@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import triton
 
+from ...kernels.autocast import float32_precision
 from .cores import available_cores
 from .records import Json
 
@@ -58,7 +59,7 @@ def _torch() -> Json:
     build = f"cuda {torch.version.cuda}" if torch.version.cuda else f"hip {torch.version.hip}"
     return {"build": build if torch.version.cuda or torch.version.hip else "cpu",
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "float32_precision": float32_precision(),
             "environment": {name: os.environ[name] for name in _CHANGES_SPEED if name in os.environ}}
 
 

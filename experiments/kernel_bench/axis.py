@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
+
 from ...kernels.checks import check_integer
 from .stages import Item
 
 
 def along_axis(items: Sequence[Item], axis: str, values: Sequence[int]) -> list[Item]:
-    """Every item whose case has the field, dotted where it is one of a field's, at each of the values. ValueError if
-    there is no value, one that a case refuses, or no case with the field."""
+    """Every item whose case has the field, dotted where it is one of a field's, at each of the values; cases that are
+    then the same once. ValueError if there is no value, one twice or one that a case refuses, or no case with the
+    field."""
     if not any(_has(item.case, axis.split(".")) for item in items):
         names = dict.fromkeys(name for item in items for name in _integers(item.case))
         raise ValueError(f"axis={axis!r}: must be one of {', '.join(names)}")
@@ -18,9 +21,19 @@ def along_axis(items: Sequence[Item], axis: str, values: Sequence[int]) -> list[
         raise ValueError("values=[]: needs at least one")
     for value in values:
         check_integer("values", value)
-    return [replace(item, shape=f"{item.shape}, {axis}={value}", case=_changed(item.case, axis.split("."), value),
-                    along=(item.shape, value))
-            for item in items if _has(item.case, axis.split(".")) for value in values]
+    if len(set(values)) < len(values):
+        raise ValueError(f"values={list(values)}: names a value twice")
+    found: dict[tuple[str, str, str], Item] = {}
+    for item in items:
+        for value in values if _has(item.case, axis.split(".")) else ():
+            try:
+                case = _changed(item.case, axis.split("."), value)
+                case.cost(torch.float32)
+            except (ValueError, RuntimeError) as error:
+                raise ValueError(f"{axis}={value}: {item.kernel}, {item.shape}, cannot be so: {error}") from error
+            found.setdefault((item.kernel, item.dtype, repr(case)), replace(
+                item, shape=f"{item.shape}, {axis}={value}", case=case, along=(item.shape, axis, value)))
+    return list(found.values())
 
 
 def _has(case: Any, path: Sequence[str]) -> bool:

@@ -104,6 +104,29 @@ def _fla_attention(case: Any) -> Call:
     return call
 
 
+def _flashinfer_attention(case: Any) -> Call:
+    prefill = importlib.import_module("flashinfer").single_prefill_with_kv_cache
+
+    def call(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, *rest: Any) -> Tensor:
+        return prefill(q_BFHD[0], k_BCKD[0], v_BCKD[0], causal=case.causal)[None]
+
+    return call
+
+
+def _is_one_row(case: Any) -> bool:
+    return case.batch == 1 and case.listed_tiles is None
+
+
+def _flash_attention_3(case: Any) -> Call:
+    attend = importlib.import_module("flash_attn_interface").flash_attn_func
+
+    def call(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, *rest: Any) -> Tensor:
+        out = attend(q_BFHD, k_BCKD, v_BCKD, causal=case.causal)
+        return out[0] if isinstance(out, tuple) else out  # earlier versions give the log-sum-exp too
+
+    return call
+
+
 def _is_one_token(case: Any) -> bool:
     return case.queries == 1 and case.listed_tiles is None
 
@@ -127,6 +150,15 @@ def _grouped_products(case: Any) -> Call:
         rows = F.grouped_mm(F.silu(gate) * up, down_XEM.transpose(1, 2), offs=ends)
         rows = torch.empty_like(rows).index_copy_(0, order, rows).unflatten(0, expert_TA.shape)
         return (rows * weight_TA[..., None]).sum(1).to(x_TE.dtype)
+
+    return call
+
+
+def _vllm_experts(case: Any) -> Call:
+    fused = importlib.import_module("vllm.model_executor.layers.fused_moe").fused_experts
+
+    def call(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
+        return fused(x_TE, gate_up_XGE, down_XEM, weight_TA, expert_TA)
 
     return call
 
@@ -186,6 +218,10 @@ def _liger_swiglu(case: Any) -> Call:
     return importlib.import_module("liger_kernel.ops.swiglu").LigerFusedGateUpSiLUMulFunction.apply
 
 
+def _flashinfer_swiglu(case: Any) -> Call:
+    return importlib.import_module("flashinfer").silu_and_mul
+
+
 def _fla_swiglu(case: Any) -> Call:
     swiglu = importlib.import_module("fla.modules.activations").swiglu
     return lambda gate_up: swiglu(*gate_up.chunk(2, dim=-1))
@@ -196,10 +232,14 @@ _COMPILED = Peer("torch.compile", _compiled)
 _SPECIAL: Mapping[str, Sequence[Peer]] = {
     "AddRMSNormCase": [Peer("Liger", _liger_norm, "liger_kernel"), Peer("fla-core", _fla_norm, "fla")],
     "AttentionCase": [Peer("FlexAttention", _flex_attention, serves=_attends_densely),
+                      Peer("FlashAttention-3", _flash_attention_3, "flash_attn_interface", _attends_densely),
+                      Peer("FlashInfer", _flashinfer_attention, "flashinfer", _is_one_row),
                       Peer("fla-core", _fla_attention, "fla", _is_one_token)],
-    "ExpertsCase": [Peer("torch grouped_mm", _grouped_products, on_cpu=True)],
+    "ExpertsCase": [Peer("torch grouped_mm", _grouped_products, on_cpu=True),
+                    Peer("vLLM fused_experts", _vllm_experts, "vllm")],
     "LayerCase": [Peer("torch grouped_mm", _grouped_layer, on_cpu=True)],
     "LMHeadCase": [Peer("cuBLAS + token statistics", _product_then_statistics)],
     "MaskedCrossEntropyCase": [Peer("Liger", _liger_cross_entropy, "liger_kernel", _has_gradients)],
-    "SwiGLUCase": [Peer("Liger", _liger_swiglu, "liger_kernel"), Peer("fla-core", _fla_swiglu, "fla")],
+    "SwiGLUCase": [Peer("Liger", _liger_swiglu, "liger_kernel"), Peer("fla-core", _fla_swiglu, "fla"),
+                   Peer("FlashInfer", _flashinfer_swiglu, "flashinfer")],
 }

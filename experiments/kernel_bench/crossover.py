@@ -13,6 +13,7 @@ from .rows import OURS
 
 _PEERS = (ORANGE, GREEN, PURPLE, VERMILION, SKY, GREY)
 _COLUMNS, _DOTS_PER_INCH = 3, 130
+_NOISE = 0.05  # share of a time
 
 Curve = list[tuple[int, float]]
 
@@ -27,25 +28,29 @@ class Timed(Protocol):
     @property
     def median_us(self) -> float | None: ...
     @property
-    def along(self) -> tuple[str, int] | None: ...
+    def dtype(self) -> str: ...
+    @property
+    def along(self) -> tuple[str, str, int] | None: ...
 
 
 def curves(rows: Iterable[Timed]) -> dict[str, dict[str, Curve]]:
-    """By kernel and shape, then by implementation, ours first: (size, median microseconds), sizes ascending. Rows that
-    lie along no axis, or have no time, have no part."""
+    """By kernel, shape, type and axis, then by implementation, ours first: (size, median microseconds), sizes
+    ascending. Rows that lie along no axis, or have no time, have no part."""
     found: dict[str, dict[str, Curve]] = {}
     for row in rows:
         if row.along is not None and row.median_us is not None:
-            shape, size = row.along
-            found.setdefault(f"{row.kernel}: {shape}", {}).setdefault(row.contender, []).append((size, row.median_us))
+            shape, axis, size = row.along
+            by_name = found.setdefault(f"{row.kernel}: {shape}, {row.dtype}, by {axis}", {})
+            by_name.setdefault(row.contender, []).append((size, row.median_us))
     return {title: {name: sorted(lines[name]) for name in sorted(lines, key=lambda name: (name != OURS, name))}
             for title, lines in found.items()}
 
 
 def crossings(ours: Curve, other: Curve) -> list[int]:
-    """The sizes from which on the other order holds, of the sizes that both were timed at."""
+    """The sizes from which on the other order holds, of those at which both were timed and differ beyond noise."""
     times = dict(other)
-    faster = [(size, value < times[size]) for size, value in ours if size in times]
+    faster = [(size, value < times[size]) for size, value in ours
+              if size in times and abs(value - times[size]) > _NOISE * max(value, times[size])]
     return [size for (_, before), (size, after) in pairwise(faster) if before != after]
 
 

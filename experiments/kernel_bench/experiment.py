@@ -72,9 +72,13 @@ class KernelBench:
     values: list[int] = field(default_factory=list)
 
     def check(self) -> None:
-        """ValueError for an unknown target, a missing folder, a duplicate Triton, or an axis that no case has."""
+        """ValueError for an unknown target, a missing folder, a duplicate Triton, or an axis that no case has or with
+        targets."""
         check_real("cpu_seconds", self.cpu_seconds, at_least=0)
         self.items()
+        if self.axis is not None and self.targets:
+            raise ValueError(f"axis={self.axis!r} with targets={self.targets!r}: must be timed alone, with targets=[], "
+                             "for the baseline is of the shipped shapes")
         check_integer("num_processes", self.num_processes)
         check_real("seconds", self.seconds, at_least=0)
         if self.targets and not self.update_baseline and not self.baseline_folder.is_dir():
@@ -191,10 +195,9 @@ class _Stages:
             if num_left:
                 console.print(f"{bench.seconds:.0f} s ended {num_left} times early; the same command goes on from here",
                               markup=False)
-
         elif bench.cpu_seconds:
-            stage = TimingStage(bench.cpu_seconds, "cpu", is_host=True)
-            num_left = stage.run(self.on_host, self.host_times, host_timing.timed_on_host, host_timing.host_ceilings)
+            num_left = self.host_stage.run(self.on_host, self.host_times, host_timing.timed_on_host,
+                                           host_timing.host_ceilings)
             if num_left:
                 console.print(f"{bench.cpu_seconds:.0f} s ended {num_left} CPU times early; the same command goes on "
                               "from here", markup=False)
@@ -207,7 +210,13 @@ class _Stages:
             parts.append(f"{num_verdicts - len(self.judged)} of {num_verdicts} verdicts")
         if self.has_gpu:
             parts.append(f"{len(TimingStage(0).missing(self.shipped, self.times))} times")
+        elif self.bench.cpu_seconds:
+            parts.append(f"{len(self.host_stage.missing(self.on_host, self.host_times))} CPU times")
         return parts
+
+    @property
+    def host_stage(self) -> TimingStage:
+        return TimingStage(self.bench.cpu_seconds, "cpu", is_host=True)
 
     def unexecuted(self) -> list[str]:
         """The Triton functions that ship and that no tiny case executed as compiled."""
@@ -219,13 +228,15 @@ class _Stages:
         """Write the report, and print and return what failed."""
         judged = sorted(self.judged, key=lambda row: (row["kernel"], row["shape"], row["dtype"], row["ran"]))
         times = self.times.rows() if self.has_gpu else []
+        host_times = [] if self.has_gpu else self.host_stage.current(self.on_host, self.host_times)
+        timed = _latest([*times, *host_times])
         failures = self.failures + [f"{_item(row)}: {_wrong(row)}" for row in judged if not row["passed"]]
-        failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in _latest(times)
+        failures += [f"{row['kernel']}, {row['shape']}, {row['dtype']}: {row['failed']}" for row in timed
                      if row["contender"] == OURS and "failed" in row]
         JsonLines(self.folder / OUTCOME).replace([{"has_gpu": self.has_gpu, "failures": failures, "cut": self.cut,
                                                    "provenance": provenance_on("none")}])
         path = write_report(self.folder, self.cases, self.compiled.records, judged, times, failures,
-                            has_gpu=self.has_gpu, cut=self.cut, host_times=self.host_times.rows())
+                            has_gpu=self.has_gpu, cut=self.cut, host_times=host_times)
         for failure in failures:
             console.print(f"- {failure}", markup=False, style="red")
         console.print(f"report: {path}", markup=False)

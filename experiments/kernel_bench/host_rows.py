@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from .rows import OURS, Json
@@ -21,7 +22,8 @@ class HostRow:
     gigabytes_per_second: float | None = None
     gigaflops_per_second: float | None = None
     percent: float | None = None
-    along: tuple[str, int] | None = None
+    along: tuple[str, str, int] | None = None
+    dtype: str = "float32"
 
     @property
     def median_us(self) -> float | None:
@@ -31,14 +33,15 @@ class HostRow:
 
 def host_rows(rows: Sequence[Json]) -> Iterator[HostRow]:
     """Of the rows of a run, the last of each measurement, ours before its peers."""
-    latest = {row["key"]: row for row in rows}.values()
-    peak = next((row for row in latest if row["contender"] == "ceilings" and "failed" not in row), None)
+    latest = list({row["key"]: row for row in rows}.values())
+    peak = next((row for row in reversed(latest) if row["contender"] == "ceilings" and "failed" not in row), None)
     of_cases = [row for row in latest if row["contender"] != "ceilings"]
     for row in sorted(of_cases, key=lambda row: (row["kernel"], row["shape"], row["contender"] != OURS)):
         name = row["kernel"], row["shape"], row["contender"]
         measured = row.get("cold_us") or row.get("warm_us")
         if measured is None:
-            yield HostRow(*name, row.get("skipped") or row.get("failed") or "not measured")
+            reasons = (row[reason] for reason in ("same", "skipped", "failed") if reason in row)
+            yield HostRow(*name, next(reasons, "not measured"))
             continue
         seconds, cold, warm = measured[0] / 1e6, row.get("cold_us"), row.get("warm_us")
         percent = None
@@ -57,9 +60,9 @@ def host_table(rows: Sequence[HostRow]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         if row.state != "measured":
-            shown.add_row(row.kernel, row.shape, row.contender, row.state)
+            shown.add_row(row.kernel, escape(row.shape), row.contender, escape(row.state))
             continue
         numbers = row.cold_us, row.warm_us, row.gigabytes_per_second, row.gigaflops_per_second, row.percent
-        shown.add_row(row.kernel, row.shape, row.contender, *("-" if value is None else f"{value:.3g}"
+        shown.add_row(row.kernel, escape(row.shape), row.contender, *("-" if value is None else f"{value:.3g}"
                                                               for value in numbers))
     return shown

@@ -66,7 +66,7 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
     no_times = None if has_gpu else NO_GPU
     verdicts = sorted(verdicts, key=lambda row: (row["kernel"], row["shape"], row["dtype"], row["ran"]))
     rows, on_host = time_rows(cases, times, no_times), list(host_rows(host_times))
-    origins = _origins((*cases, *compiled, *verdicts, *times, *host_times))
+    origins = [*_origins((*cases, *compiled, *verdicts, *times)), *_origins(host_times, on_cpu="timed")]
     images = {}
     if rows and not cut:
         images["roofline"] = roofline(rows, origins, no_times)
@@ -95,12 +95,12 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
     return path
 
 
-def _origins(records: Sequence[Json]) -> list[str]:
-    """The code, machine and versions behind the records, each once."""
+def _origins(records: Sequence[Json], on_cpu: str = "interpreted") -> list[str]:
+    """The code, machine and versions behind the records, each once; `on_cpu` is what a CPU did."""
     found = []
     for record in records:
         origin = record["provenance"]
-        where = {"none": "compiled only", "cpu": f"interpreted on {origin['machine']['cpu']}"}
+        where = {"none": "compiled only", "cpu": f"{on_cpu} on {origin['machine']['cpu']}"}
         driver = record.get("hardware", {}).get("driver_version")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items()))
         found.append(f"commit {origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}, source "

@@ -44,7 +44,7 @@ class TimeRow:
     notes: str = ""
     is_on_floor_card: bool = False
     ceilings: Json = field(default_factory=dict)
-    along: tuple[str, int] | None = None
+    along: tuple[str, str, int] | None = None
 
     @property
     def median_us(self) -> float | None:

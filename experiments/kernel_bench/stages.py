@@ -20,7 +20,7 @@ from ..harness.devices import device_name
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone, machine_shared
 from ..harness.progress import bar, console
-from ..harness.provenance import provenance_on
+from ..harness.provenance import machine, provenance_on
 from ..harness.records import Json
 from ..harness.roofline import floor
 from ..harness.worker import ENOUGH_SECONDS, LATE_SECONDS, CallFailed, CutShort, Pool, Worker, running_environment
@@ -37,13 +37,14 @@ _LAST_RANK = 1000  # the rank of torch.compile, which takes longest
 
 @dataclass(frozen=True)
 class Item:
-    """One case of a kernel with one input type; `along` is the shape that it varies and its size along the axis."""
+    """One case of a kernel with one input type; `along` is the shape that it varies, the axis, and its size
+    along it."""
 
     kernel: str
     shape: str
     dtype: str
     case: Case
-    along: tuple[str, int] | None = None
+    along: tuple[str, str, int] | None = None
 
     @property
     def row(self) -> Json:
@@ -250,9 +251,15 @@ class TimingStage:
         """(implementation, item) in timing order, for each row that the file lacks or has as failed; item None is the
         card's measured peaks. Peers that are not installed are left out."""
         name = device_name(self.device)
-        done = {row["key"] for row in file.rows() if "failed" not in row}
+        done = {row["key"] for row in file.rows() if "failed" not in row and "skipped" not in row}
         return [(contender, item) for contender, item in [("ceilings", None), *self._tasks(items)]
                 if _named(contender, item, name)["key"] not in done]
+
+    def current(self, items: Sequence[Item], file: JsonLines) -> list[Json]:
+        """The file's rows of these items and of the measured peaks, by this code on this machine."""
+        name = device_name(self.device)
+        keys = {_named(contender, item, name)["key"] for contender, item in [("ceilings", None), *self._tasks(items)]}
+        return [row for row in file.rows() if row["key"] in keys]
 
     def _tasks(self, items: Sequence[Item]) -> list[tuple[str, Item]]:
         """(implementation, item) of what is installed, in timing order."""
@@ -274,7 +281,9 @@ def _named(contender: str, item: Item | None, device: str) -> Json:
 
 
 def _key(row: Json, device: str) -> str:
-    """The key of a measurement: what is timed, the code, the card and the versions."""
+    """The key of a measurement: what is timed, the code, the card or the CPU with its threads, and the versions."""
+    processor = () if device != "cpu" else (
+        machine()["cpu"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     parts = [row["contender"], row.get("kernel"), row.get("shape"), row.get("dtype"), row.get("case"), device,
-             _kernels_hash(), torch.__version__, triton.__version__]
+             *processor, _kernels_hash(), torch.__version__, triton.__version__]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

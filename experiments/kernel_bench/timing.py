@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...kernels.case import Case, tensors_of
 from ...kernels.dispatch import Implementation, using
+from ...kernels.host_memory import cache_bytes, free_memory_bytes
 from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
 from .competitors import OURS, contender
@@ -120,7 +121,8 @@ def times(case: Case, dtype_name: str, function: Callable[..., Any], device: tor
     dtype = getattr(torch, dtype_name)
     inputs = [case.inputs(dtype, device)]
     before, extra_bytes = _first_call(function, copied(inputs[0]), device)
-    samples = {"flushed_us": clock.flushed(lambda: function(*inputs[0]))}
+    flushed_us = clock.flushed(lambda: function(*inputs[0]))
+    samples = {"flushed_us": flushed_us} if flushed_us else {}
     found: Json = {"warm_us": None, "cold_us": None, "extra_bytes": extra_bytes}
     num_sets, too_many = _num_sets(case.cost(dtype).num_bytes, num_bytes(inputs[0]), device)
     try:
@@ -170,13 +172,13 @@ def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str |
 def _cache_bytes(device: torch.device) -> float:
     """The size of the last-level cache, or an upper bound on it."""
     if device.type != "cuda":
-        return _LEAST_CACHE_BYTES
+        return max(cache_bytes(), _LEAST_CACHE_BYTES)
     counted = torch.cuda.get_device_properties(device).L2_cache_size
     return max(counted, _LEAST_CACHE_BYTES, _INFINITY_CACHE_BYTES if torch.version.hip else 0)
 
 
 def _free_bytes(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
 
 
 def num_bytes(values: Any) -> int:
@@ -191,9 +193,13 @@ def ceilings(device_name: str = "cuda", clock: Clock | None = None, elements: in
     clock, facts, dtype = clock or CudaClock(), ramp(torch.device(device_name)), getattr(torch, dtype_name)
     source = torch.ones(elements, dtype=dtype, device=device_name).bernoulli_()
     target = torch.empty_like(source)
-    copied_us = quantiles(clock.flushed(lambda: target.copy_(source)))
+
+    def timed_alone(call: Callable[[], Any]) -> list[float]:
+        return quantiles(clock.flushed(call) or clock.replayed([call]))
+
+    copied_us = timed_alone(lambda: target.copy_(source))
     a_EE, b_EE = torch.randn(2, width, width, device=device_name).to(dtype)
-    multiplied_us = quantiles(clock.flushed(lambda: torch.mm(a_EE, b_EE)))
+    multiplied_us = timed_alone(lambda: torch.mm(a_EE, b_EE))
     return {"hardware": facts, "copy_us": copied_us, "product_us": multiplied_us,
             "bytes_per_second": 1e6 * 2 * source.nbytes / copied_us[0],
             "flops_per_second": 1e6 * 2 * width**3 / multiplied_us[0]}

@@ -14,20 +14,27 @@ from .agreement import interleaved
 _DECODES_TO_CAPTURE = 3
 
 
-def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, Callable[[], list[int]]]:
-    """What decodes the request with the model, by name."""
+_STEPS = {"none": "steps taken", "graph": "steps replayed", "compile": "steps compiled"}
+
+
+def unpacked(model: DecodableTransformer) -> DecodableTransformer:
+    """A copy that multiplies by F.linear."""
     plain = replace(model, transformer=copy.deepcopy(model.transformer))
     plain.transformer.unpack()
-    names = {"none": "steps taken", "graph": "steps replayed"}
-    if model.spec.device.type == "cpu":
-        names["compile"] = "steps compiled"
-    packs = model.transformer.is_packed
-    engines = {f"products by F.linear, {names[capture]}": _decoding(decoder, plain, request, capture)
-               for capture in (("none",) if packs else names)}
-    if packs:
-        engines |= {f"packed products, {names[capture]}": _decoding(decoder, model, request, capture)
-                    for capture in names}
-    return engines
+    return plain
+
+
+def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, Callable[[], list[int]]]:
+    """What decodes the request with the model, by name: its steps taken, replayed and, on a CPU, compiled."""
+    captures = _STEPS if model.spec.device.type == "cpu" else ("none", "graph")
+    products = "packed products" if model.transformer.is_packed else "products by F.linear"
+    return {f"{products}, {_STEPS[capture]}": _decoding(decoder, model, request, capture) for capture in captures}
+
+
+def taken_by_linear(decoder: Decoder, plain: DecodableTransformer, request: Request
+                    ) -> dict[str, Callable[[], list[int]]]:
+    """Of an unpacked model, the engine whose steps are taken."""
+    return dict([next(iter(own_engines(decoder, plain, request).items()))])
 
 
 def _decoding(decoder: Decoder, model: DecodableTransformer, request: Request, capture: str) -> Callable[[], list[int]]:

@@ -18,7 +18,7 @@ from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, P
 from ..harness.records import describe
 from .agreement import interleaved, random_transformer
 from .base import Comparison, Timing
-from .own_engines import own_engines, timed_engines
+from .own_engines import own_engines, taken_by_linear, timed_engines, unpacked
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,14 @@ def compare_speed(name: str, setting: Setting, decoder: Decoder, model: Decodabl
     """The comparison that times our decoder and a peer's on the model."""
     of = {"setting": describe(setting), "decoder": describe(decoder), "dtype": dtype_of(model)}
     return Comparison(name, f"times, {dtype_of(model)}, {setting.name}", of,
-                      lambda: measured_speed(setting, decoder, model, other(model), target))
+                      lambda: measured_speed(setting, decoder, model, other, target))
 
 
-def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransformer, other: OtherEngine,
-                   target: float | None) -> Timing:
-    """The measured comparison. Tokens may differ with 16-bit weights, since engines round differently; not with
-    float32."""
+def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransformer,
+                   others: Callable[[DecodableTransformer], OtherEngine], target: float | None) -> Timing:
+    """The measured comparison, of packed products and of F.linear's on both sides, where the peer runs our model.
+    Tokens may differ with 16-bit weights, since engines round differently; not with float32."""
+    other = others(model)
     request = Request.completing(setting.prompt(), setting.num_new, mask_id=model.mask_id)
     turns = interleaved(lambda: decoder.decode(model, [request]), other.decode, setting.rounds)
     dtype = dtype_of(model)
@@ -95,6 +96,11 @@ def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransform
     ours, theirs = setting.num_new / turns.own, setting.num_new / turns.peer
     counts, (share, step_ms) = accounted(decoder, model, request), outside(decoder, model, request)
     engines, of_engines = timed_engines(own_engines(decoder, model, request), other.decode, setting.rounds)
+    if model.transformer.is_packed:
+        plain = unpacked(model)
+        by_linear, of_linear = timed_engines(taken_by_linear(decoder, plain, request), others(plain).decode,
+                                             setting.rounds)
+        engines, of_engines = f"{engines}\n{by_linear}", of_engines | of_linear
     aim = "" if target is None else f" (aim: {target:g})"
     text = (f"{other.name}, {dtype}, {setting.name}: ours {ours:.1f} tokens/s, theirs {theirs:.1f}, ratio "
             f"{turns.ratio:.2f}{aim}; tokens {'identical' if same else 'differ'}\n"

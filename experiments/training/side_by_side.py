@@ -17,12 +17,23 @@ from .trainer import load_or_train
 
 # A worker with nothing to do ends after so long, even if its parent was killed.
 _IDLE_SECONDS = 10
+# What loky says of such an end while others still train, and where an interrupt has also ended the pgrep by which it
+# looks for a worker's children; it has none.
+_EXPECTED = ("A worker stopped while some jobs", "Failed to kill subprocesses")
+
 
 def train_side_by_side(points: Sequence[TrainingPoint], folder: Path, num_processes: int, stop_at: float = math.inf
                        ) -> dict[TrainingPoint, BaseException]:
     """Train `points` into `folder`, where `load_or_train` finds models and records; at most `num_processes` at once,
     those with most tokens first. Returns the errors by point, TrainingPaused among them if `stop_at` was reached."""
-    models_at_once = min(num_processes, len(points))
+    with warnings.catch_warnings():
+        for message in _EXPECTED:
+            warnings.filterwarnings("ignore", message=message)
+        return _trained(points, folder, min(num_processes, len(points)), stop_at)
+
+
+def _trained(points: Sequence[TrainingPoint], folder: Path, models_at_once: int, stop_at: float
+             ) -> dict[TrainingPoint, BaseException]:
     executor = ProcessPoolExecutor(models_at_once, initializer=_begin, timeout=_IDLE_SECONDS)
     try:
         with interrupts_held():
@@ -30,9 +41,7 @@ def train_side_by_side(points: Sequence[TrainingPoint], folder: Path, num_proces
                        for point in sorted(points, key=_num_tokens, reverse=True)}
         errors = {point: future.exception() for point, future in trained.items()}
     finally:
-        with interrupts_held(), warnings.catch_warnings():
-            # An interrupt may also end the pgrep by which loky looks for a worker's children; it has none.
-            warnings.filterwarnings("ignore", message="Failed to kill subprocesses")
+        with interrupts_held():
             executor.shutdown(kill_workers=True)
     return {point: error for point, error in errors.items() if error is not None}
 

@@ -166,7 +166,7 @@ def test_a_shared_expert_that_is_not_what_it_was_made_is_left_apart(change: str)
     elif change == "hooked":
         mixture.shared.register_forward_hook(lambda *_: torch.ones(10, 16))
     else:
-        mixture.shared.down_proj = torch.nn.utils.parametrizations.weight_norm(mixture.shared.down_proj)
+        mixture.shared.add_module("down_proj", torch.nn.utils.parametrizations.weight_norm(mixture.shared.down_proj))
     expected = mixture(x_BFE)
     with using(Implementation.TRITON):
         torch.testing.assert_close(mixture(x_BFE), expected, rtol=0, atol=2e-6)

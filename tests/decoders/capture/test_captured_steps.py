@@ -1,5 +1,6 @@
 """Captured steps: the tokens, trace and counts of steps that are taken, and when nothing is captured."""
 
+import gc
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,8 +19,11 @@ from quicksilver.decoders import (
     Windows,
     generate,
     presets,
+    stream_generate,
 )
+from quicksilver.decoders.caches.base import Layout
 from quicksilver.decoders.capture import Replays
+from quicksilver.decoders.step_state import EXACT
 from quicksilver.kernels import packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, named, recording, using
@@ -33,7 +37,9 @@ from quicksilver.models import (
     KVStore,
     LanguageModel,
     Plan,
+    with_routing_rule,
 )
+from quicksilver.models.routing_rules import BlockSharedExperts
 from torch import Tensor
 
 from tests.conftest import MASK_ID, TableModel, random_model, random_transformer
@@ -280,3 +286,82 @@ def test_under_autocast_steps_are_taken() -> None:
             assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
     assert (runner.replays.captured, runner.replays.replayed) == (0, 0)
     assert runner.replays.reasons == {"autocast chooses types from call to call"}
+
+
+def test_positions_that_choose_experts_together_are_queried_as_without_capturing() -> None:
+    experts = ExpertShape(8, 16, Routing(2))
+    transformer = random_transformer(Bidirectional(), experts=experts)
+    model = DecodableTransformer(with_routing_rule(transformer, BlockSharedExperts(3)), MASK_ID)
+    assert model.spec.couples_positions
+    assert not DecodableTransformer(transformer, MASK_ID).spec.couples_positions
+    for decoder in (presets.llada(block=8, steps=8), presets.threshold()):
+        runner = CapturedSteps(decoder)
+        for _ in range(3):
+            assert decoded(runner, model) == tokens(decoder.decode(model, REQUESTS))
+        assert runner.replays.replayed > 0
+
+
+def test_the_precision_of_products_may_be_set_for_one_backend_alone() -> None:
+    runner, model = CapturedSteps(AUTOREGRESSIVE), random_model(Causal())
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError):
+            torch.get_float32_matmul_precision()
+        for _ in range(2):
+            assert decoded(runner, model) == tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_a_stream_that_is_let_go_of_gives_its_memory_back_at_once() -> None:
+    runner, model = CapturedSteps(AUTOREGRESSIVE), random_model(Causal())
+    gc.disable()
+    try:
+        for _ in range(3):
+            for _ in stream_generate(model, AUTOREGRESSIVE, REQUESTS, runner=runner):
+                break
+    finally:
+        gc.enable()
+    assert len(runner._frames) == 1
+
+
+def test_a_runner_holds_no_more_memory_than_it_may_after_many_decodes_at_once() -> None:
+    runner, model = CapturedSteps(AUTOREGRESSIVE), random_model(Causal())
+    streams = [stream_generate(model, AUTOREGRESSIVE, REQUESTS, runner=runner) for _ in range(7)]
+    for stream in streams:
+        next(iter(stream))
+    assert len(runner._frames) == 7
+    assert {tuple(stream.finish().completions[0].tokens) for stream in streams} == {
+        tuple(AUTOREGRESSIVE.decode(model, REQUESTS)[0].tokens)}
+    assert len(runner._frames) == 4
+
+
+def test_what_is_left_of_a_decode_is_taken_as_without_a_runner() -> None:
+    decoder, model = presets.fast_dllm_prefix(block=4), random_model(Bidirectional())
+    runner, run = CapturedSteps(decoder), decoder.begin(model, REQUESTS)
+    for _ in range(3):
+        decoded(runner, model)
+    with closing(decoder.stream(run, runner)) as steps:
+        next(steps)
+    assert run.rounding == EXACT
+
+
+@dataclass(frozen=True)
+class SomeLayouts(Append):
+    """A cache that tells the layout of every other window only."""
+
+    def layout(self, state: StepState) -> Layout | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().layout(state) if state.window.index % 2 else None
+
+
+def test_steps_whose_layout_the_cache_does_not_tell_are_taken() -> None:
+    decoder, model = replace(AUTOREGRESSIVE, cache=SomeLayouts()), random_model(Causal())
+    runner = CapturedSteps(decoder)
+    expected = generate(model, decoder, REQUESTS)
+    for _ in range(3):
+        found = generate(model, decoder, REQUESTS, runner=runner)
+        assert (found.completions, found.accounting) == (expected.completions, expected.accounting)
+    assert runner.replays.reasons == {"the cache does not tell this step's layout"}
+    assert runner.replays.replayed > 0
+

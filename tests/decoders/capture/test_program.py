@@ -1,5 +1,7 @@
 """A tape as one program: what it does, what models share of it, and why there may be none."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.decoders import CapturedSteps, generate, presets
-from quicksilver.decoders.capture import program, recorders
+from quicksilver.decoders.capture import program
 from quicksilver.decoders.capture.program import CannotCompile, compiled
 from quicksilver.decoders.capture.tape import Entry, Tape
 from quicksilver.kernels import packed_linear
@@ -157,11 +159,33 @@ def test_a_reason_is_remembered_and_no_more_programs_are_held_than_may_be(monkey
 
 
 def test_a_decoder_compiles_no_more_than_it_may(graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorders, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(program, "MOST_OF_A_DECODER", 1)
     runner = CapturedSteps(presets.autoregressive(), compiles=True)
     decoded(0, runner)
     assert len(graphs) == 1
     assert runner.replays.reasons == {"1 programs are compiled, the most there may be"}
+
+
+def test_programs_that_are_there_already_do_not_count(graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch
+                                                      ) -> None:
+    decoded(0, CapturedSteps(presets.autoregressive(), compiles=True))
+    monkeypatch.setattr(program, "MOST_OF_A_DECODER", len(graphs))
+    runner = CapturedSteps(presets.autoregressive(), compiles=True)
+    for seed in range(3):
+        decoded(seed, runner)
+    assert not runner.replays.reasons
+
+
+def test_what_failed_keeps_nothing_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "_by_inductor", lambda *_: 1 / 0)
+    model, runner = random_model(Causal()), CapturedSteps(presets.autoregressive(), compiles=True)
+    for _ in range(3):
+        generate(model, runner.decoder, [[1, 2, 3]], num_new=8, runner=runner)
+    assert program._programs
+    gone = weakref.ref(model.transformer)
+    del model, runner
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_folder_that_is_full_or_cannot_be_made_is_a_reason(

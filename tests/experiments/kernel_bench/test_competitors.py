@@ -1,7 +1,11 @@
 """Every kernel has its peers, which compute the same; what is not installed is known as such."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from quicksilver.experiments.kernel_bench.competitors import OURS, Peer, contender, peers
 from quicksilver.experiments.kernel_bench.timing import timed
 from quicksilver.kernels.attention import AttentionCase
@@ -13,6 +17,7 @@ from quicksilver.kernels.moe_router import Routing
 from quicksilver.kernels.moe_sort import ExpertLoad
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 from quicksilver.kernels.swiglu import SwiGLUCase
+from torch import Tensor
 
 from .planted_kernels import WrongCase
 from .rehearsal import FakeClock
@@ -22,11 +27,14 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal f
 
 @pytest.mark.parametrize(("case", "names"), [
     (AddRMSNormCase(3, 128), ["torch eager", "Liger", "fla-core", "torch.compile"]),
-    (SwiGLUCase(3, 64), ["torch eager", "Liger", "fla-core", "torch.compile"]),
-    (AttentionCase(1, 1, 4, 2, 32, 64), ["torch eager", "FlexAttention", "fla-core", "torch.compile"]),
+    (SwiGLUCase(3, 64), ["torch eager", "Liger", "fla-core", "FlashInfer", "torch.compile"]),
+    (AttentionCase(1, 1, 4, 2, 32, 64),
+     ["torch eager", "FlexAttention", "FlashAttention-3", "FlashInfer", "fla-core", "torch.compile"]),
+    (AttentionCase(2, 3, 4, 2, 32, 64), ["torch eager", "FlexAttention", "FlashAttention-3", "torch.compile"]),
     (AttentionCase(1, 4, 4, 2, 32, 64, listed_tiles=1), ["torch eager", "torch.compile"]),
     (LMHeadCase(3, 64, 200), ["torch eager", "cuBLAS + token statistics", "torch.compile"]),
-    (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), ["torch eager", "torch grouped_mm", "torch.compile"]),
+    (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32),
+     ["torch eager", "torch grouped_mm", "vLLM fused_experts", "torch.compile"]),
     (LayerCase(ExpertLoad(5, 8, 2), 64, 32, Routing(2), 16), ["torch eager", "torch grouped_mm", "torch.compile"]),
     (WrongCase(1.0, 0), ["torch eager", "torch.compile"]),
 ], ids=lambda value: type(value).__name__ if not isinstance(value, list) else "")
@@ -37,6 +45,45 @@ def test_a_kernel_has_its_peers_and_those_that_need_no_compiler_compute_the_same
             row = timed(case, "bfloat16", peer.name, "cpu", FakeClock())
             assert row["gate"]["error"] < 0.01
             assert row["flushed_us"] == pytest.approx([10.0, 9.4, 11.2])
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """What these packages document: grouped queries [B, F, H, D], the last of which sees all keys."""
+    k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], dim=2) for x in (k, v))
+    sees = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool)
+    sees = sees.tril(k.shape[1] - q.shape[1]) if causal else sees
+    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=sees).transpose(1, 2)
+
+
+def _silu_and_mul(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def _fused_experts(hidden_states: Tensor, w1: Tensor, w2: Tensor, topk_weights: Tensor, topk_ids: Tensor) -> Tensor:
+    return ExpertsCase.reference(hidden_states, w1, w2, topk_ids, topk_weights)
+
+
+def _attended_alone(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    return _attended(q[None], k[None], v[None], causal)[0]
+
+
+STAND_INS = {
+    "flash_attn_interface": {"flash_attn_func": _attended},
+    "flashinfer": {"single_prefill_with_kv_cache": _attended_alone, "silu_and_mul": _silu_and_mul},
+    "vllm.model_executor.layers.fused_moe": {"fused_experts": _fused_experts}}
+
+
+@pytest.mark.parametrize(("case", "name"), [
+    (AttentionCase(2, 3, 4, 2, 32, 64, causal=True), "FlashAttention-3"),
+    (AttentionCase(1, 3, 4, 2, 32, 64, causal=True), "FlashInfer"), (AttentionCase(1, 1, 4, 2, 32, 64), "FlashInfer"),
+    (SwiGLUCase(3, 64), "FlashInfer"), (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), "vLLM fused_experts")], ids=str)
+def test_packages_that_are_not_here_are_called_as_they_document(
+        case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, functions in STAND_INS.items():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**functions))
+    row = timed(case, "bfloat16", name, "cpu", FakeClock())
+    assert row["gate"]["error"] < 0.01
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from quicksilver.experiments.__main__ import _with_every_kernel
 from quicksilver.experiments.harness.json_lines import JsonLines
-from quicksilver.experiments.harness.provenance import provenance
+from quicksilver.experiments.harness.provenance import provenance, provenance_on
 from quicksilver.experiments.kernel_bench import experiment as kernel_bench
 from quicksilver.experiments.kernel_bench import stages as kernel_stages
 from quicksilver.experiments.kernel_bench.baseline import HOW_TO_UPDATE
@@ -189,6 +189,23 @@ def test_a_baseline_that_could_not_be_written_is_refused_before_anything_is_comp
 def test_bad_settings_are_refused(field: str, value: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         replace(bench(tmp_path), **{field: value}).check()
+
+
+def test_a_wrong_result_on_a_cpu_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = kernel_bench._Stages(replace(bench(tmp_path), targets=[], cpu_seconds=1), tmp_path)
+    rows = [{"key": name, "contender": name, "kernel": "rms_norm", "shape": "a row", "dtype": "float32",
+             "failed": "wrong result: not timed", "provenance": provenance_on("cpu")}
+            for name in ("quicksilver", "torch eager")]
+    monkeypatch.setattr(kernel_stages.TimingStage, "current", lambda *_: rows)
+    assert stages.report() == ["rms_norm, a row, float32: wrong result: not timed"]
+    assert "wrong result: not timed" in (tmp_path / "report.html").read_text()
+
+
+def test_an_axis_is_timed_alone(tmp_path: Path) -> None:
+    along = replace(bench(tmp_path), axis="rows", values=[1, 2])
+    replace(along, targets=[]).check()
+    with pytest.raises(ValueError, match=r"axis='rows' with targets=\['sm_90'\]: must be timed alone"):
+        replace(along, targets=["sm_90"]).check()
 
 
 def test_the_same_triton_twice_and_an_unknown_type_are_refused(tmp_path: Path) -> None:

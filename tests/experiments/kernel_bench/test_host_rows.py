@@ -2,6 +2,7 @@
 
 import pytest
 from quicksilver.experiments.kernel_bench.host_rows import host_rows, host_table
+from rich.text import Text
 
 CEILINGS = {"contender": "ceilings", "key": "0", "bytes_per_second": 1e10, "flops_per_second": 1e11}
 ROW = {"contender": "quicksilver", "key": "1", "kernel": "linear", "shape": "small", "num_bytes": 10_000,
@@ -21,9 +22,16 @@ def test_rates_and_shares_are_of_the_cold_median_or_else_of_the_warm_one() -> No
     assert cells == ["linear", "small", "quicksilver", "50", "25", "0.2", "40", "40"]
 
 
+def test_shares_are_of_the_newest_ceilings() -> None:
+    newer = CEILINGS | {"key": "9", "bytes_per_second": 2e10, "flops_per_second": 2e11}
+    (row,) = host_rows([CEILINGS, newer, ROW])
+    assert row.percent == pytest.approx(100 * 10 / 50)
+
+
 def test_what_was_not_timed_says_why() -> None:
     unmeasured = {name: value for name, value in ROW.items() if not name.endswith("_us")}
     states = [row.state for row in host_rows([unmeasured | {"key": "1", "skipped": "too large"},
                                               unmeasured | {"key": "2", "shape": "x", "failed": "wrong result"}])]
     assert states == ["too large", "wrong result"]
-    assert list(host_table(list(host_rows([unmeasured | {"skipped": "too large"}]))).columns[3].cells) == ["too large"]
+    (cell,) = host_table(list(host_rows([unmeasured | {"failed": "[enforce fail] at [/a]"}]))).columns[3].cells
+    assert Text.from_markup(str(cell)).plain == "[enforce fail] at [/a]"

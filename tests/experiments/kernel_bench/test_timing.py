@@ -17,6 +17,12 @@ from .rehearsal import FakeClock, NoGraphClock
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal for machines without a GPU")
 
 
+@pytest.fixture(autouse=True)
+def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the machine that tests is not asked."""
+    monkeypatch.setattr(kernel_timing, "cache_bytes", lambda: 0)
+
+
 @pytest.mark.parametrize(("cache_bytes", "num_sets"), [(1, 4), (34_000, 19)])
 def test_our_row_holds_every_clock_and_cold_rotates_at_least_four_sets_that_overflow_the_cache(
         cache_bytes: int, num_sets: int, monkeypatch: pytest.MonkeyPatch) -> None:

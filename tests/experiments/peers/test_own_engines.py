@@ -23,9 +23,11 @@ def test_each_form_is_what_its_name_says(packs: bool, monkeypatch: pytest.Monkey
     model = DecodableTransformer(random_transformer(shape, 13, 12, Causal(), seed=0), mask_id=12, shift=1)
     request = Request.completing([1, 2, 3], 9, mask_id=12)
     engines = module.own_engines(presets.autoregressive(), model, request)
-    assert list(engines) == [f"products by F.linear, steps {how}" for how in (
-        ("taken",) if packs else ("taken", "replayed", "compiled"))] + [
-            f"packed products, steps {how}" for how in ("taken", "replayed", "compiled")] * packs
+    products = "packed products" if packs else "products by F.linear"
+    assert list(engines) == [f"{products}, steps {how}" for how in ("taken", "replayed", "compiled")]
+    if packs:
+        engines |= module.taken_by_linear(presets.autoregressive(), module.unpacked(model), request)
+        assert list(engines)[3:] == ["products by F.linear, steps taken"]
     expected = presets.autoregressive().decode(model, [request])[0].tokens
     for name, decode in engines.items():
         with recording() as ran:

@@ -55,10 +55,10 @@ def test_a_race_holds_where_tokens_are_the_same_or_weights_are_rounded(monkeypat
         "ours_seconds": [0.5], "theirs_seconds": [1.0], "ratio": 2.0, "ours_tokens_per_second": 16.0,
         "theirs_tokens_per_second": 8.0, "tokens_same": True, "theirs_positions_queried": 33}.items()
     other = OtherEngine("peer", lambda: [0] * 11, 44, 33)
-    timing = measured_speed(SETTING, DECODER, model, other, target=None)
+    timing = measured_speed(SETTING, DECODER, model, lambda _: other, target=None)
     assert not timing.holds
     assert timing.text.splitlines()[0].endswith("ratio 2.00; tokens differ")
-    timing = measured_speed(SETTING, DECODER, in_bfloat16(model), other, target=None)
+    timing = measured_speed(SETTING, DECODER, in_bfloat16(model), lambda _: other, target=None)
     assert timing.holds
     assert "peer, bfloat16, " in timing.text
 
