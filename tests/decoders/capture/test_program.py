@@ -16,7 +16,7 @@ from quicksilver.kernels import packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.models import Causal
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 
 from tests.conftest import random_model
 from tests.decoders.capture import test_tape
@@ -97,6 +97,19 @@ def test_inductors_program_decodes_the_same(tmp_path: Path, monkeypatch: pytest.
     assert runner.replays.by_program == runner.replays.replayed == 5
     assert not runner.replays.reasons
     assert any(tmp_path.iterdir())
+
+
+def test_programs_on_disk_are_those_of_this_processors_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import compile_fx
+    from torch.compiler import config
+
+    tags: list[str] = []
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda *_, **__: tags.append(config.cache_key_tag) or len)
+    for isa in ("avx2", "avx512"):
+        monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", lambda isa=isa: isa)
+        with config.patch(cache_key_tag="own"):
+            program._by_inductor(GraphModule({}, Graph()), [])
+    assert tags == ["own avx2", "own avx512"]
 
 
 def decoded(model_seed: int, runner: CapturedSteps) -> list[int]:
