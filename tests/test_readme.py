@@ -120,10 +120,27 @@ def test_what_it_says_of_experts() -> None:
             f"{one.mean:.1f}") in SAID
 
 
+@pytest.mark.parametrize(("title", "peer", "setting"), [
+    ("LLaDA's loop", "LLaDA", "times, float32"),
+    ("Fast-dLLM (its model), dual cache", "Fast-dLLM, dual", "times, float32"),
+    ("Fast-dLLM (its model), prefix cache", "Fast-dLLM, prefix", "times, float32"),
+    ("Fast-dLLM (its model), no cache", "Fast-dLLM, no cache", "times, float32"),
+    ("transformers 5.24", "transformers", "times, greedy, 20M"),
+    ("the same of 0.85M", "transformers", "times, greedy, 0.85M")])
+def test_ratios_to_other_code_are_those_of_the_records(title: str, peer: str, setting: str) -> None:
+    (line,) = (line for line in RESULTS.splitlines() if line.startswith(f"| {title}"))
+    (found,) = (record["result"]["figures"]["engines"] for record in records("peers", "PeerPoint")
+                if record["point"]["peer"] == peer and record["point"]["setting"].startswith(setting))
+    products = "packed products" if len(found) > 3 else "products by F.linear"
+    engines = [*(f"{products}, steps {how}" for how in ("taken", "replayed", "compiled")),
+               "products by F.linear, steps taken"]
+    assert line.removesuffix(" |").split(" | ")[1:] == [f"{found[name]['ratio']:.2f}" for name in engines]
+
+
 def test_what_it_says_of_transformers_and_smollm2() -> None:
     agreements = [result for record in records("peers", "PeerPoint") if "num_same" in (result := record["result"])]
     same, decodes = (sum(result[name] for result in agreements) for name in ("num_same", "num_decodes"))
-    assert f"greedy decoding gives the tokens of `generate` in {same} of {decodes} cases" in SAID
+    assert f"the same tokens in {same:,} of {decodes:,} decodes" in SAID
     (answer,) = (record["result"] for record in records("smollm2", "AnswerPoint"))
     assert f"writes {answer['decode_tokens_per_second']:.0f} tokens/s" in SAID
     assert answer["text"] in RESULTS

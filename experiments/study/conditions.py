@@ -1,7 +1,7 @@
 """The conditions of a measurement. No figure, row or average mixes several."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..harness.records import Json
 
@@ -49,10 +49,16 @@ def conditions_of(record: Json) -> Conditions:
 
 
 def by_conditions(records: Iterable[Json]) -> dict[Conditions, list[Json]]:
-    """The records grouped by conditions, in sorted order."""
+    """The records grouped by conditions, in sorted order. What was not timed is the same however steps are taken, and
+    goes with what was timed under conditions that differ in nothing else, where there is one such group."""
     found: dict[Conditions, list[Json]] = {}
     for record in records:
         found.setdefault(conditions_of(record), []).append(record)
+    for conditions, members in list(found.items()):
+        others = [other for other in found if other != conditions and replace(other, capture="none") == conditions]
+        if len(others) == 1 and not any("second" in name for record in members for name in record["result"]):
+            found[others[0]] = members + found[others[0]]
+            del found[conditions]
     return dict(sorted(found.items()))
 
 

@@ -1,6 +1,9 @@
 """Conditions of records written by hand."""
 
+from typing import Any
+
 import pytest
+from quicksilver.experiments.harness.records import Json
 from quicksilver.experiments.study.conditions import Conditions, by_conditions, conditions_of
 
 from tests.experiments.study.test_rows import record, reference, training
@@ -51,3 +54,18 @@ def test_decodes_of_another_kind_stand_apart_and_say_so(setting: str, value: str
     found = by_conditions([other, reference(0.9)])
     assert {conditions.label for conditions in found} == {
         f"models trained in bfloat16, {said}; cpu, 1 thread", "models trained in bfloat16; cpu, 1 thread"}
+
+
+def test_what_was_not_timed_goes_with_what_was_timed_in_one_other_way() -> None:
+    def taken(how: str, dtype: str = "float32", **result: Any) -> Json:
+        made = reference(0.9)
+        made["point"] |= {"capture": how, "dtype": dtype}
+        made["result"] = result
+        return made
+
+    untimed, replayed = taken("none", right="1"), taken("graph", seconds=1.0)
+    assert [len(records) for records in by_conditions([untimed, replayed]).values()] == [2]
+    for others in ([taken("graph", seconds=1.0), taken("compile", seconds=1.0)], [taken("graph", "bfloat16")]):
+        assert [untimed] in by_conditions([untimed, *others]).values()
+    timed = taken("none", seconds=1.0)
+    assert sorted(map(len, by_conditions([untimed, timed, replayed]).values())) == [1, 2]
