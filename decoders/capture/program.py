@@ -113,11 +113,11 @@ def _program(traced: "_Traced", own: set[Hashable]) -> Callable[..., object]:
 def _by_inductor(module: GraphModule, arguments: Sequence[Tensor]) -> Callable[..., object]:
     from torch._inductor.compile_fx import compile_fx  # all take seconds to import
     from torch._inductor.cpu_vec_isa import pick_vec_isa
-    from torch.compiler import config
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     # Inductor's cache on disk asks for a shape environment, though every shape is fixed. It does not ask for how many
     # numbers the processor's vectors are written, and would run another processor's programs past their memory.
+    config: Any = torch.compiler.config
     tag = f"{config.cache_key_tag} {pick_vec_isa()}"
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))), config.patch(cache_key_tag=tag):
         program = compile_fx(module, arguments, ignore_shape_env=True, config_patches={

@@ -101,8 +101,8 @@ def test_inductors_program_decodes_the_same(tmp_path: Path, monkeypatch: pytest.
 
 def test_programs_on_disk_are_those_of_this_processors_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import compile_fx
-    from torch.compiler import config
 
+    config: Any = torch.compiler.config
     tags: list[str] = []
     monkeypatch.setattr(compile_fx, "compile_fx", lambda *_, **__: tags.append(config.cache_key_tag) or len)
     for isa in ("avx2", "avx512"):
