@@ -9,7 +9,7 @@ from quicksilver.kernels.moe_router import Routing, Scoring, route
 from quicksilver.kernels.moe_sort import ExpertLoad
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .comparison import PRODUCT, check, rel_rms, run
+from .comparison import DEVICE, PRODUCT, check, rel_rms, run
 from .test_moe_experts import by_tokens, random_inputs
 
 ROUTINGS = [Routing(2, Scoring.SOFTMAX), Routing(2, Scoring.SOFTMAX_OF_CHOSEN),
@@ -38,7 +38,7 @@ def test_no_value_is_read_on_the_host(implementation: Implementation) -> None:
 @pytest.mark.parametrize("place", [1, 4, 6])
 def test_a_gradient_that_one_of_its_weights_needs_is_there(place: int) -> None:
     case = LayerCase(ExpertLoad(3, 8, 2), 16, 8, Routing(2, Scoring.SIGMOID), shared_width=8)
-    inputs = list(case.inputs(torch.float32, torch.device("cpu")))
+    inputs = list(case.inputs(torch.float32, DEVICE))
     inputs[place].requires_grad_()
     with using(Implementation.TRITON):
         mixture_of_experts(*inputs).sum().backward()
