@@ -138,7 +138,7 @@ def _predicted_seconds(evaluator: Evaluator, model: TrainingPoint, point: SpeedP
     requests = evaluator.requests(model.task, model.task.test_problems(point.num_items), model.seed)
     decoded = [evaluator.decode(batch) for batch in batches(requests, point.batch_size)]
     return sum(cost.count * card.step_seconds(model.recipe.shape, cost.num_rows, cost.positions_computed,
-                                                 Cost(cost.bytes_read, cost.flops), "float32")
+                                              Cost(cost.bytes_read, cost.flops), "float32")
                for batch in decoded for cost in batch.accounting.costs(evaluator.model))
 
 

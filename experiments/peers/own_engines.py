@@ -2,7 +2,7 @@
 taken, replayed or compiled, which is the engine's."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...decoders import CapturedSteps, Decoder, Request, generate
@@ -12,8 +12,6 @@ from .agreement import interleaved
 
 # The prompt's step is captured in the second decode.
 _DECODES_TO_CAPTURE = 3
-
-
 _STEPS = {"none": "steps taken", "graph": "steps replayed", "compile": "steps compiled"}
 
 
@@ -24,17 +22,12 @@ def unpacked(model: DecodableTransformer) -> DecodableTransformer:
     return plain
 
 
-def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request) -> dict[str, Callable[[], list[int]]]:
+def own_engines(decoder: Decoder, model: DecodableTransformer, request: Request,
+                captures: Sequence[str] = ("none", "graph", "compile")) -> dict[str, Callable[[], list[int]]]:
     """What decodes the request with the model, by name: its steps taken, replayed and, on a CPU, compiled."""
-    captures = _STEPS if model.spec.device.type == "cpu" else ("none", "graph")
     products = "packed products" if model.transformer.is_packed else "products by F.linear"
-    return {f"{products}, {_STEPS[capture]}": _decoding(decoder, model, request, capture) for capture in captures}
-
-
-def taken_by_linear(decoder: Decoder, plain: DecodableTransformer, request: Request
-                    ) -> dict[str, Callable[[], list[int]]]:
-    """Of an unpacked model, the engine whose steps are taken."""
-    return dict([next(iter(own_engines(decoder, plain, request).items()))])
+    return {f"{products}, {_STEPS[capture]}": _decoding(decoder, model, request, capture) for capture in captures
+            if capture != "compile" or model.spec.device.type == "cpu"}
 
 
 def _decoding(decoder: Decoder, model: DecodableTransformer, request: Request, capture: str) -> Callable[[], list[int]]:

@@ -18,7 +18,7 @@ from ...models import Bidirectional, DecodableTransformer, KVStore, ModelSpec, P
 from ..harness.records import describe
 from .agreement import interleaved, random_transformer
 from .base import Comparison, Timing
-from .own_engines import own_engines, taken_by_linear, timed_engines, unpacked
+from .own_engines import own_engines, timed_engines, unpacked
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def measured_speed(setting: Setting, decoder: Decoder, model: DecodableTransform
     engines, of_engines = timed_engines(own_engines(decoder, model, request), other.decode, setting.rounds)
     if model.transformer.is_packed:
         plain = unpacked(model)
-        by_linear, of_linear = timed_engines(taken_by_linear(decoder, plain, request), others(plain).decode,
+        by_linear, of_linear = timed_engines(own_engines(decoder, plain, request, ("none",)), others(plain).decode,
                                              setting.rounds)
         engines, of_engines = f"{engines}\n{by_linear}", of_engines | of_linear
     aim = "" if target is None else f" (aim: {target:g})"

@@ -16,7 +16,7 @@ from ...models import Causal, DecodableTransformer, Shape, Transformer
 from ..harness.records import describe
 from .agreement import close_decisions, interleaved, random_transformer
 from .base import Comparison, Finding, Timing
-from .own_engines import own_engines, taken_by_linear, timed_engines, unpacked
+from .own_engines import own_engines, timed_engines, unpacked
 from .speed import dtype_of
 
 SHAPES = {
@@ -129,7 +129,7 @@ def _timed(name: str, shape: Shape, vocab_size: int, rounds: int) -> Timing:
     own, peer = (1e3 * seconds / pair.num_new for seconds in (turns.own, turns.peer))
     engines = own_engines(AUTOREGRESSIVE, pair.model, pair.request)
     if pair.transformer.is_packed:
-        engines |= taken_by_linear(AUTOREGRESSIVE, unpacked(pair.model), pair.request)
+        engines |= own_engines(AUTOREGRESSIVE, unpacked(pair.model), pair.request, ("none",))
     text, of_engines = timed_engines(engines, pair.theirs, rounds)
     beside_floor, of_engines_beside_floor = timed_engines(engines, pair.linear_floor, rounds)
     figures = turns.to_json() | {

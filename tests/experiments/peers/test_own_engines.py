@@ -26,7 +26,7 @@ def test_each_form_is_what_its_name_says(packs: bool, monkeypatch: pytest.Monkey
     products = "packed products" if packs else "products by F.linear"
     assert list(engines) == [f"{products}, steps {how}" for how in ("taken", "replayed", "compiled")]
     if packs:
-        engines |= module.taken_by_linear(presets.autoregressive(), module.unpacked(model), request)
+        engines |= module.own_engines(presets.autoregressive(), module.unpacked(model), request, ("none",))
         assert list(engines)[3:] == ["products by F.linear, steps taken"]
     expected = presets.autoregressive().decode(model, [request])[0].tokens
     for name, decode in engines.items():
