@@ -1,11 +1,13 @@
 """A mixture's experts on a CPU, where each expert's number of rows may be read: each multiplies its own rows alone.
 
-A single position takes matrices times vectors. Several take one product after the other, in one call. Many in training
-take batched products, which copy the weights and are differentiable once (moe_experts_padded).
+A single position takes matrices times vectors, and nothing is sorted. Several take one product after the other, in one
+call. Many in training take batched products, which copy the weights and are differentiable once (moe_experts_padded).
+Large experts of a loaded model are packed besides (packed_experts).
 
 Without a gradient all of it is one operator of PyTorch's, so that a captured step need not know what is read in it.
 """
 
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import torch
@@ -18,6 +20,11 @@ from .dispatch import note
 
 # Rows an expert on average from which on batched products with a gradient of their own beat one after the other.
 _MANY_ROWS = 64
+
+Weights = Sequence[Tensor] | Tensor
+"""Matrices by expert."""
+Product = Callable[[Tensor, Tensor], Tensor]
+"""Rows times one of them, as F.linear multiplies."""
 
 
 class Algorithm(Enum):
@@ -35,22 +42,19 @@ def experts_on_cpu(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_T
 
 
 def _experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
-    num_experts, (num_rows, top_k) = len(gate_up_XGE), expert_TA.shape
-    if num_rows == 1 and weight_TA.dtype == x_TE.dtype and autocast_dtype(x_TE) is None:
+    num_experts = len(gate_up_XGE)
+    if len(x_TE) == 1 and autocast_dtype(x_TE) is None:
         note("experts", Algorithm.ONE_ROW)
-        return _one_row(x_TE[0], gate_up_XGE, down_XEM, expert_TA[0].tolist(), weight_TA[0])[None]
+        return one_row(x_TE, (gate_up_XGE, down_XEM), (expert_TA, weight_TA), F.linear)
     if torch.is_grad_enabled() and expert_TA.numel() >= _MANY_ROWS * num_experts:
         note("experts", Algorithm.PADDED)
         slots = moe_experts_padded.assign_slots(expert_TA, num_experts)
         return moe_experts_padded.padded_experts(x_TE, gate_up_XGE, down_XEM, weight_TA, slots)
     can_group = _can_group(gate_up_XGE, down_XEM)
     note("experts", Algorithm.GROUPED if can_group else Algorithm.PER_EXPERT)
-    order_P, count_X = moe_sort.reference(expert_TA, num_experts)
     multiply = _grouped if can_group else _per_expert
-    sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), gate_up_XGE, down_XEM, count_X)
-    place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
-    row_PE = sorted_PE.index_select(0, place_P)
-    return (row_PE.view(num_rows, top_k, x_TE.shape[1]) * weight_TA[..., None]).sum(1).to(x_TE.dtype)
+    return sorted_rows(x_TE, (expert_TA, weight_TA), num_experts,
+                       lambda row_PE, count_X: multiply(row_PE, gate_up_XGE, down_XEM, count_X))
 
 
 def _shape_of_experts(x_TE: Tensor, *_: Tensor) -> Tensor:
@@ -63,14 +67,30 @@ _library.impl("experts", _experts, "CPU")
 _library.impl("experts", _shape_of_experts, "Meta")
 
 
-def _one_row(x_E: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, experts_A: list[int], weight_A: Tensor) -> Tensor:
-    """The next token's experts: matrices times vectors, and nothing to sort."""
-    gate_AM, up_AM = torch.stack([torch.mv(gate_up_XGE[expert], x_E) for expert in experts_A]).chunk(2, dim=-1)
-    hidden_AM = F.silu(gate_AM) * up_AM * weight_A[:, None]
-    y_E = torch.zeros_like(x_E)
-    for expert, hidden_M in zip(experts_A, hidden_AM, strict=True):
-        y_E = torch.addmv(y_E, down_XEM[expert], hidden_M)
-    return y_E
+def one_row(x_1E: Tensor, weights: tuple[Weights, Weights], chosen: tuple[Tensor, Tensor], product: Product) -> Tensor:
+    """The next token's experts. `weights` are gate_up_XGE and down_XEM as `product` takes their matrices; `chosen` are
+    expert_TA and weight_TA."""
+    (gate_up_X, down_X), (expert_1A, weight_1A) = weights, chosen
+    experts_A = expert_1A[0].tolist()
+    gate_AM, up_AM = torch.cat([product(x_1E, gate_up_X[expert]) for expert in experts_A]).chunk(2, dim=-1)
+    hidden_AM = F.silu(gate_AM) * up_AM
+    row_AE = torch.cat([product(hidden_1M, down_X[expert])
+                        for expert, hidden_1M in zip(experts_A, hidden_AM.split(1), strict=True)])
+    dtype = torch.promote_types(x_1E.dtype, weight_1A.dtype)
+    return torch.mm(weight_1A.to(dtype), row_AE.to(dtype)).to(x_1E.dtype)
+
+
+def sorted_rows(x_TE: Tensor, chosen: tuple[Tensor, Tensor], num_experts: int,
+                multiply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """What `multiply` makes of the rows sorted by expert, [P, E], and of each expert's number of them, summed for each
+    token by its weights."""
+    expert_TA, weight_TA = chosen
+    num_rows, top_k = expert_TA.shape
+    order_P, count_X = moe_sort.reference(expert_TA, num_experts)
+    sorted_PE = multiply(x_TE.index_select(0, order_P // top_k), count_X)
+    place_P = torch.empty_like(order_P).scatter_(0, order_P.long(), torch.arange(len(order_P), dtype=order_P.dtype))
+    row_PE = sorted_PE.index_select(0, place_P)
+    return (row_PE.view(num_rows, top_k, x_TE.shape[1]) * weight_TA[..., None]).sum(1).to(x_TE.dtype)
 
 
 def _grouped(row_PE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, count_X: Tensor) -> Tensor:

@@ -68,11 +68,16 @@ class PackedWeight:
         if not pays(weight_NK, model_bytes) or weight_NK.is_inference():  # which would not tell that it was changed
             return None
         try:
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK.detach(), _ROWS_OF_LAYOUT)
+            packed = packed_weight(weight_NK.detach())
         except RuntimeError:  # bfloat16 on a processor without its instructions
             return None
         rows = _paying_rows(weight_NK, model_bytes)
         return cls(packed, rows, weight_NK._version, StorageWeakRef(weight_NK.untyped_storage()), weight_NK.nbytes)
+
+    @property
+    def identity(self) -> int:
+        """A number that no other one has for as long as this one's copy is held."""
+        return id(self.packed)
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
@@ -88,6 +93,28 @@ def pays(weight_NK: Tensor, model_bytes: int = 0) -> bool:
     if _is_read_from_memory(model_bytes):
         least_bytes = min(least_bytes, _LEAST_BYTES_FROM_MEMORY)
     return weight_NK.nbytes >= least_bytes and bool(_paying_rows(weight_NK, model_bytes))
+
+
+def has_avx512() -> bool:
+    """Whether products of float32 run in AVX-512."""
+    return _HAS_AVX512
+
+
+def few_rows_pay(dtype: torch.dtype, model_bytes: int) -> bool:
+    """Whether large weights of the dtype pay from one row on, on this processor, in a model of so many bytes."""
+    if not _HAS_OPERATOR or dtype != torch.float32:
+        return _HAS_OPERATOR and dtype in LEAST_BYTES
+    return not _IS_INTEL and (_HAS_AVX512 or _is_read_from_memory(model_bytes))
+
+
+def packed_weight(weight_NK: Tensor) -> Tensor:
+    """A copy in oneDNN's layout. RuntimeError on a processor without the dtype's instructions."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_NK, _ROWS_OF_LAYOUT)
+
+
+def packed_product(x: Tensor, packed: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """x W^T + b of a weight that `_reorder_linear_weight` packed."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias_N, "none", [], "")
 
 
 def _paying_rows(weight_NK: Tensor, model_bytes: int) -> range:
@@ -118,7 +145,7 @@ def linear(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None, packed: PackedWe
         return F.linear(x, weight_NK, bias_N)
     note("linear", Implementation.CPU)
     note("linear", Algorithm.PACKED)
-    return torch.ops.mkldnn._linear_pointwise(x, packed.packed, bias_N, "none", [], "")
+    return packed_product(x, packed.packed, bias_N)
 
 
 def _serves(packed: PackedWeight, x: Tensor, weight_NK: Tensor) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..kernels.packed_linear import PackedWeight, linear
+from ..kernels.packed_linear import PackedWeight, linear, pays
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -19,6 +19,14 @@ class Linear(nn.Linear):
     not hold the packed weight."""
 
     packed: PackedWeight | None = None
+
+    @property
+    def num_weight_bytes(self) -> int:
+        return self.weight.nbytes
+
+    def pays(self, model_bytes: int) -> bool:
+        """Whether packing would make it faster in a model whose layers' weights take so many bytes."""
+        return pays(self.weight, model_bytes)
 
     def pack(self, model_bytes: int = 0) -> int:
         """Pack the weight as it is now, if that pays on its device in a model whose layers' weights take so many bytes.

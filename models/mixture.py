@@ -9,7 +9,7 @@ and replaces the routing rule from outside.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..kernels.autocast import autocast_dtype
 from ..kernels.dispatch import runs_triton
 from ..kernels.moe_assignments import Assignments, route_and_sort
-from ..kernels.moe_experts import assigned_experts, experts
+from ..kernels.moe_experts import assigned_experts
 from ..kernels.moe_router import route
+from ..kernels.packed_experts import PackedExperts, experts, pays
 from ..kernels.router_logits import router_logits
 from .config import ExpertShape
 from .layers import SwiGLU
@@ -82,7 +83,10 @@ class Router(nn.Module):
 
 
 class MoELayer(nn.Module):
-    """Weights have the layout of `kernels.moe_experts`. Transformer initialises them."""
+    """Weights have the layout of `kernels.moe_experts`. Transformer initialises them. `pack` and what is kept of it are
+    as a linear layer's (linear.py); the shared expert's layers are packed by themselves."""
+
+    packed: PackedExperts | None = None
 
     def __init__(self, width: int, shape: ExpertShape) -> None:
         super().__init__()
@@ -91,13 +95,26 @@ class MoELayer(nn.Module):
         self.down_XEM = nn.Parameter(torch.empty(shape.num_experts, width, shape.expert_width))
         self.shared = SwiGLU(width, shape.shared_width) if shape.shared_width else None
 
+    @property
+    def num_weight_bytes(self) -> int:
+        return self.gate_up_XGE.nbytes + self.down_XEM.nbytes
+
+    def pays(self, model_bytes: int) -> bool:
+        """Whether packing would make it faster in a model whose layers' weights take so many bytes."""
+        return pays(self.gate_up_XGE, self.down_XEM, model_bytes)
+
+    def pack(self, model_bytes: int = 0) -> int:
+        """Pack the experts' weights as they are now, if that pays. Returns the bytes of the copy."""
+        self.packed = PackedExperts.of(self.gate_up_XGE, self.down_XEM, model_bytes)
+        return 0 if self.packed is None else self.packed.num_bytes
+
     def forward(self, x_BFE: Tensor) -> Tensor:
         x_TE = x_BFE.flatten(0, 1)
         joins, shared = self._joins(), self.shared
         routed = self.router(x_BFE, joins)
         if routed.assignments is None:
             chosen = routed.expert_BFA.flatten(0, 1), routed.weight_BFA.flatten(0, 1)
-            y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *chosen)
+            y_TE = experts(x_TE, self.gate_up_XGE, self.down_XEM, *chosen, packed=self.packed)
         else:
             joined = None
             if shared is not None and joins:
@@ -113,3 +130,6 @@ class MoELayer(nn.Module):
         return (shared is not None and shared.down_proj.weight.shape == self.down_XEM.shape[1:]
                 and is_plain(shared, SwiGLU) and is_plain(shared.gate_up_proj, Linear)
                 and is_plain(shared.down_proj, Linear))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"packed": None}

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..kernels.batch_invariance import by_position
 from ..kernels.host_memory import free_memory_bytes
-from ..kernels.packed_linear import pays
 from ..kernels.rotate_and_store import Rope
 from .attention import AttentionMask
 from .config import Shape, TransformerConfig
@@ -102,26 +101,30 @@ class Transformer(nn.Module):
         return self.hidden(tokens_BL, positions_1L, mask, index_BQ=index_BQ)
 
     def pack(self) -> int:
-        """Pack the weights of products on a CPU, where it pays and would leave half of the free memory. Returns the
-        bytes that the packed copies take."""
+        """Pack the weights of products on a CPU, where it pays and would leave half of the free memory: those of linear
+        layers, then those of experts. Returns the bytes that the packed copies take."""
         layers = self.unpack()
-        num_bytes = sum(layer.weight.nbytes for layer in layers)
-        paying = [layer for layer in layers if pays(layer.weight, num_bytes)]
-        if not paying or sum(layer.weight.nbytes for layer in paying) > free_memory_bytes() // 2:
-            return 0
-        return sum(layer.pack(num_bytes) for layer in paying)
+        num_bytes, room, taken = sum(layer.num_weight_bytes for layer in layers), free_memory_bytes() // 2, 0
+        for kind in (Linear, MoELayer):
+            paying = [layer for layer in layers if isinstance(layer, kind) and layer.pays(num_bytes)]
+            if sum(layer.num_weight_bytes for layer in paying) <= room - taken:
+                taken += sum(layer.pack(num_bytes) for layer in paying)
+        return taken
 
-    def unpack(self) -> list[Linear]:
+    def unpack(self) -> list[Linear | MoELayer]:
         """Drop the packed copies. Returns the layers that may have had one."""
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
-        for layer in layers:
+        for layer in self._layers_to_pack:
             layer.packed = None
-        return layers
+        return self._layers_to_pack
+
+    @property
+    def _layers_to_pack(self) -> list[Linear | MoELayer]:
+        return [module for module in self.modules() if isinstance(module, Linear | MoELayer)]
 
     @property
     def is_packed(self) -> bool:
         """Whether there is a packed copy of a weight."""
-        return any(isinstance(module, Linear) and module.packed is not None for module in self.modules())
+        return any(layer.packed is not None for layer in self._layers_to_pack)
 
     @property
     def couples_positions(self) -> bool:
@@ -132,8 +135,7 @@ class Transformer(nn.Module):
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch
         counts."""
         own = (*self.parameters(), *self.buffers())
-        packed = tuple(id(module.packed.packed) for module in self.modules()
-                       if isinstance(module, Linear) and module.packed is not None)
+        packed = tuple(layer.packed.identity for layer in self._layers_to_pack if layer.packed is not None)
         return packed, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
 
     def num_parameters(self) -> int:

@@ -92,8 +92,8 @@ def random_transformer(attention: AttentionPattern, seed: int = 0, **shape: Any)
     return agreement.random_transformer(small, VOCAB_SIZE, MAX_LENGTH, attention, seed)
 
 
-def random_model(attention: AttentionPattern, seed: int = 0) -> DecodableTransformer:
-    return DecodableTransformer(random_transformer(attention, seed), MASK_ID, shift=int(attention == Causal()))
+def random_model(attention: AttentionPattern, seed: int = 0, **shape: Any) -> DecodableTransformer:
+    return DecodableTransformer(random_transformer(attention, seed, **shape), MASK_ID, shift=int(attention == Causal()))
 
 
 def ragged_requests(num: int, seed: int = 0, block: int = 1) -> list[Request]:

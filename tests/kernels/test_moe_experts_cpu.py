@@ -14,13 +14,13 @@ from torch import Tensor
 
 from .test_moe_experts import Inputs, by_tokens, random_inputs
 
-ALGORITHMS = [(moe_experts_cpu, "_one_row"), (moe_experts_padded, "padded_experts"), (moe_experts_cpu, "_grouped"),
+ALGORITHMS = [(moe_experts_cpu, "one_row"), (moe_experts_padded, "padded_experts"), (moe_experts_cpu, "_grouped"),
               (moe_experts_cpu, "_per_expert")]
-NOTED = {"_one_row": Algorithm.ONE_ROW, "padded_experts": Algorithm.PADDED, "_grouped": Algorithm.GROUPED,
+NOTED = {"one_row": Algorithm.ONE_ROW, "padded_experts": Algorithm.PADDED, "_grouped": Algorithm.GROUPED,
          "_per_expert": Algorithm.PER_EXPERT}
 # What each of these is meant to take: one row; many; few; rows that are no whole 16 bytes; many of few experts.
 CASES: list[tuple[ExpertLoad, int, int, str]] = [
-    (ExpertLoad(1, 8, 3), 40, 24, "_one_row"), (ExpertLoad(300, 4, 2), 40, 24, "padded_experts"),
+    (ExpertLoad(1, 8, 3), 40, 24, "one_row"), (ExpertLoad(300, 4, 2), 40, 24, "padded_experts"),
     (ExpertLoad(301, 4, 2), 37, 23, "padded_experts"), (ExpertLoad(30, 8, 2), 40, 24, "_grouped"),
     (ExpertLoad(2, 64, 8), 40, 24, "_grouped"), (ExpertLoad(30, 8, 2), 37, 23, "_per_expert"),
     (ExpertLoad(1000, 12, 2, num_active=2), 40, 24, "padded_experts")]

@@ -24,7 +24,7 @@ from quicksilver.decoders import (
 from quicksilver.decoders.caches.base import Layout
 from quicksilver.decoders.capture import Replays
 from quicksilver.decoders.step_state import EXACT
-from quicksilver.kernels import packed_linear
+from quicksilver.kernels import packed_experts, packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, named, recording, using
 from quicksilver.kernels.moe_router import Routing
@@ -36,6 +36,7 @@ from quicksilver.models import (
     ExpertShape,
     KVStore,
     LanguageModel,
+    MoELayer,
     Plan,
     with_routing_rule,
 )
@@ -141,6 +142,36 @@ def test_mixtures_are_replayed_though_their_experts_are_read(decoder: Decoder, p
         assert decoded(runner, model) == tokens(decoder.decode(model, REQUESTS))
     assert runner.replays.replayed > 0
     assert not runner.replays.reasons
+
+
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["replayed", "compiled"])
+def test_packed_experts_are_taken_and_those_packed_anew_are_seen(compiles: bool, monkeypatch: pytest.MonkeyPatch
+                                                                 ) -> None:
+    monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
+    monkeypatch.setitem(packed_experts.LEAST_BYTES, torch.float32, 1)
+    transformer = random_transformer(Causal(), experts=ExpertShape(8, 16, Routing(2), shared_width=16))
+    model, runner = DecodableTransformer(transformer, MASK_ID, shift=1), CapturedSteps(AUTOREGRESSIVE,
+                                                                                       compiles=compiles)
+    for _ in range(2):
+        decoded(runner, model)
+    with recording() as ran:
+        before = decoded(runner, model)
+    assert named(ran)["experts"] == "cpu (weights packed by oneDNN)"
+    assert (runner.replays.by_program > 0) == compiles
+    assert runner.replays.replayed > 0
+    assert before == tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    for mixture in transformer.modules():
+        if isinstance(mixture, MoELayer):
+            mixture.down_XEM.data.mul_(-2)
+    transformer.pack()
+    after = tokens(AUTOREGRESSIVE.decode(model, REQUESTS))
+    for _ in range(3):
+        assert decoded(runner, model) == after != before
+    transformer.unpack()
+    with recording() as ran:
+        assert decoded(runner, model) == after
+    assert "packed" not in named(ran)["experts"]
 
 
 def test_models_of_the_same_weights_that_read_them_otherwise_have_steps_of_their_own() -> None:

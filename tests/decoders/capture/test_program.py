@@ -12,9 +12,10 @@ from quicksilver.decoders import CapturedSteps, generate, presets
 from quicksilver.decoders.capture import program
 from quicksilver.decoders.capture.program import CannotCompile, compiled
 from quicksilver.decoders.capture.tape import Entry, Tape
-from quicksilver.kernels import packed_linear
+from quicksilver.kernels import packed_experts, packed_linear
 from quicksilver.kernels.batch_invariance import batch_invariant
-from quicksilver.models import Causal
+from quicksilver.kernels.moe_router import Routing
+from quicksilver.models import Causal, ExpertShape
 from torch import Tensor
 from torch.fx import Graph, GraphModule
 
@@ -112,8 +113,8 @@ def test_programs_on_disk_are_those_of_this_processors_vectors(monkeypatch: pyte
     assert tags == ["own avx2", "own avx512"]
 
 
-def decoded(model_seed: int, runner: CapturedSteps) -> list[int]:
-    model = random_model(Causal(), seed=model_seed)
+def decoded(model_seed: int, runner: CapturedSteps, **shape: Any) -> list[int]:
+    model = random_model(Causal(), seed=model_seed, **shape)
     expected = generate(model, runner.decoder, [[1, 2, 3]], num_new=8).completions
     for _ in range(3):
         assert generate(model, runner.decoder, [[1, 2, 3]], num_new=8, runner=runner).completions == expected
@@ -124,6 +125,18 @@ def test_models_of_one_shape_share_programs_and_each_takes_its_own_weights(graph
     first = decoded(0, CapturedSteps(presets.autoregressive(), compiles=True))
     num_programs = len(graphs)
     assert decoded(1, CapturedSteps(presets.autoregressive(), compiles=True)) != first
+    assert len(graphs) == num_programs
+
+
+def test_models_with_packed_experts_share_programs(graphs: list[GraphModule], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
+    monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
+    monkeypatch.setitem(packed_experts.LEAST_BYTES, torch.float32, 1)
+    experts = ExpertShape(8, 16, Routing(2))
+    first = decoded(0, CapturedSteps(presets.autoregressive(), compiles=True), experts=experts)
+    assert all("packed_experts" in graph.code for graph in graphs)
+    num_programs = len(graphs)
+    assert decoded(1, CapturedSteps(presets.autoregressive(), compiles=True), experts=experts) != first
     assert len(graphs) == num_programs
 
 
