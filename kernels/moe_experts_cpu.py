@@ -76,8 +76,9 @@ def one_row(x_1E: Tensor, weights: tuple[Weights, Weights], chosen: tuple[Tensor
     hidden_AM = F.silu(gate_AM) * up_AM
     row_AE = torch.cat([product(hidden_1M, down_X[expert])
                         for expert, hidden_1M in zip(experts_A, hidden_AM.split(1), strict=True)])
-    dtype = torch.promote_types(x_1E.dtype, weight_1A.dtype)
-    return torch.mm(weight_1A.to(dtype), row_AE.to(dtype)).to(x_1E.dtype)
+    if weight_1A.dtype == x_1E.dtype:
+        return torch.mm(weight_1A, row_AE)
+    return (row_AE * weight_1A[0, :, None]).sum(0, keepdim=True).to(x_1E.dtype)
 
 
 def sorted_rows(x_TE: Tensor, chosen: tuple[Tensor, Tensor], num_experts: int,
