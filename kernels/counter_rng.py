@@ -25,6 +25,9 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_MULTIPLIER_0, _MULTIPLIER_1 = (tl.constexpr(multiplier) for multiplier in _MULTIPLIERS)
+_WEYL_0, _WEYL_1 = (tl.constexpr(step) for step in _WEYL)
+_ROUNDS_LEFT = tl.constexpr(_ROUNDS - 3)
 
 
 def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -72,18 +75,54 @@ def gumbel(seed_B: Tensor, position_BQ: Tensor, step_B: Tensor, vocab_size: int)
     return -torch.log(-torch.log1p(-_uniform(word_BQV)))
 
 
+def key_words_of(seed_B: Tensor) -> Tensor:
+    """The key words of seeds, int32 [2 B], the low one first, as memory has them. Apart, they spare programs arithmetic
+    of 64 bits."""
+    return seed_B.contiguous().view(torch.int32)
+
+
 @triton.jit
-def gumbel_tile(seed, position, step, group):
-    """Standard Gumbel noise of `group`s of four tokens: seed (int64) and position (int32) [M], step (int32, [M]
-    or a scalar), group (int32) [N] to float32 [4 N, M]."""
-    seed = tl.broadcast_to(seed[None, :], group.shape[0], seed.shape[0])
-    lane = tl.broadcast_to(group[:, None], seed.shape)
-    position = tl.broadcast_to(position[None, :], seed.shape)
-    # Zeros of the tile's shape: Philox wants four counters of one shape; the stream is TOKEN_STREAM, 0.
-    zero = lane * 0
-    word_0, word_1, word_2, word_3 = tl.philox(seed, lane, position, zero + step, zero)
+def load_key(key_ptr, request, mask):
+    """Both key words of requests, int32 [M] each."""
+    return tl.load(key_ptr + 2 * request, mask=mask), tl.load(key_ptr + 2 * request + 1, mask=mask)
+
+
+@triton.jit
+def word_tile(key, position, step, group):
+    """The random words of `group`s of four tokens: key (both words of a seed) and position and step [M], group
+    [N], all int32, to uint32 [4 N, M].
+
+    Philox with its first three rounds written out: what is a row's alone is computed once a row, not once a group."""
+    key_0, key_1 = key[0].to(tl.uint32), key[1].to(tl.uint32)
+    position, step = position.to(tl.uint32), step.to(tl.uint32)
+    lane = group.to(tl.uint32)[:, None]
+    # The first: (group, position, step, TOKEN_STREAM, which is 0).
+    row_0, row_1 = tl.umulhi(step, _MULTIPLIER_1) ^ position ^ key_0, step * _MULTIPLIER_1
+    word_2, word_3 = tl.umulhi(lane, _MULTIPLIER_0) ^ key_1[None, :], lane * _MULTIPLIER_0
+    key_0 += _WEYL_0
+    key_1 += _WEYL_1
+    word_0, word_1 = tl.umulhi(word_2, _MULTIPLIER_1) ^ (row_1 ^ key_0)[None, :], word_2 * _MULTIPLIER_1
+    word_2, row_3 = word_3 ^ (tl.umulhi(row_0, _MULTIPLIER_0) ^ key_1)[None, :], row_0 * _MULTIPLIER_0
+    key_0 += _WEYL_0
+    key_1 += _WEYL_1
+    product_0, product_1 = word_0 * _MULTIPLIER_0, word_2 * _MULTIPLIER_1
+    word_2, word_0 = (tl.umulhi(word_0, _MULTIPLIER_0) ^ (row_3 ^ key_1)[None, :],
+                      tl.umulhi(word_2, _MULTIPLIER_1) ^ word_1 ^ key_0[None, :])
+    word_1, word_3 = product_1, product_0
+    for _ in tl.static_range(_ROUNDS_LEFT):
+        key_0 += _WEYL_0
+        key_1 += _WEYL_1
+        product_0, product_1 = word_0 * _MULTIPLIER_0, word_2 * _MULTIPLIER_1
+        word_2, word_0 = (tl.umulhi(word_0, _MULTIPLIER_0) ^ word_3 ^ key_1[None, :],
+                          tl.umulhi(word_2, _MULTIPLIER_1) ^ word_1 ^ key_0[None, :])
+        word_1, word_3 = product_1, product_0
     word = tl.join(tl.join(word_0, word_2), tl.join(word_1, word_3))
-    word = tl.reshape(tl.permute(word, (0, 2, 3, 1)), (4 * lane.shape[0], lane.shape[1]))
+    return tl.reshape(tl.permute(word, (0, 2, 3, 1)), (4 * word_0.shape[0], word_0.shape[1]))
+
+
+@triton.jit
+def gumbel_of(word):
+    """Standard Gumbel noise, float32, of random words, uint32."""
     value = tl.minimum((word.to(tl.float32) + 0.5) * (1.0 / 4294967296.0), 1 - 1.0 / 16777216.0)
     # -log1p(-v): its series where 1 - v would round v away; the next term is below 4e-8 of the sum.
     series = value * (1 + value * (0.5 + value * (0.33333333 + value * 0.25)))

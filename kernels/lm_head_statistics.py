@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .batch_invariance import is_batch_invariant
 from .case import Case, Cost, tensors_of
+from .counter_rng import load_key
 from .dispatch import kernel, launch, num_pipeline_stages
 from .statistics_request import Statistic, StatisticsRequest, TokenStatistics
 from .tensor_checks import assert_contiguous, assert_rows_contiguous, check_rank, check_shape
@@ -100,7 +101,7 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_queried"])
-def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, seed_ptr, position_ptr, canvas_ptr, step_ptr,
+def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, key_ptr, position_ptr, canvas_ptr, step_ptr,
                  inverse_temperature, scale, banned, num_rows, vocab_size, width, num_queried, stride_row,
                  VOCAB_TILE: tl.constexpr, ROW_TILE: tl.constexpr, WIDTH_TILE: tl.constexpr, NORMALISE: tl.constexpr,
                  SECOND: tl.constexpr, ENTROPY: tl.constexpr):
@@ -126,12 +127,12 @@ def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, seed_ptr, position_p
     z = tl.where(allowed[:, None], z, float("-inf"))
     group = tile * (VOCAB_TILE // 4) + tl.arange(0, VOCAB_TILE // 4)
     summarise(z, column, None,
-              None if seed_ptr is None else tl.load(seed_ptr + row // num_queried, mask=inside, other=0),
+              None if key_ptr is None else load_key(key_ptr, row // num_queried, inside),
               None if position_ptr is None else tl.load(position_ptr + row, mask=inside, other=0).to(tl.int32),
               None if canvas_ptr is None else tl.load(canvas_ptr + row, mask=inside, other=-1),
               None if step_ptr is None else tl.load(step_ptr + row // num_queried, mask=inside, other=0).to(tl.int32),
-              inverse_temperature, scale, group, floats_ptr, ids_ptr, row.to(tl.int64) * num_tiles + tile,
-              (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, SECOND, ENTROPY)
+              inverse_temperature, scale, group, floats_ptr, ids_ptr, None, row.to(tl.int64) * num_tiles + tile,
+              (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, SECOND, ENTROPY, False, 1)
 
 
 @dataclass(frozen=True)

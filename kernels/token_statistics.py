@@ -27,8 +27,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .case import Case, Cost, tensors_of
-from .counter_rng import gumbel
+from .counter_rng import gumbel, key_words_of, load_key
 from .dispatch import kernel, launch
+from .drawn_token import CHUNK, LARGEST_INVERSE_TEMPERATURE, ScoredDraw
 from .statistics_request import SamplingParams, Statistic, StatisticsRequest, TokenStatistics, bounded
 from .tensor_checks import assert_rows_contiguous, check_rank, check_shape
 from .vocabulary_tiles import empty_partials, merge, per_row, summarise
@@ -115,31 +116,59 @@ def statistics_of_logits(logits_BQV: Tensor, request: StatisticsRequest, cut_BQ:
     num_rows, num_queried, vocab_size = logits_BQV.shape
     logits_TV = logits_BQV.reshape(-1, vocab_size)
     assert_rows_contiguous(logits_BQV=logits_TV)
-    tile = min(_TILE, max(128, triton.next_power_of_2(vocab_size)))
+    tile = _tile_of(vocab_size)
     num_tiles = triton.cdiv(vocab_size, tile)
     partials = empty_partials(len(logits_TV), num_tiles, logits_TV.device)
     found = TokenStatistics.empty(request, (num_rows, num_queried), logits_TV.device)
-    launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, per_row(cut_BQ), *per_row_inputs(request),
-           request.inverse_temperature, request.inverse_statistics_temperature * math.log2(math.e), vocab_size,
-           num_queried, logits_TV.stride(0), TILE=tile, NORMALISE=request.needs_normaliser, SECOND=request.needs_second,
-           ENTROPY="entropy" in request.wanted, num_warps=max(1, tile // 1024))
-    merge(partials, found, vocab_size, request.inverse_statistics_temperature, drawn=request.sampling is not None)
+    cut_T = per_row(cut_BQ)
+    scored = _scored_draw(logits_TV, request, cut_T)
+    launch(_tile_kernel, (len(logits_TV), num_tiles), logits_TV, *partials, scored and scored.scores, cut_T,
+           *per_row_inputs(request), request.inverse_temperature,
+           request.inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
+           TILE=tile, NORMALISE=request.needs_normaliser, SECOND=request.needs_second,
+           ENTROPY="entropy" in request.wanted,
+           ALIKE=request.needs_normaliser and request.inverse_temperature == request.inverse_statistics_temperature,
+           VECTOR=16 // logits_TV.element_size(), num_warps=max(1, tile // (1024 if scored is None else 2048)))
+    merge(partials, found, vocab_size, request.inverse_statistics_temperature, drawn=request.sampling is not None,
+          scored=scored)
     return found
 
 
+def _tile_of(vocab_size: int) -> int:
+    return min(_TILE, max(128, triton.next_power_of_2(vocab_size)))
+
+
+def _scored_draw(logits_TV: Tensor, request: StatisticsRequest, cut_T: Tensor | None) -> ScoredDraw | None:
+    """Room for the scores of a draw; None where nothing is drawn, or from the keys of all tokens."""
+    sampling = request.sampling
+    if sampling is None or request.inverse_temperature > LARGEST_INVERSE_TEMPERATURE:
+        return None
+    num_rows, vocab_size = logits_TV.shape
+    tile = _tile_of(vocab_size)
+    scores = torch.empty((num_rows, triton.cdiv(vocab_size, tile), tile // CHUNK), dtype=torch.int32,
+                         device=logits_TV.device)
+    key_words, position_T, _, step_B = per_row_inputs(request)
+    assert key_words is not None
+    assert position_T is not None
+    assert step_B is not None
+    return ScoredDraw(scores, logits_TV, cut_T, key_words, position_T, step_B, sampling.position_BQ.shape[1],
+                      request.inverse_temperature, tile)
+
+
 def per_row_inputs(request: StatisticsRequest) -> tuple[Tensor | None, ...]:
-    """What a tile's program reads beside logits: seeds [B], positions and the canvas's tokens [T], and steps [B]."""
+    """What a tile's program reads beside logits: key words [2 B], positions and the canvas's tokens [T], steps [B]."""
     sampling = request.sampling
     canvas_T = per_row(request.canvas_token_BQ) if "canvas_log_prob" in request.wanted else None
     if sampling is None:
         return None, None, canvas_T, None
-    return per_row(sampling.seed_B), per_row(sampling.position_BQ), canvas_T, per_row(sampling.step_B)
+    return key_words_of(sampling.seed_B), per_row(sampling.position_BQ), canvas_T, per_row(sampling.step_B)
 
 
 @triton.jit(do_not_specialize=["num_queried"])
-def _tile_kernel(logits_ptr, floats_ptr, ids_ptr, cut_ptr, seed_ptr, position_ptr, canvas_ptr, step_ptr,
+def _tile_kernel(logits_ptr, floats_ptr, ids_ptr, scores_ptr, cut_ptr, key_ptr, position_ptr, canvas_ptr, step_ptr,
                  inverse_temperature, scale, vocab_size, num_queried, stride_row, TILE: tl.constexpr,
-                 NORMALISE: tl.constexpr, SECOND: tl.constexpr, ENTROPY: tl.constexpr):
+                 NORMALISE: tl.constexpr, SECOND: tl.constexpr, ENTROPY: tl.constexpr, ALIKE: tl.constexpr,
+                 VECTOR: tl.constexpr):
     row = tl.program_id(0) + tl.arange(0, 1)
     tile = tl.program_id(1)
     num_tiles = tl.num_programs(1)
@@ -148,12 +177,12 @@ def _tile_kernel(logits_ptr, floats_ptr, ids_ptr, cut_ptr, seed_ptr, position_pt
     logits_ptr += tl.program_id(0).to(tl.int64) * stride_row
     z = tl.load(logits_ptr + column[:, None], mask=column[:, None] < vocab_size, other=float("-inf"))
     summarise(z.to(tl.float32), column, None if cut_ptr is None else tl.load(cut_ptr + row),
-              None if seed_ptr is None else tl.load(seed_ptr + row // num_queried),
+              None if key_ptr is None else load_key(key_ptr, row // num_queried, None),
               None if position_ptr is None else tl.load(position_ptr + row).to(tl.int32),
               None if canvas_ptr is None else tl.load(canvas_ptr + row),
               None if step_ptr is None else tl.load(step_ptr + row // num_queried).to(tl.int32), inverse_temperature,
-              scale, group, floats_ptr, ids_ptr, row.to(tl.int64) * num_tiles + tile,
-              (tl.num_programs(0) * num_tiles).to(tl.int64), row >= 0, NORMALISE, SECOND, ENTROPY)
+              scale, group, floats_ptr, ids_ptr, scores_ptr, row.to(tl.int64) * num_tiles + tile,
+              (tl.num_programs(0) * num_tiles).to(tl.int64), row >= 0, NORMALISE, SECOND, ENTROPY, ALIKE, VECTOR)
 
 
 @dataclass(frozen=True)

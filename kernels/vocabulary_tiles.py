@@ -16,8 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .counter_rng import gumbel_tile
+from .counter_rng import gumbel_of, load_key, word_tile
 from .dispatch import launch
+from .drawn_token import CHUNK, ScoredDraw, chunk_scores, drawn_token
 from .statistics_request import TokenStatistics
 
 _NUM_PARTIALS = 7
@@ -35,48 +36,72 @@ def empty_partials(num_rows: int, num_tiles: int, device: torch.device) -> tuple
 
 
 def merge(partials: tuple[Tensor, Tensor], found: TokenStatistics, vocab_size: int,
-          inverse_statistics_temperature: float, *, drawn: bool) -> None:
-    """Write what there is room for in `found`, from the rows' partials."""
+          inverse_statistics_temperature: float, *, drawn: bool, scored: ScoredDraw | None = None) -> None:
+    """Write what there is room for in `found`, from the rows' partials; a token drawn by scores, from these."""
     _, num_rows, num_tiles = partials[0].shape
     few = num_tiles <= 32
+    scored_arguments = (None,) * 9 if scored is None else scored.arguments
     launch(_merge_kernel, (num_rows,), *partials, found.token_BQ, found.log_prob_BQ, found.canvas_log_prob_BQ,
            found.margin_BQ, found.logit_gap_BQ, found.entropy_BQ, found.nonfinite_BQ, inverse_statistics_temperature,
-           vocab_size, num_rows, num_tiles, TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)),
-           DRAWN=drawn, num_warps=1 if few else 8)
+           *scored_arguments, vocab_size, num_rows, num_tiles,
+           TILES=32 if few else max(2048, triton.next_power_of_2(num_tiles)), DRAWN=drawn,
+           TILE=scored.tile if scored else 0, VECTOR=scored.vector if scored else 0, num_warps=1 if few else 8)
 
 
+_CHUNK = tl.constexpr(CHUNK)
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
 _NO_INDEX = tl.constexpr(2**31 - 1)
 
 
+_LEAST_LOG = tl.constexpr(-200.0)  # 2^-200 is 0 in float32, and so is -200 times it
+
+
 @triton.jit
 def log2_ratio(z, top, scale):
-    """(z - top) log2(e) / s, NaN for infinite logits alone: 2^-200 is 0 in float32, and so is -200 times it."""
-    return tl.maximum((z - tl.maximum(top, _LOWEST)) * scale, -200.0)
+    """(z - top) log2(e) / s, NaN for infinite logits alone."""
+    return tl.maximum((z - tl.maximum(top, _LOWEST)) * scale, _LEAST_LOG)
 
 
 @triton.jit
-def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature, scale, group, floats_ptr,
-              ids_ptr, partial, plane, inside, NORMALISE: tl.constexpr, SECOND: tl.constexpr, ENTROPY: tl.constexpr):
+def summarise(z, column, cut, key_words, position, canvas, step, inverse_temperature, scale, group, floats_ptr, ids_ptr,
+              scores_ptr, partial, plane, inside, NORMALISE: tl.constexpr, SECOND: tl.constexpr, ENTROPY: tl.constexpr,
+              ALIKE: tl.constexpr, VECTOR: tl.constexpr):
     """Write the partials of a tile of logits z [N, M] (float32, -inf outside), `column` int32 [N]; everything else
-    belongs to the M rows: `partial` is a row's place in a plane of partials, `inside` whether it exists."""
-    # A maximum may pass over a NaN; an infinity in its place shows in the row's.
-    z = tl.where(z == z, z, float("inf"))
+    belongs to the M rows: `partial` is a row's place in a plane of partials, `inside` whether it exists.
+
+    Where there is room for scores, of one row a tile, these are written in place of a drawn token; ALIKE says that
+    statistics have the draw's temperature."""
+    # A maximum may pass over a NaN, the sum of weights does not; else an infinity in its place shows in the row's.
+    if not NORMALISE:
+        z = tl.where(z == z, z, float("inf"))
     top = tl.max(z, 0)
-    index = tl.min(tl.where(z == top[None, :], column[:, None], _NO_INDEX), 0)
-    tl.store(floats_ptr + partial, top, mask=inside)
-    tl.store(ids_ptr + partial, index, mask=inside)
+    from_top = z - tl.maximum(top, _LOWEST)[None, :]
+    if SECOND or key_words is None:
+        index = tl.min(tl.where(z == top[None, :], column[:, None], _NO_INDEX), 0)
+        tl.store(ids_ptr + partial, index, mask=inside)
     if NORMALISE:
-        ratio = log2_ratio(z, top[None, :], scale)
+        ratio = from_top * scale
         weight = tl.exp2(ratio)
-        tl.store(floats_ptr + 2 * plane + partial, tl.sum(weight, 0), mask=inside)
+        total = tl.sum(weight, 0)
+        tl.store(floats_ptr + 2 * plane + partial, total, mask=inside)
         if ENTROPY:
-            tl.store(floats_ptr + 3 * plane + partial, tl.sum(weight * ratio, 0), mask=inside)
+            tl.store(floats_ptr + 3 * plane + partial, tl.sum(weight * tl.maximum(ratio, _LEAST_LOG), 0), mask=inside)
+        tl.store(floats_ptr + partial, tl.where(total == total, top, float("inf")), mask=inside)
+    else:
+        tl.store(floats_ptr + partial, top, mask=inside)
     if SECOND:
         second = tl.max(tl.where(column[:, None] == index[None, :], float("-inf"), z), 0)
         tl.store(floats_ptr + plane + partial, second, mask=inside)
-    if seed is not None:
-        key = z * inverse_temperature + gumbel_tile(seed, position, step, group)
+    if scores_ptr is not None:
+        if not ALIKE:
+            weight = tl.exp2(from_top * (inverse_temperature * 1.4426950408889634))
+        if cut is not None:
+            weight = tl.where(z < cut[None, :], 0.0, weight)
+        scores = chunk_scores(weight, word_tile(key_words, position, step, group), VECTOR)
+        tl.store(scores_ptr + partial * scores.shape[0] + tl.arange(0, scores.shape[0]), scores)
+        tl.store(ids_ptr + plane + partial, tl.max(scores, 0))
+    elif key_words is not None:
+        key = z * inverse_temperature + gumbel_of(word_tile(key_words, position, step, group))
         if cut is not None:
             key = tl.where(z < cut[None, :], float("-inf"), key)
         best = tl.max(key, 0)
@@ -90,21 +115,32 @@ def summarise(z, column, cut, seed, position, canvas, step, inverse_temperature,
         tl.store(floats_ptr + 6 * plane + partial, at_canvas, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_tiles"])
+@triton.jit(do_not_specialize=["num_queried", "num_rows", "num_tiles"])
 def _merge_kernel(floats_ptr, ids_ptr, token_ptr, log_prob_ptr, canvas_log_prob_ptr, margin_ptr, logit_gap_ptr,
-                  entropy_ptr, nonfinite_ptr, inverse_temperature, vocab_size, num_rows, num_tiles,
-                  TILES: tl.constexpr, DRAWN: tl.constexpr):
+                  entropy_ptr, nonfinite_ptr, inverse_temperature, scores_ptr, logits_ptr, cut_ptr, key_ptr,
+                  position_ptr, step_ptr, stride_row, num_queried, inverse_draw_temperature, vocab_size, num_rows,
+                  num_tiles, TILES: tl.constexpr, DRAWN: tl.constexpr, TILE: tl.constexpr, VECTOR: tl.constexpr):
     row = tl.program_id(0)
     tile = tl.arange(0, TILES)
     exists = tile < num_tiles
     partial = row.to(tl.int64) * num_tiles + tile
     plane = (num_rows * num_tiles).to(tl.int64)
     tops = tl.load(floats_ptr + partial, mask=exists, other=float("-inf"))
-    indices = tl.load(ids_ptr + partial, mask=exists, other=_NO_INDEX)
     top = tl.max(tops, 0)
-    first = tl.min(tl.where(tops == top, indices, _NO_INDEX), 0)
-    chosen, at_chosen = first, top
-    if DRAWN:
+    if not DRAWN or (margin_ptr is not None or logit_gap_ptr is not None):
+        indices = tl.load(ids_ptr + partial, mask=exists, other=_NO_INDEX)
+        first = tl.min(tl.where(tops == top, indices, _NO_INDEX), 0)
+    if not DRAWN:
+        chosen, at_chosen = first, top
+    elif scores_ptr is not None:
+        own, request = row + tl.arange(0, 1), row // num_queried + tl.arange(0, 1)
+        chosen, at_chosen = drawn_token(
+            logits_ptr + row.to(tl.int64) * stride_row, ids_ptr + plane + row.to(tl.int64) * num_tiles,
+            scores_ptr + row.to(tl.int64) * num_tiles * (TILE // _CHUNK), tops, tile, exists,
+            None if cut_ptr is None else tl.load(cut_ptr + own), load_key(key_ptr, request, None),
+            tl.load(position_ptr + own).to(tl.int32), tl.load(step_ptr + request).to(tl.int32),
+            inverse_draw_temperature, vocab_size, TILE, VECTOR)
+    else:
         keys = tl.load(floats_ptr + 4 * plane + partial, mask=exists, other=float("-inf"))
         drawn = tl.load(ids_ptr + plane + partial, mask=exists, other=_NO_INDEX)
         chosen = tl.min(tl.where(keys == tl.max(keys, 0), drawn, _NO_INDEX), 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from quicksilver.kernels.counter_rng import gumbel, gumbel_tile, philox4x32, uniform
+from quicksilver.kernels.counter_rng import gumbel, gumbel_of, key_words_of, load_key, philox4x32, uniform, word_tile
 from quicksilver.kernels.dispatch import launch
 
 from .comparison import DEVICE
@@ -59,16 +59,16 @@ def test_uniform_covers_the_unit_interval_evenly() -> None:
 
 
 @triton.jit
-def _noise_kernel(seed, position, out, GROUPS: tl.constexpr, ROWS: tl.constexpr):
+def _noise_kernel(key, position, out, GROUPS: tl.constexpr, ROWS: tl.constexpr):
     row = tl.arange(0, ROWS)
-    noise = gumbel_tile(tl.load(seed + row), tl.load(position + row).to(tl.int32), 5, tl.arange(0, GROUPS))
-    tl.store(out + row[None, :] * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)[:, None], noise)
+    word = word_tile(load_key(key, row, None), tl.load(position + row).to(tl.int32), row * 0 + 5, tl.arange(0, GROUPS))
+    tl.store(out + row[None, :] * (4 * GROUPS) + tl.arange(0, 4 * GROUPS)[:, None], gumbel_of(word))
 
 
 def test_triton_draws_the_same_noise() -> None:
     seed, position = torch.tensor([3, 2**62 + 9, 0, 77]), torch.tensor([[0], [100_000], [3], [2**31 - 1]])
     out = torch.empty(4, 4096)
-    on = [tensor.to(DEVICE) for tensor in (seed, position, out)]
+    on = [tensor.to(DEVICE) for tensor in (key_words_of(seed), position, out)]
     launch(_noise_kernel, (1,), *on, GROUPS=1024, ROWS=4)
     expected = gumbel(seed, position, torch.full((4,), 5), 4096)[:, 0]
     torch.testing.assert_close(on[2].cpu(), expected, rtol=3e-6, atol=3e-6)
