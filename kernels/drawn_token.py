@@ -6,9 +6,9 @@
 
 The bits of a positive float32 are its logarithm, but with lines in place of the curve: log2(x) - 0.0861 <=
 bits(x) 2^-23 - 127 <= log2(x) (Mitchell, "Computer multiplication and division using binary logarithms", 1962). So a
-score takes three instructions, where a key takes eighty. A tile's program keeps the largest score of each chunk of 32 tokens. The
-merge computes the keys of chunks, that of the largest bound first, until no bound that is left reaches the best key: of
-one chunk or two, mostly, of the whole row. The token is that of all keys, to the bit.
+score takes three instructions, where a key takes eighty. A tile's program keeps the largest score of each chunk of 32
+tokens. The merge computes the keys of chunks, that of the largest bound first, until no bound that is left reaches the
+best key: of one chunk or two, mostly, of the whole row. The token is that of all keys, to the bit.
 
 At temperatures below 2^-10, where rounding of z / tau may outweigh noise, the keys of all tokens are computed instead.
 """

@@ -126,9 +126,9 @@ def statistics_of_logits(logits_BQV: Tensor, request: StatisticsRequest, cut_BQ:
            *per_row_inputs(request), request.inverse_temperature,
            request.inverse_statistics_temperature * math.log2(math.e), vocab_size, num_queried, logits_TV.stride(0),
            TILE=tile, NORMALISE=request.needs_normaliser, SECOND=request.needs_second,
-           ENTROPY="entropy" in request.wanted,
-           ALIKE=request.needs_normaliser and request.inverse_temperature == request.inverse_statistics_temperature,
-           VECTOR=16 // logits_TV.element_size(), num_warps=max(1, tile // (1024 if scored is None else 2048)))
+           ENTROPY="entropy" in request.wanted, ALIKE=scored is not None and request.needs_normaliser and
+           request.inverse_temperature == request.inverse_statistics_temperature,
+           VECTOR=scored.vector if scored else 0, num_warps=max(1, tile // (2048 if scored else 1024)))
     merge(partials, found, vocab_size, request.inverse_statistics_temperature, drawn=request.sampling is not None,
           scored=scored)
     return found

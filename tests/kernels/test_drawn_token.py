@@ -131,8 +131,8 @@ def test_tokens_are_those_of_all_keys(kind: str, temperature: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["alike", "two levels", "normal"])
-def test_thousands_of_tokens_are_those_of_all_keys(kind: str) -> None:
-    check_same(logits_of(kind, 1500, 512), 0.9)
+def test_hundreds_of_tokens_are_those_of_all_keys(kind: str) -> None:
+    check_same(logits_of(kind, 400, 512), 0.9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -154,8 +154,8 @@ def test_a_row_that_allows_nothing_draws_the_first_token(vocab_size: int) -> Non
 def test_equal_keys_give_the_lowest_token() -> None:
     """At 2^30 float32 has one number in 64 or 128: all keys are one."""
     assert check_same(torch.full((1, 1, 700), 2.0**30), 1.0).token_BQ.tolist() == [[0]]
-    logits = torch.full((1, 3, 9001), -5.0)
+    logits = torch.full((1, 1, 9001), -5.0)
     logits[..., [8700, 4099, 8999]] = 2.0**30
-    assert check_same(logits, 1.0).token_BQ.tolist() == [[4099, 4099, 4099]]
+    assert check_same(logits, 1.0).token_BQ.tolist() == [[4099]]
 
 

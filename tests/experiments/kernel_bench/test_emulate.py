@@ -73,6 +73,18 @@ def test_a_wrong_bound_and_a_vector_out_of_line_are_found(
         compiler.ask(emulated, case, "bfloat16", target, 0)
 
 
+@pytest.mark.parametrize(("wanted", "temperature", "most"), [
+    (("log_prob",), None, 3700), (("log_prob", "margin", "entropy"), None, 5400), (("log_prob",), 1.0, 8000)], ids=str)
+def test_statistics_of_16_kb_are_few_instructions(compiler: Worker, wanted: Any, temperature: float | None, most: int
+                                                  ) -> None:
+    """Of warps, with what the merge does for a draw: two tiles of 8,192 logits."""
+    case = TokenStatisticsCase(rows=1, vocab_size=2 * 8192, wanted=wanted, temperature=temperature)
+    found = compiler.ask(emulated, case, "bfloat16", "sm_90", 0)
+    assert found["passed"]
+    assert 0 < found["functions"]["_tile_kernel"] <= 2 * most
+    assert 0 < found["functions"]["_merge_kernel"] <= 1500
+
+
 def test_statistics_drawn_by_compiled_programs_are_the_reference_s(compiler: Worker) -> None:
     case = TokenStatisticsCase(rows=2, vocab_size=300, wanted=("log_prob",), temperature=0.7)
     assert compiler.ask(emulated, case, "bfloat16", "sm_90", 1)["passed"]
