@@ -109,7 +109,7 @@ def word_tile(key, position, step, group):
     word_2, word_0 = (tl.umulhi(word_0, _MULTIPLIER_0) ^ (row_3 ^ key_1)[None, :],
                       tl.umulhi(word_2, _MULTIPLIER_1) ^ word_1 ^ key_0[None, :])
     word_1, word_3 = product_1, product_0
-    for _ in tl.static_range(_ROUNDS_LEFT):
+    for _ in tl.static_range(_ROUNDS_LEFT):  # pyright: ignore[reportGeneralTypeIssues]
         key_0 += _WEYL_0
         key_1 += _WEYL_1
         product_0, product_1 = word_0 * _MULTIPLIER_0, word_2 * _MULTIPLIER_1

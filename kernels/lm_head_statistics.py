@@ -132,7 +132,7 @@ def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, key_ptr, position_pt
               None if canvas_ptr is None else tl.load(canvas_ptr + row, mask=inside, other=-1),
               None if step_ptr is None else tl.load(step_ptr + row // num_queried, mask=inside, other=0).to(tl.int32),
               inverse_temperature, scale, group, floats_ptr, ids_ptr, None, row.to(tl.int64) * num_tiles + tile,
-              (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, SECOND, ENTROPY, False, 1)
+              (num_rows * num_tiles).to(tl.int64), inside, NORMALISE, SECOND, ENTROPY)
 
 
 @dataclass(frozen=True)

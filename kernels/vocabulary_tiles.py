@@ -65,7 +65,7 @@ def log2_ratio(z, top, scale):
 @triton.jit
 def summarise(z, column, cut, key_words, position, canvas, step, inverse_temperature, scale, group, floats_ptr, ids_ptr,
               scores_ptr, partial, plane, inside, NORMALISE: tl.constexpr, SECOND: tl.constexpr, ENTROPY: tl.constexpr,
-              ALIKE: tl.constexpr, VECTOR: tl.constexpr):
+              ALIKE: tl.constexpr = False, VECTOR: tl.constexpr = 0):
     """Write the partials of a tile of logits z [N, M] (float32, -inf outside), `column` int32 [N]; everything else
     belongs to the M rows: `partial` is a row's place in a plane of partials, `inside` whether it exists.
 
