@@ -18,12 +18,16 @@ from .autocast import autocast_dtype
 from .case import Case, Cost
 from .checks import integer_field
 from .dispatch import kernel, runs_triton
-from .grouped_product import FLOAT32_TILES, Tile, multiply
+from .grouped_product import FLOAT32_TILES, Tile, few_rows, many_rows, multiply
 from .tensor_checks import assert_contiguous, check_dtype, check_rank, check_shape
+from .tile_table import Bucket, TileChoice
 
 MOST_ROWS = 64
 # By the largest number of rows.
-_TILES = ((16, Tile(16, 32, 64, True, 4, 4)), (32, Tile(32, 64, 64, True, 4, 3)), (64, Tile(64, 64, 64, False, 4, 3)))
+TILES = TileChoice("gate_up", (
+    Bucket(16, Tile(16, 32, 64, True, 4, 4), few_rows(32, 64)),
+    Bucket(32, Tile(32, 64, 64, True, 4, 3), few_rows(32, 64)),
+    Bucket(float("inf"), Tile(64, 64, 64, False, 4, 3), few_rows(64) + many_rows(64))))
 
 
 def pays(x: Tensor, gate_up_GE: Tensor) -> bool:
@@ -48,8 +52,8 @@ def gate_up_swiglu(x_TE: Tensor, gate_up_GE: Tensor) -> Tensor:
     assert_contiguous(x_TE=x_TE, gate_up_GE=gate_up_GE)
     num_rows, columns = len(x_TE), len(gate_up_GE) // 2
     y_TM = torch.empty((num_rows, columns), dtype=x_TE.dtype, device=x_TE.device)
-    tile = next((tile for most_rows, tile in _TILES if num_rows <= most_rows), _TILES[-1][1])
-    multiply(FLOAT32_TILES[0] if x_TE.element_size() == 4 else tile, x_TE, gate_up_GE[None], y_TM, None, gated=True)
+    tile = FLOAT32_TILES[0] if x_TE.element_size() == 4 else TILES.tile(num_rows, x_TE.device)
+    multiply(tile, x_TE, gate_up_GE[None], y_TM, None, gated=True)
     return y_TM
 
 

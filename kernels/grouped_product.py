@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .dispatch import launch, num_pipeline_stages
+from .tile_table import Bucket, TileChoice
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,29 @@ class Tile:
     num_stages: int
 
 
-# By the largest mean number of rows an expert (T * A / X) that a pair of tiles (gate and up; down) is for.
-TILES: tuple[tuple[float, Tile, Tile], ...] = (
-    (8, Tile(16, 32, 64, True, 4, 4), Tile(16, 64, 64, True, 4, 4)),
-    (24, Tile(32, 64, 64, True, 4, 3), Tile(32, 64, 64, True, 4, 4)),
-    (48, Tile(64, 64, 64, False, 4, 3), Tile(64, 128, 64, False, 4, 3)),
-    (float("inf"), Tile(128, 128, 64, False, 8, 4), Tile(128, 256, 64, False, 8, 4)),
-)
+def few_rows(*columns: int) -> tuple[Tile, ...]:
+    """What may be tried where reading the weights takes the time, with so many columns."""
+    return tuple(Tile(rows, wide, depth, True, 4, num_stages) for rows in (16, 32) for wide in columns
+                 for depth in (64, 128) for num_stages in (3, 4))
+
+
+def many_rows(*columns: int) -> tuple[Tile, ...]:
+    """The same where products take the time. The largest tile overflows the registers of four warps."""
+    return tuple(Tile(rows, wide, 64, False, num_warps, num_stages) for rows in (64, 128) for wide in columns
+                 for num_warps in (4, 8) if num_warps == 8 or rows == 64 or wide == columns[0] for num_stages in (3, 4))
+
+
+# Of the two products, by the largest mean number of rows an expert (T * A / X).
+GATE_UP = TileChoice("experts_gate_up", (
+    Bucket(8, Tile(16, 32, 64, True, 4, 4), few_rows(32, 64)),
+    Bucket(24, Tile(32, 64, 64, True, 4, 3), few_rows(32, 64)),
+    Bucket(48, Tile(64, 64, 64, False, 4, 3), few_rows(64) + many_rows(64)),
+    Bucket(float("inf"), Tile(128, 128, 64, False, 8, 4), many_rows(64, 128))))
+DOWN = TileChoice("experts_down", (
+    Bucket(8, Tile(16, 64, 64, True, 4, 4), few_rows(64, 128)),
+    Bucket(24, Tile(32, 64, 64, True, 4, 4), few_rows(64, 128)),
+    Bucket(48, Tile(64, 128, 64, False, 4, 3), few_rows(128) + many_rows(128)),
+    Bucket(float("inf"), Tile(128, 256, 64, False, 8, 4), many_rows(128, 256))))
 # float32 has no exact tensor-core product: operands stay in registers, which larger tiles overflow.
 FLOAT32_TILES = Tile(32, 32, 32, True, 8, 2), Tile(32, 64, 32, True, 8, 2)
 
@@ -51,11 +68,12 @@ class Groups:
     top_k: int
 
 
-def tiles(num_assignments: int, num_experts: int, element_size: int) -> tuple[Tile, Tile]:
-    """The tiles of the two products, from what the host knows."""
-    if element_size == 4:
+def tiles(num_assignments: int, num_experts: int, source: Tensor) -> tuple[Tile, Tile]:
+    """The tiles of the two products of `source`, from what the host knows."""
+    if source.element_size() == 4:
         return FLOAT32_TILES
-    return next((gate_up, down) for mean, gate_up, down in TILES if num_assignments <= mean * num_experts)
+    mean = num_assignments / num_experts
+    return GATE_UP.tile(mean, source.device), DOWN.tile(mean, source.device)
 
 
 def multiply(tile: Tile, source: Tensor, weight_XNK: Tensor, result_PN: Tensor, groups: Groups | None, *, gated: bool,

@@ -5,8 +5,8 @@
 As FlashSampling does for a sample alone (arXiv 2603.15854). Each program multiplies one tile of the vocabulary with one
 tile of rows and keeps the logits in registers; the weights stand on the M side of the tensor core, so that a warp
 group's 64 rows are full however few positions are asked for. The tiles' partials are merged as in `token_statistics`.
-Many rows take tiles of more, so that the weights are read less often; under `batch_invariant` the tiles never change
-with the number of rows, so neither do the bits of a row's result.
+Many rows take tiles of more, so that the weights are read less often; under `batch_invariant` one tile is taken for any
+number of rows, on any GPU whatever its table says, so that the bits of a row's result do not follow that number.
 """
 
 import math
@@ -25,6 +25,7 @@ from .counter_rng import load_key
 from .dispatch import kernel, launch, num_pipeline_stages
 from .statistics_request import Statistic, StatisticsRequest, TokenStatistics
 from .tensor_checks import assert_contiguous, assert_rows_contiguous, check_rank, check_shape
+from .tile_table import Bucket, TileChoice
 from .token_statistics import per_row_inputs, random_request
 from .token_statistics import reference as statistics_reference
 from .vocabulary_tiles import empty_partials, merge, summarise
@@ -64,18 +65,28 @@ class _Tiles:
     num_stages: int
 
 
+def _candidates(*rows: int) -> tuple[_Tiles, ...]:
+    """What may be tried: all of 128 tokens, so that the vocabulary is cut alike whatever a table says."""
+    return tuple(_Tiles(128, tall, width, num_warps, num_stages) for tall in rows for width in (64, 128)
+                 for num_warps in (4, 8) for num_stages in (3, 4))
+
+
+# By the largest number of rows.
+_FEW, _MANY = _candidates(16, 32), _candidates(64, 128)
+TILES = TileChoice("lm_head", (Bucket(64, _Tiles(128, 32, 64, num_warps=4, num_stages=4), _FEW),
+                               Bucket(math.inf, _Tiles(128, 128, 64, num_warps=8, num_stages=4), _MANY)))
+DRAWN_TILES = TileChoice("lm_head_drawn", (Bucket(64, _Tiles(128, 32, 64, num_warps=8, num_stages=4), _FEW),
+                                           Bucket(math.inf, _Tiles(128, 64, 64, num_warps=8, num_stages=4), _MANY)))
 # float32 has no exact tensor-core product: its operands stay in registers, so its tile is smaller.
-_TILES = {2: _Tiles(128, 32, 64, num_warps=4, num_stages=4), 4: _Tiles(64, 32, 32, num_warps=4, num_stages=3)}
-_DRAWN_TILES = {2: _Tiles(128, 32, 64, num_warps=8, num_stages=4), 4: _Tiles(64, 32, 32, num_warps=8, num_stages=3)}
-_MANY_ROWS = 64
-_TILES_OF_MANY_ROWS = _Tiles(128, 128, 64, num_warps=8, num_stages=4)
-_DRAWN_TILES_OF_MANY_ROWS = _Tiles(128, 64, 64, num_warps=8, num_stages=4)
+_FLOAT32_TILES = _Tiles(64, 32, 32, num_warps=4, num_stages=3)
+_DRAWN_FLOAT32_TILES = _Tiles(64, 32, 32, num_warps=8, num_stages=3)
 
 
-def _tiles(num_rows: int, element_size: int, is_drawn: bool) -> _Tiles:
-    if num_rows > _MANY_ROWS and element_size == 2 and not is_batch_invariant():
-        return _DRAWN_TILES_OF_MANY_ROWS if is_drawn else _TILES_OF_MANY_ROWS
-    return (_DRAWN_TILES if is_drawn else _TILES)[element_size]
+def _tiles(hidden_TE: Tensor, is_drawn: bool) -> _Tiles:
+    if hidden_TE.element_size() == 4:
+        return _DRAWN_FLOAT32_TILES if is_drawn else _FLOAT32_TILES
+    choice = DRAWN_TILES if is_drawn else TILES
+    return choice.buckets[0].default if is_batch_invariant() else choice.tile(len(hidden_TE), hidden_TE.device)
 
 
 @kernel(reference, check=_check)
@@ -85,7 +96,7 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
     hidden_TE, vocab_size = hidden_BQE.reshape(-1, width), len(head_VE)
     assert_rows_contiguous(hidden_BQE=hidden_TE)
     assert_contiguous(head_VE=head_VE)
-    tiles = _tiles(len(hidden_TE), hidden_TE.element_size(), request.sampling is not None)
+    tiles = _tiles(hidden_TE, request.sampling is not None)
     num_tiles = triton.cdiv(vocab_size, tiles.vocab)
     partials = empty_partials(len(hidden_TE), num_tiles, hidden_TE.device)
     found = TokenStatistics.empty(request, (num_rows, num_queried), hidden_TE.device)

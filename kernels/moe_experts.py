@@ -80,7 +80,7 @@ def assigned_experts(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, assign
     hidden_PM = torch.empty((num_assignments, expert_width), dtype=x_TE.dtype, device=x_TE.device)
     row_PE = torch.empty((num_assignments, width), dtype=x_TE.dtype, device=x_TE.device)
     y_TE = torch.empty((num_rows, width), dtype=dtype, device=x_TE.device)
-    gate_up, down = tiles(num_assignments, len(assignments.count_Y), x_TE.element_size())
+    gate_up, down = tiles(num_assignments, len(assignments.count_Y), x_TE)
     multiply(gate_up, x_TE, gate_up_XGE, hidden_PM, groups, gated=True, last_NK=shared_gate_up_GE)
     multiply(down, hidden_PM, down_XEM, row_PE, groups, gated=False, last_NK=shared_down_EM)
     block = min(1024, triton.next_power_of_2(width))

@@ -1,6 +1,7 @@
 """The wheel, installed in an empty environment outside the repository, runs the README's Python example."""
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -33,9 +34,15 @@ def test_the_wheel_is_complete_and_runs_on_its_own(tmp_path: Path) -> None:
         assert finished.returncode == 0, finished.stderr
         return finished.stdout + finished.stderr
 
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT)
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(
+        ".*", "build", "results", "runs", "*.egg-info", "__pycache__"))
+    (source / "kernels" / "tiles").mkdir(exist_ok=True)
+    (source / "kernels" / "tiles" / "A_GPU.json").write_text("{}")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source)
     (wheel,) = tmp_path.glob("quicksilver-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
+    assert "quicksilver/kernels/tiles/A_GPU.json" in held
     for folder in ("kernels", "models", "decoders", "experiments", "conf"):
         assert f"quicksilver/{folder}/py.typed" in held
         sources = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.yaml", "*.j2")

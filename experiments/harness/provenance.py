@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import triton
 
+from ...kernels import tile_table
 from ...kernels.autocast import float32_precision
 from .cores import available_cores
 from .records import Json
@@ -27,7 +28,7 @@ _CHANGES_SPEED = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "KMP_B
 @cache
 def provenance() -> Json:
     """The provenance of all records of this process. `commit` is "none" outside a git checkout; `source_hash`
-    identifies the code there too."""
+    identifies the code there too, and `tiles` this GPU's table of tiles by name and hash, "defaults" without one."""
     commit = _git("rev-parse", "HEAD")
     sources = [str(_SOURCE / folder) for folder in ("kernels", "models", "decoders", "experiments", "conf")]
     return {
@@ -36,6 +37,7 @@ def provenance() -> Json:
         "source_hash": _source_hash(),
         "machine": machine(),
         "torch": _torch(),
+        "tiles": tile_table.in_force(),
         "versions": {"python": platform.python_version(), "quicksilver": _own_version(), "torch": torch.__version__,
                      "triton": triton.__version__, "numpy": np.__version__},
     }

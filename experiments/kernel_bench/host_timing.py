@@ -22,8 +22,6 @@ from .verify import verdict
 DTYPE = "float32"
 _MOST_BYTES = 1 << 29  # of a case's inputs
 _COPY_ELEMENTS, _PRODUCT_WIDTH = 2**27, 2048
-
-
 _ROUND_SECONDS = 1e-3  # a round of shorter calls makes them several times
 
 
@@ -39,11 +37,16 @@ class HostClock:
 
     def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
         """Microseconds a call in each round over all calls, the first of which is not counted."""
-        repeats = 1 + int(_ROUND_SECONDS / self._round(calls, 1))
+        sample = self.sampler(calls)
         found, ends = list[float](), time.perf_counter() + self.seconds
         while len(found) < 3 or time.perf_counter() < ends:
-            found.append(1e6 * self._round(calls, repeats) / (repeats * len(calls)))
+            found.append(sample())
         return found
+
+    def sampler(self, calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+        """What gives the microseconds a call of one round."""
+        repeats = 1 + int(_ROUND_SECONDS / self._round(calls, 1))
+        return lambda: 1e6 * self._round(calls, repeats) / (repeats * len(calls))
 
     @staticmethod
     def _round(calls: Sequence[Callable[[], Any]], repeats: int) -> float:

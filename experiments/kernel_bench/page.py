@@ -102,9 +102,10 @@ def _origins(records: Sequence[Json], on_cpu: str = "interpreted") -> list[str]:
         origin = record["provenance"]
         where = {"none": "compiled only", "cpu": f"{on_cpu} on {origin['machine']['cpu']}"}
         driver = record.get("hardware", {}).get("driver_version")
+        tiles = f", tiles {origin['tiles']}" if "tiles" in origin else ""  # a record of before has no table
         versions = ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items()))
         found.append(f"commit {origin['commit'][:12]}{' with changes' if origin['dirty'] else ''}, source "
-                     f"{origin['source_hash']}; {where.get(origin['device'], origin['device'])}"
+                     f"{origin['source_hash']}{tiles}; {where.get(origin['device'], origin['device'])}"
                      f"{f', driver {driver}' if driver else ''}; {versions}")
     return list(dict.fromkeys(found))
 

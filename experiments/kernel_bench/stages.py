@@ -61,7 +61,9 @@ def _file_hash(path: str) -> str:
 
 @cache
 def _kernels_hash() -> str:
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_KERNELS.glob("*.py")))).hexdigest()[:16]
+    """Of the kernels' code and their tables of tiles."""
+    paths = *sorted(_KERNELS.glob("*.py")), *sorted(_KERNELS.glob("tiles/*.json"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def floors(items: Sequence[Item], file: JsonLines) -> list[Json]:

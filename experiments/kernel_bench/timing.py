@@ -43,6 +43,10 @@ class Clock(Protocol):
         """From the replay of a CUDA graph of the calls in sequence."""
         ...
 
+    def sampler(self, calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+        """What gives one repetition of `replayed` a call: for those that are taken in turns."""
+        ...
+
 
 @dataclass(frozen=True)
 class CudaClock:
@@ -60,6 +64,22 @@ class CudaClock:
         return [1e3 * milliseconds for milliseconds in found]
 
     def replayed(self, calls: Sequence[Callable[[], Any]]) -> list[float]:
+        graph, num_calls = self._captured(calls)
+        # Replays are queued ahead of the GPU, so that no launch overhead falls between two events.
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(self.num_replays + 1)]
+        events[0].record()
+        for event in events[1:]:
+            graph.replay()
+            event.record()
+        torch.cuda.synchronize()
+        return [1e3 * start.elapsed_time(end) / num_calls for start, end in itertools.pairwise(events)]
+
+    def sampler(self, calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+        graph, num_calls = self._captured(calls)
+        return lambda: 1e3 * self._launched([graph.replay]) / num_calls
+
+    def _captured(self, calls: Sequence[Callable[[], Any]]) -> tuple[torch.cuda.CUDAGraph, int]:
+        """A warm graph of the calls in sequence, over and over, and how many they are."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -80,14 +100,7 @@ class CudaClock:
         torch.cuda.synchronize()
         for _ in range(3):
             graph.replay()
-        # Replays are queued ahead of the GPU, so that no launch overhead falls between two events.
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(self.num_replays + 1)]
-        events[0].record()
-        for event in events[1:]:
-            graph.replay()
-            event.record()
-        torch.cuda.synchronize()
-        return [1e3 * start.elapsed_time(end) / (rounds * len(calls)) for start, end in itertools.pairwise(events)]
+        return graph, rounds * len(calls)
 
     @staticmethod
     def _launched(calls: Sequence[Callable[[], Any]]) -> float:
@@ -124,7 +137,7 @@ def times(case: Case, dtype_name: str, function: Callable[..., Any], device: tor
     flushed_us = clock.flushed(lambda: function(*inputs[0]))
     samples = {"flushed_us": flushed_us} if flushed_us else {}
     found: Json = {"warm_us": None, "cold_us": None, "extra_bytes": extra_bytes}
-    num_sets, too_many = _num_sets(case.cost(dtype).num_bytes, num_bytes(inputs[0]), device)
+    num_sets, too_many = cold_sets(case, inputs[0], dtype)
     try:
         samples["warm_us"] = clock.replayed([lambda: function(*inputs[0])])
         if too_many is None:
@@ -158,9 +171,10 @@ def quantiles(values: Sequence[float]) -> list[float]:
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
 
 
-def _num_sets(touched: int, held: int, device: torch.device) -> tuple[int, str | None]:
+def cold_sets(case: Case, inputs: tuple[Any, ...], dtype: torch.dtype) -> tuple[int, str | None]:
     """The number of input sets that together touch twice the cache's size, and the reason if that is out of reach. A
     case may touch less than its inputs hold: a few rows of a store, some of the experts."""
+    touched, held, device = case.cost(dtype).num_bytes, num_bytes(inputs), next(tensors_of(inputs)).device
     num_sets = max(_MIN_INPUT_SETS, math.ceil(2 * _cache_bytes(device) / max(1, min(touched, held))))
     if num_sets > _MAX_INPUT_SETS:
         return num_sets, f"{_MAX_INPUT_SETS} sets of inputs fit the cache"

@@ -1,12 +1,16 @@
 """The fused head against float64, and against the separate head under one seed."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.distribution_state import PreviousDistribution, TokenCredit
-from quicksilver.kernels.lm_head_statistics import lm_head_statistics
+from quicksilver.kernels.lm_head_statistics import DRAWN_TILES, TILES, _tiles, lm_head_statistics
+from quicksilver.kernels.tile_table import TileChoice, trying
 from quicksilver.kernels.token_statistics import SamplingParams, Statistic, StatisticsRequest, token_statistics
 from torch import Tensor
 
@@ -124,6 +128,33 @@ def test_a_row_alone_gives_the_same_bits_as_in_a_batch() -> None:
         alone, _ = run(lm_head_statistics, hidden[:, row : row + 1], head, None, request)
         for one, many in zip(alone, together, strict=True):
             assert one.item() == many[0, row].item()
+
+
+@pytest.mark.parametrize("choice", [TILES, DRAWN_TILES], ids=lambda choice: choice.name)
+def test_what_ships_is_a_candidate_and_every_candidate_gives_the_same_tokens(choice: TileChoice[Any]) -> None:
+    hidden, head = torch.randn(1, 70, 48).bfloat16(), torch.randn(300, 48).bfloat16()
+    sampling = SamplingParams(0.8, torch.tensor([1]), torch.arange(70)[None], torch.tensor([4]))
+    request = StatisticsRequest(frozenset({"log_prob"}), sampling if choice is DRAWN_TILES else None)
+    (expected, log_prob, *_), _ = run(lm_head_statistics, hidden, head, None, request)
+    for tile in {tile for bucket in choice.buckets for tile in bucket.candidates}:
+        with trying(choice, choice.place(70), tile):
+            (found, again, *_), _ = run(lm_head_statistics, hidden, head, None, request)
+        assert torch.equal(found, expected)
+        torch.testing.assert_close(again, log_prob, rtol=0, atol=1e-5)
+    assert all(bucket.default in bucket.candidates for bucket in choice.buckets)
+
+
+def test_under_batch_invariant_neither_rows_nor_a_table_choose_the_tile() -> None:
+    few, many, whole = torch.zeros(3, 8).half(), torch.zeros(300, 8).half(), torch.zeros(300, 8)
+    assert _tiles(few, False) != _tiles(many, False)
+    other = TILES.buckets[0].candidates[0]
+    with trying(TILES, 0, other):
+        assert _tiles(few, False) == other
+        with batch_invariant(True):
+            assert _tiles(few, False) == _tiles(many, False) == TILES.buckets[0].default != other
+            assert _tiles(few, True) == _tiles(many, True) == DRAWN_TILES.buckets[0].default
+    with trying(TILES, 1, other):
+        assert _tiles(whole, False) == _tiles(whole[:3], False) != other
 
 
 def test_cutting_the_distribution_is_refused() -> None:

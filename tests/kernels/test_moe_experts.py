@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quicksilver.kernels.dispatch import Implementation, recording, using
-from quicksilver.kernels.grouped_product import TILES, tiles
+from quicksilver.kernels.grouped_product import DOWN, GATE_UP, tiles
 from quicksilver.kernels.moe_experts import experts, reference
 from quicksilver.kernels.moe_experts_cpu import Algorithm, experts_on_cpu
 from quicksilver.kernels.moe_sort import ExpertLoad
@@ -59,7 +59,8 @@ def test_pytorch_has_the_right_gradient() -> None:
     pytest.param(3, 201, torch.float16, marks=pytest.mark.slow), (3, 201, torch.bfloat16)], ids=str)
 def test_every_regime_equals_the_reference(regime: int, num_tokens: int, dtype: torch.dtype) -> None:
     num_experts, top_k = 3, 2
-    assert tiles(num_tokens * top_k, num_experts, 2) == TILES[regime][1:]
+    assert tiles(num_tokens * top_k, num_experts, torch.empty(1, dtype=torch.bfloat16)) == (
+        GATE_UP.buckets[regime].default, DOWN.buckets[regime].default)
     load = ExpertLoad(num_tokens, num_experts, top_k, zipf_exponent=1.0)
     check(experts, reference, random_inputs(load.draw(), num_experts, 70, 45, dtype), PRODUCT)
 

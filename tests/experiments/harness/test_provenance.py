@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 from quicksilver.experiments.harness import provenance as module
 from quicksilver.experiments.harness.provenance import provenance
 
@@ -80,6 +81,10 @@ def test_without_metadata_and_checkout_the_version_is_unknown(tmp_path: Path, mo
 
 def test_no_type_or_kernel_is_stated_of_a_process_that_measured_nothing() -> None:
     assert not provenance().keys() & {"dtype", "kernels", "gpu", "device"}
+
+
+def test_a_machine_without_a_gpu_takes_the_tiles_that_ship() -> None:
+    assert torch.cuda.is_available() or provenance()["tiles"] == "defaults"
 
 
 def test_what_was_set_of_the_processor_and_of_waiting_threads_is_seen() -> None:
