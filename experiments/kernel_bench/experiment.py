@@ -8,7 +8,7 @@ sm_90, in an emulator, and times what runs on the CPU. With a GPU it times kerne
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +50,12 @@ class KernelCases:
         for dtype in self.dtypes:
             if dtype not in TOLERANCES:
                 raise ValueError(f"dtypes={self.dtypes!r}: must be of {', '.join(TOLERANCES)}")
+
+
+def items_of(kernels: Mapping[str, KernelCases]) -> list[Item]:
+    """The kernels' shapes in each type they ship for; of one that is for CPUs alone in float32."""
+    return [Item(name, shape, dtype, case) for name, kernel in kernels.items()
+            for dtype in kernel.dtypes or [host_timing.DTYPE] for shape, case in kernel.shapes.items()]
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,8 @@ class KernelBench:
         return own if own.is_dir() and not Path(self.baseline).exists() else Path(self.baseline)
 
     def items(self) -> list[Item]:
-        """The shapes of all kernels, or those along the axis, in each type they ship for; of one that is for CPUs alone
-        in float32. ValueError if no case has the axis."""
-        found = [Item(name, shape, dtype, case) for name, kernel in self.kernels.items()
-                 for dtype in kernel.dtypes or [host_timing.DTYPE] for shape, case in kernel.shapes.items()]
+        """The shapes of all kernels, or those along the axis. ValueError if no case has the axis."""
+        found = items_of(self.kernels)
         return found if self.axis is None else along_axis(found, self.axis, self.values)
 
     def run(self, folder: Path) -> int:

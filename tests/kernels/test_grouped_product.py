@@ -46,8 +46,8 @@ def test_a_last_matrix_that_lies_apart_is_one_more(gated: bool) -> None:
     weight_XNK = torch.randn(4, (1 + gated) * COLUMNS, WIDTH)
     source, (order_P, count_X) = torch.randn(30, WIDTH), sort_by_expert(matrix_P1, 4)
     rows = source if gated else source[order_P]  # an ungated product's rows are sorted already
-    (found,), _ = run(product, GATE_UP.buckets[0].default, rows, weight_XNK[:3].clone(), Groups(order_P, count_X, 1), gated,
-                      weight_XNK[3].clone(), 30)
+    (found,), _ = run(product, GATE_UP.buckets[0].default, rows, weight_XNK[:3].clone(), Groups(order_P, count_X, 1),
+                      gated, weight_XNK[3].clone(), 30)
     by_row = torch.stack([expected(row, weight_XNK[matrix], gated)
                           for row, (matrix,) in zip(source, matrix_P1.tolist(), strict=True)])
     # A gated product stays sorted, an ungated one returns to the order of the assignments.
