@@ -65,18 +65,22 @@ class _Tiles:
     num_stages: int
 
 
-def _candidates(*rows: int) -> tuple[_Tiles, ...]:
+_MOST_ELEMENTS = 116_000  # 16-bit ones in a card's shared memory
+
+
+def _candidates(rows: tuple[int, ...], num_warps: tuple[int, ...]) -> tuple[_Tiles, ...]:
     """What may be tried: all of 128 tokens, so that the vocabulary is cut alike whatever a table says."""
-    return tuple(_Tiles(128, tall, width, num_warps, num_stages) for tall in rows for width in (64, 128)
-                 for num_warps in (4, 8) for num_stages in (3, 4))
+    return tuple(_Tiles(128, tall, width, warps, num_stages) for tall in rows for width in (64, 128)
+                 for warps in num_warps for num_stages in (3, 4) if (128 + tall) * width * num_stages <= _MOST_ELEMENTS)
 
 
-# By the largest number of rows.
-_FEW, _MANY = _candidates(16, 32), _candidates(64, 128)
-TILES = TileChoice("lm_head", (Bucket(64, _Tiles(128, 32, 64, num_warps=4, num_stages=4), _FEW),
-                               Bucket(math.inf, _Tiles(128, 128, 64, num_warps=8, num_stages=4), _MANY)))
-DRAWN_TILES = TileChoice("lm_head_drawn", (Bucket(64, _Tiles(128, 32, 64, num_warps=8, num_stages=4), _FEW),
-                                           Bucket(math.inf, _Tiles(128, 64, 64, num_warps=8, num_stages=4), _MANY)))
+# By the largest number of rows. Many of them overflow the registers of four warps, and of eight where a token is drawn.
+TILES = TileChoice("lm_head", (
+    Bucket(64, _Tiles(128, 32, 64, num_warps=4, num_stages=4), _candidates((16, 32, 64), (4, 8))),
+    Bucket(math.inf, _Tiles(128, 128, 64, num_warps=8, num_stages=4), _candidates((64, 128), (8,)))))
+DRAWN_TILES = TileChoice("lm_head_drawn", (
+    Bucket(64, _Tiles(128, 32, 64, num_warps=8, num_stages=4), _candidates((16, 32), (4, 8))),
+    Bucket(math.inf, _Tiles(128, 64, 64, num_warps=8, num_stages=4), _candidates((32, 64), (8,)))))
 # float32 has no exact tensor-core product: its operands stay in registers, so its tile is smaller.
 _FLOAT32_TILES = _Tiles(64, 32, 32, num_warps=4, num_stages=3)
 _DRAWN_FLOAT32_TILES = _Tiles(64, 32, 32, num_warps=8, num_stages=3)

@@ -60,7 +60,7 @@ def _file_hash(path: str) -> str:
 
 
 @cache
-def _kernels_hash() -> str:
+def kernels_hash() -> str:
     """Of the kernels' code and their tables of tiles."""
     paths = *sorted(_KERNELS.glob("*.py")), *sorted(_KERNELS.glob("tiles/*.json"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
@@ -287,5 +287,5 @@ def _key(row: Json, device: str) -> str:
     processor = () if device != "cpu" else (
         machine()["cpu"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
     parts = [row["contender"], row.get("kernel"), row.get("shape"), row.get("dtype"), row.get("case"), device,
-             *processor, _kernels_hash(), torch.__version__, triton.__version__]
+             *processor, kernels_hash(), torch.__version__, triton.__version__]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -30,6 +30,16 @@ class FakeClock:
             call()
         return [8.0, 7.5, 9.0]
 
+    def sampler(self, calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
+        self.replays.append(len(calls))
+
+        def sample() -> float:
+            for call in calls:
+                call()
+            return 8.0
+
+        return sample
+
 
 class NoGraphClock(FakeClock):
     """A call that reads the device cannot be captured."""

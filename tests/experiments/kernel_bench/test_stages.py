@@ -56,7 +56,7 @@ def test_another_state_of_the_kernels_is_measured_anew(tmp_path: Path, monkeypat
     file = JsonLines(tmp_path / "times.jsonl")
     TimingStage(60, "cpu").run(ITEMS[:1], file, fake_timer, fake_ceilings)
     before = len(file.rows())
-    monkeypatch.setattr(kernel_stages, "_kernels_hash", lambda: "another")
+    monkeypatch.setattr(kernel_stages, "kernels_hash", lambda: "another")
     TimingStage(60, "cpu").run(ITEMS[:1], file, fake_timer, fake_ceilings)
     assert len(file.rows()) == 2 * before
 
