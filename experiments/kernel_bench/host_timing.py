@@ -57,12 +57,16 @@ class HostClock:
         return time.perf_counter() - began
 
 
+def too_large(case: Case, dtype: torch.dtype) -> str | None:
+    """The reason if a case's inputs take more of the host's memory than they may."""
+    held, most = num_bytes(case.inputs(dtype, torch.device("meta"))), min(_MOST_BYTES, free_memory_bytes() // 8)
+    return f"its inputs take {held / 1e9:.2f} GB, of which {most / 1e9:.2f} GB may be taken" if held > most else None
+
+
 def timed_on_host(case: Case, dtype_name: str, name: str, device_name: str, clock: HostClock | None = None) -> Json:
     """The row of one implementation on one case: its error, its times, and the least that it reads and multiplies."""
-    held = num_bytes(case.inputs(getattr(torch, dtype_name), torch.device("meta")))
-    most = min(_MOST_BYTES, free_memory_bytes() // 8)
-    if held > most:
-        return {"skipped": f"its inputs take {held / 1e9:.2f} GB, of which {most / 1e9:.2f} GB may be taken"}
+    if reason := too_large(case, getattr(torch, dtype_name)):
+        return {"skipped": reason}
     function = contender(case, name)
     gate = verdict(case, dtype_name, device_name, function)
     if not gate["passed"]:

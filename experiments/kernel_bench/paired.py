@@ -7,6 +7,7 @@ a neighbour on the machine that stays for many rounds makes it too short.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -33,9 +34,14 @@ def paired_ratio(times: Sequence[float], base: Sequence[float]) -> PairedRatio:
     """times / base, round by round. ValueError for fewer than six rounds, or where the numbers of rounds differ."""
     if len(times) != len(base) or len(times) < LEAST_ROUNDS:
         raise ValueError(f"{len(times)} and {len(base)} rounds: must be the same, {LEAST_ROUNDS} at least")
-    ratios = sorted(one / other for one, other in zip(times, base, strict=True))
-    place = _place(len(ratios))
-    return PairedRatio(median(ratios), ratios[place], ratios[-1 - place])
+    return median_ratio([one / other for one, other in zip(times, base, strict=True)])
+
+
+def median_ratio(ratios: Sequence[float]) -> PairedRatio:
+    """Of ratios that do not depend on one another, six at least."""
+    ordered = sorted(ratios)
+    place = _place(len(ordered))
+    return PairedRatio(median(ordered), ordered[place], ordered[-1 - place])
 
 
 def _place(num_rounds: int) -> int:
@@ -47,11 +53,16 @@ def _place(num_rounds: int) -> int:
     return place
 
 
-def interleaved(samplers: Sequence[Callable[[], float]], num_rounds: int) -> list[list[float]]:
-    """The samples of each, one a round; every other round goes backwards, so that a drift costs all alike."""
+def interleaved(samplers: Sequence[Callable[[], float]], num_rounds: int, seconds: float = math.inf
+                ) -> list[list[float]]:
+    """The samples of each, one a round; every other round goes backwards, so that a drift costs all alike. After so
+    many seconds no round begins but the first two."""
+    ends = time.monotonic() + seconds
     found: list[list[float]] = [[] for _ in samplers]
     order = list(enumerate(samplers))
     for number in range(num_rounds):
+        if number >= 2 and time.monotonic() >= ends:
+            break
         for place, sample in order[:: -1 if number % 2 else 1]:
             found[place].append(sample())
     return found

@@ -45,3 +45,7 @@ def test_too_few_rounds_or_unequal_ones_are_refused(times: list[float], base: li
 def test_turns_go_forwards_and_backwards() -> None:
     clock = count()
     assert interleaved([lambda: next(clock)] * 3, 3) == [[0, 5, 6], [1, 4, 7], [2, 3, 8]]
+
+
+def test_after_its_seconds_a_measurement_has_been_forwards_and_backwards_all_the_same() -> None:
+    assert [len(times) for times in interleaved([lambda: 1.0] * 2, 60, seconds=0)] == [2, 2]
