@@ -163,6 +163,29 @@ def _vllm_experts(case: Any) -> Call:
     return call
 
 
+def _triton_kernels_experts(case: Any) -> Call:
+    """Triton's own products, gathered and scattered by expert, as in its releases 3.4 and 3.5; sorting is timed with
+    them. SwiGLU is PyTorch's, for theirs adds 1 to the second factor. Another interface fails, and its row says how."""
+    multiply = importlib.import_module("triton_kernels.matmul_ogs").matmul_ogs
+    routing = importlib.import_module("triton_kernels.routing")
+
+    def call(x_TE: Tensor, gate_up_XGE: Tensor, down_XEM: Tensor, expert_TA: Tensor, weight_TA: Tensor) -> Tensor:
+        num_experts, flat_P = len(gate_up_XGE), expert_TA.flatten()
+        order_P = flat_P.sort(stable=True).indices
+        place_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
+        order_P, place_P = order_P.int(), place_P.int()
+        count_X = torch.zeros(num_experts, dtype=torch.int32, device=x_TE.device).index_add_(
+            0, flat_P, torch.ones_like(flat_P, dtype=torch.int32))
+        groups = routing.RoutingData(weight_TA.flatten()[order_P], count_X, num_experts, expert_TA.shape[1],
+                                     routing.compute_expt_data(count_X, num_experts, len(flat_P)))
+        gate, up = multiply(x_TE, gate_up_XGE.transpose(1, 2), None, groups,
+                            gather_indx=routing.GatherIndx(order_P, place_P)).chunk(2, dim=-1)
+        return multiply(F.silu(gate) * up, down_XEM.transpose(1, 2), None, groups,
+                        scatter_indx=routing.ScatterIndx(place_P, order_P), gammas=groups.gate_scal)
+
+    return call
+
+
 def _grouped_layer(case: Any) -> Call:
     products = _grouped_products(case)
 
@@ -236,7 +259,8 @@ _SPECIAL: Mapping[str, Sequence[Peer]] = {
                       Peer("FlashInfer", _flashinfer_attention, "flashinfer", _is_one_row),
                       Peer("fla-core", _fla_attention, "fla", _is_one_token)],
     "ExpertsCase": [Peer("torch grouped_mm", _grouped_products, on_cpu=True),
-                    Peer("vLLM fused_experts", _vllm_experts, "vllm")],
+                    Peer("vLLM fused_experts", _vllm_experts, "vllm"),
+                    Peer("triton_kernels", _triton_kernels_experts, "triton_kernels")],
     "LayerCase": [Peer("torch grouped_mm", _grouped_layer, on_cpu=True)],
     "LMHeadCase": [Peer("cuBLAS + token statistics", _product_then_statistics)],
     "MaskedCrossEntropyCase": [Peer("Liger", _liger_cross_entropy, "liger_kernel", _has_gradients)],

@@ -1,6 +1,7 @@
 """Every kernel has its peers, which compute the same; what is not installed is known as such."""
 
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a rehearsal f
     (AttentionCase(1, 4, 4, 2, 32, 64, listed_tiles=1), ["torch eager", "torch.compile"]),
     (LMHeadCase(3, 64, 200), ["torch eager", "cuBLAS + token statistics", "torch.compile"]),
     (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32),
-     ["torch eager", "torch grouped_mm", "vLLM fused_experts", "torch.compile"]),
+     ["torch eager", "torch grouped_mm", "vLLM fused_experts", "triton_kernels", "torch.compile"]),
     (LayerCase(ExpertLoad(5, 8, 2), 64, 32, Routing(2), 16), ["torch eager", "torch grouped_mm", "torch.compile"]),
     (WrongCase(1.0, 0), ["torch eager", "torch.compile"]),
 ], ids=lambda value: type(value).__name__ if not isinstance(value, list) else "")
@@ -68,7 +69,42 @@ def _attended_alone(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     return _attended(q[None], k[None], v[None], causal)[0]
 
 
+@dataclass(frozen=True)
+class _Indices:
+    src_indx: Tensor
+    dst_indx: Tensor
+
+
+@dataclass(frozen=True)
+class _RoutingData:
+    gate_scal: Tensor
+    expt_hist: Tensor
+    n_expts_tot: int
+    n_expts_act: int
+    expt_data: Tensor
+
+
+def _matmul_ogs(x: Tensor, w: Tensor, bias: None, routing_data: _RoutingData, gather_indx: _Indices | None = None,
+                scatter_indx: _Indices | None = None, gammas: Tensor | None = None) -> Tensor:
+    """Rows sorted by expert times its matrix [K, N]; gathered from their tokens before, or weighted and summed over a
+    token's experts after."""
+    assert routing_data.expt_data.tolist() == routing_data.expt_hist.tolist()
+    if gather_indx is not None:
+        assert torch.equal(gather_indx.dst_indx[gather_indx.src_indx], torch.arange(len(gather_indx.src_indx)))
+        x = x[gather_indx.src_indx // routing_data.n_expts_act]
+    parts = x.split(routing_data.expt_hist.tolist())
+    y = torch.cat([part @ matrix for part, matrix in zip(parts, w, strict=True)])
+    if scatter_indx is None:
+        return y
+    assert gammas is not None
+    y = (y.float() * gammas[:, None])[scatter_indx.src_indx]
+    return y.unflatten(0, (-1, routing_data.n_expts_act)).sum(1).to(x.dtype)
+
+
 STAND_INS = {
+    "triton_kernels.matmul_ogs": {"matmul_ogs": _matmul_ogs},
+    "triton_kernels.routing": {"RoutingData": _RoutingData, "GatherIndx": _Indices, "ScatterIndx": _Indices,
+                               "compute_expt_data": lambda hist, n_expts_tot, n_gates: hist},
     "flash_attn_interface": {"flash_attn_func": _attended},
     "flashinfer": {"single_prefill_with_kv_cache": _attended_alone, "silu_and_mul": _silu_and_mul},
     "vllm.model_executor.layers.fused_moe": {"fused_experts": _fused_experts}}
@@ -77,7 +113,8 @@ STAND_INS = {
 @pytest.mark.parametrize(("case", "name"), [
     (AttentionCase(2, 3, 4, 2, 32, 64, causal=True), "FlashAttention-3"),
     (AttentionCase(1, 3, 4, 2, 32, 64, causal=True), "FlashInfer"), (AttentionCase(1, 1, 4, 2, 32, 64), "FlashInfer"),
-    (SwiGLUCase(3, 64), "FlashInfer"), (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), "vLLM fused_experts")], ids=str)
+    (SwiGLUCase(3, 64), "FlashInfer"), (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), "vLLM fused_experts"),
+    (ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), "triton_kernels")], ids=str)
 def test_packages_that_are_not_here_are_called_as_they_document(
         case: Case, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, functions in STAND_INS.items():
@@ -93,6 +130,13 @@ def test_flex_attention_and_torch_compile_compute_the_same(causal: bool) -> None
     case = AttentionCase(1, 4, 4, 2, 32, 64, causal=causal)
     for name in ("FlexAttention", "torch.compile"):
         assert timed(case, "bfloat16", name, "cpu", FakeClock())["gate"]["error"] < 0.005
+
+
+def test_another_interface_of_a_package_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("triton_kernels.matmul_ogs", "triton_kernels.routing"):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace())
+    with pytest.raises(AttributeError, match="matmul_ogs"):
+        timed(ExpertsCase(ExpertLoad(5, 8, 2), 64, 32), "bfloat16", "triton_kernels", "cpu", FakeClock())
 
 
 def test_a_contender_is_the_kernel_or_the_peer_of_that_name() -> None:
