@@ -24,8 +24,8 @@ from .axis import along_axis
 from .experiment import KernelCases, items_of
 from .paired import LEAST_ROUNDS
 from .stages import Item
+from .tile_decisions import Tuner
 from .tile_timing import Trial
-from .tuner import Tuner
 
 ROWS = "tune.jsonl"
 

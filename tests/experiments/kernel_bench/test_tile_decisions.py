@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.experiments.harness.json_lines import JsonLines
+from quicksilver.experiments.kernel_bench.tile_decisions import Timer, Tuner
 from quicksilver.experiments.kernel_bench.tile_timing import Trial
-from quicksilver.experiments.kernel_bench.tuner import Timer, Tuner
 from quicksilver.kernels import gate_up, tile_table
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.gate_up import GateUpCase, gate_up_swiglu, reference
