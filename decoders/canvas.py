@@ -70,8 +70,9 @@ class Canvas:
         rows = torch.zeros(len(requests), length + 1, dtype=torch.int64)
         for row, request in zip(rows, requests, strict=True):
             row[: len(request.tokens)] = torch.tensor(request.tokens)
-        if rows.max() >= model.spec.vocab_size:
-            raise ValueError(f"token id {int(rows.max())}: must be from 0 to {model.spec.vocab_size - 1} (vocab_size - "
+        largest = int(rows.masked_fill(rows == model.spec.mask_id, 0).max())  # a model without mask has no such token
+        if largest >= model.spec.vocab_size:
+            raise ValueError(f"token id {largest}: must be from 0 to {model.spec.vocab_size - 1} (vocab_size - "
                              "1)")
         stop_B = torch.tensor([len(request.tokens) for request in requests])
         exists_BS = torch.arange(length + 1) < stop_B[:, None]

@@ -8,6 +8,7 @@ from .config import ExpertShape, Shape, TransformerConfig
 from .heads import FusedHead, Head, SeparateHead
 from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
+from .loading import LoadedModel, load
 from .logits_function import LogitsFunction
 from .masking import ExactCount, Independent, Masking
 from .mixture import MoELayer, Router, RoutingResult
@@ -35,6 +36,7 @@ __all__ = [
     "Independent",
     "KVStore",
     "LanguageModel",
+    "LoadedModel",
     "LogitsFunction",
     "LossFree",
     "MaskedDiffusion",
@@ -55,6 +57,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "exact_k_nll",
+    "load",
     "load_checkpoint",
     "save_checkpoint",
     "with_routing_rule",

@@ -72,10 +72,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The constants of a model. mask_id is the token of masked positions. With shift 0, row q of a forward predicts
-    position q; with shift 1, as in a next-token model, position q + 1. `materializes_logits` says whether all logits of
-    a position exist at once, as some statistics need; `couples_positions` whether a position's answer depends on which
-    others are queried, not on what they hold alone."""
+    """The constants of a model. mask_id is the token of masked positions, vocab_size where the model has none. With
+    shift 0, row q of a forward predicts position q; with shift 1, as in a next-token model, position q + 1.
+    `materializes_logits` says whether all logits of a position exist at once, as some statistics need;
+    `couples_positions` whether a position's answer depends on which others are queried, not on what they hold alone."""
 
     mask_id: int
     shift: int
@@ -89,7 +89,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         integer_field(self, "vocab_size", at_least=2)
         integer_field(self, "max_length")
-        integer_field(self, "mask_id", at_least=0, at_most=self.vocab_size - 1)
+        integer_field(self, "mask_id", at_least=0, at_most=self.vocab_size)
         integer_field(self, "shift", at_least=0, at_most=1)
 
 
@@ -138,8 +138,9 @@ class Replayable(Protocol):
 
 @dataclass(frozen=True)
 class DecodableTransformer:
-    """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec. On a CPU large weights are held a
-    second time, packed for oneDNN (`Transformer.pack`)."""
+    """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec; a mask_id of vocab_size, one more
+    than its last token, is that of a model without a mask token. On a CPU large weights are held a second time, packed
+    for oneDNN (`Transformer.pack`)."""
 
     transformer: Transformer
     mask_id: int
@@ -163,6 +164,17 @@ class DecodableTransformer:
     def config(self) -> TransformerConfig:
         return self.transformer.config
 
+    @property
+    def has_mask_token(self) -> bool:
+        """Whether the mask id is one of the model's tokens."""
+        return self.mask_id < self.config.vocab_size
+
+    def check(self, *, shows_mask: bool) -> None:
+        """ValueError if the model would see masks and has no mask token."""
+        if shows_mask and not self.has_mask_token:
+            raise ValueError(f"mask_id={self.mask_id}: the model has no mask token, which guidance needs to mask a "
+                             "prompt; give that of one of its tokens")
+
     def new_store(self, num_rows: int, length: int) -> KVStore:
         shape = self.config.shape
         return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
@@ -173,14 +185,22 @@ class DecodableTransformer:
         return self.transformer.weights_version()
 
     def hidden(self, tokens_BS: Tensor, plan: Plan, store: KVStore | None) -> Tensor:
-        feed_BF, mask = plan.feed_BF, plan.attention_mask(self.config.attention, tokens_BS.shape[1] - 1)
+        feed_BF, length, window = plan.feed_BF, tokens_BS.shape[1] - 1, self.config.shape.window
+        mask = plan.attention_mask(self.config.attention, length)
+        window_mask = None
+        if window is not None:  # which a mask that lets every position be seen does not know of
+            window_mask = replace(plan, no_mask=False).attention_mask(self.config.attention, length).within(window)
         write = None if store is None or plan.slots is None else store.write(feed_BF, plan.slots)
         index_BQ = plan.index(self._spec.shift)
-        hidden_BFE = self.transformer.hidden(tokens_BS.gather(1, feed_BF), feed_BF, mask, write, index_BQ)
+        tokens_BF = tokens_BS.gather(1, feed_BF)
+        if not self.has_mask_token:
+            tokens_BF = tokens_BF.masked_fill(tokens_BF == self.mask_id, 0)
+        hidden_BFE = self.transformer.hidden(tokens_BF, feed_BF, mask, write, index_BQ, window_mask)
         return hidden_BFE[:, : plan.query_BQ.shape[1]]
 
     def statistics(self, hidden_BQE: Tensor, request: StatisticsRequest) -> TokenStatistics:
-        arguments = hidden_BQE, self.transformer.head, self._spec.mask_id, request
+        banned_id = self.mask_id if self.has_mask_token else None
+        arguments = hidden_BQE, self.transformer.head, banned_id, request
         if is_batch_invariant():
             return statistics_by_position(self.head, *arguments)
         return self.head.statistics(*arguments)

@@ -6,7 +6,7 @@ Positions count from the row's first token and need not be contiguous: one defin
 KV caches.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -61,6 +61,29 @@ class BlockCausal:
 
     def stop(self, query_BQ: Tensor) -> Tensor:
         return (query_BQ // self.block + 1) * self.block
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A position sees itself and what `inner`, which sees no later ones, lets it see of the window - 1 before it."""
+
+    inner: AttentionPattern
+    window: int
+
+    def __post_init__(self) -> None:
+        integer_field(self, "window")
+
+    def first(self, query_BQ: Tensor) -> Tensor:
+        """The first position that a query sees, int64 [B, Q], which may be negative."""
+        return query_BQ - self.window + 1
+
+    def visible(self, query_BQ: Tensor, key_BC: Tensor) -> Tensor:
+        near_BQC = key_BC[:, None, :] >= self.first(query_BQ)[:, :, None]
+        visible_BQC = self.inner.visible(query_BQ, key_BC)
+        return near_BQC if visible_BQC is None else visible_BQC & near_BQC
+
+    def stop(self, query_BQ: Tensor) -> Tensor | None:
+        return self.inner.stop(query_BQ)
 
 
 @dataclass(frozen=True)
@@ -122,14 +145,25 @@ class AttentionMask(VisibleKeys):
         if self.end is not None:
             end_BF = torch.full_like(self.query_BF, self.end)
             stop_BF = end_BF if stop_BF is None else stop_BF.clamp(max=self.end)
-        if stop_BF is None:
-            return None
-        key_BC = self.key_BC.expand(len(stop_BF), -1).contiguous()
-        return torch.searchsorted(key_BC, stop_BF.expand(len(key_BC), -1).contiguous())
+        return None if stop_BF is None else self._num_before(stop_BF)
+
+    @cached_property
+    def first_BF(self) -> Tensor | None:
+        """The first key that each query sees, int64; None where it sees all that come before."""
+        return self._num_before(self.pattern.first(self.query_BF)) if isinstance(self.pattern, SlidingWindow) else None
+
+    def _num_before(self, position_BF: Tensor) -> Tensor:
+        """How many keys stand before each of these positions."""
+        key_BC = self.key_BC.expand(len(position_BF), -1).contiguous()
+        return torch.searchsorted(key_BC, position_BF.expand(len(key_BC), -1).contiguous())
 
     @property
     def ranges(self) -> KeyRanges:
-        return KeyRanges(self.key_BC.shape[1], stop_BF=self.stop_BF)
+        return KeyRanges(self.key_BC.shape[1], self.first_BF, self.stop_BF)
+
+    def within(self, window: int | None) -> "AttentionMask | None":
+        """The same for layers that see the last `window` positions alone; None where there are none."""
+        return None if window is None else replace(self, pattern=SlidingWindow(self.pattern, window))
 
     def check(self, batch: int, num_queries: int, num_keys: int, num_kv_heads: int) -> None:
         described = self.query_BF.shape[1], self.key_BC.shape[1]

@@ -7,16 +7,21 @@ If T positions select k of X experts independently and uniformly, the expected n
 This is an estimate: trained routers prefer some experts, and neighbouring positions select alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..kernels.checks import check_instance, integer_field, real_field
+from ..kernels.checks import check_instance, check_integers, integer_field, real_field
 from ..kernels.moe_router import Routing
 from .attention import AttentionPattern
+from .rope import RopeScaling
+
+# Fields that published shapes need, added when records existed: those keep their names.
+_ADDED_LATER = {"added_later": True}
 
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Mixtures of experts in place of dense feed-forward layers, from layer `num_dense_layers` on.
+    """Mixtures of experts in place of dense feed-forward layers, from layer `num_dense_layers` on but for
+    `dense_layers`.
 
     Each expert is a SwiGLU network of `expert_width`. `shared_width` is that of a shared expert, which every position
     passes (0: none). `selection_bias` adds a bias per expert to the scores, for selection only."""
@@ -27,6 +32,7 @@ class ExpertShape:
     shared_width: int = 0
     num_dense_layers: int = 0
     selection_bias: bool = False
+    dense_layers: tuple[int, ...] = field(default=(), metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
         integer_field(self, "num_experts")
@@ -35,6 +41,7 @@ class ExpertShape:
         integer_field(self, "shared_width", at_least=0)
         integer_field(self, "num_dense_layers", at_least=0)
         check_instance("selection_bias", self.selection_bias, bool)
+        object.__setattr__(self, "dense_layers", tuple(check_integers("dense_layers", self.dense_layers)))
         self.routing.check_experts(self.num_experts)
 
     def expected_distinct(self, num_positions: int) -> float:
@@ -48,7 +55,11 @@ class Shape:
 
     `position_table` adds a learned vector per position: with RoPE only, a bidirectional model gives all positions of an
     all-mask canvas the same logits. `rope_fraction` is the share of each head that is rotated. `ffn_width` is that of
-    the dense feed-forward layers; with `experts`, those are the first `num_dense_layers`."""
+    the dense feed-forward layers; with `experts`, those are the first `num_dense_layers`.
+
+    Published shapes also have: heads of `head_dim` (None: width / num_heads); biases of the output projection and of
+    the feed-forward layers; a QK-norm over all heads at once (`joint_qk_norm`, OLMoE); queries, keys and values cut to
+    `clip_qkv` from 0; other rotary frequencies; and layers that see the last `window` positions alone, by number."""
 
     width: int = 128
     num_layers: int = 4
@@ -63,6 +74,14 @@ class Shape:
     tied_embeddings: bool = False
     qkv_bias: bool = False
     experts: ExpertShape | None = None
+    head_dim: int | None = field(default=None, metadata=_ADDED_LATER)
+    o_bias: bool = field(default=False, metadata=_ADDED_LATER)
+    ffn_bias: bool = field(default=False, metadata=_ADDED_LATER)
+    joint_qk_norm: bool = field(default=False, metadata=_ADDED_LATER)
+    clip_qkv: float | None = field(default=None, metadata=_ADDED_LATER)
+    rope_scaling: RopeScaling | None = field(default=None, metadata=_ADDED_LATER)
+    window: int | None = field(default=None, metadata=_ADDED_LATER)
+    windowed_layers: tuple[int, ...] = field(default=(), metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "ffn_width"):
@@ -70,13 +89,23 @@ class Shape:
         real_field(self, "rope_fraction", at_least=0, at_most=1)
         real_field(self, "rope_theta", above=0)
         real_field(self, "norm_eps", above=0)
-        if self.width % self.num_heads:
+        if self.head_dim is not None:
+            integer_field(self, "head_dim")
+        elif self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide width={self.width}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads={self.num_kv_heads}: must divide num_heads={self.num_heads}")
         if self.rope_width % 2:
             raise ValueError(f"rope_fraction={self.rope_fraction}: must rotate an even number of the head's "
                              f"{self.head_width} dimensions, not {self.rope_width}")
+        if self.clip_qkv is not None:
+            real_field(self, "clip_qkv", above=0)
+        if self.window is not None:
+            integer_field(self, "window")
+        object.__setattr__(self, "windowed_layers", tuple(check_integers(
+            "windowed_layers", self.windowed_layers, at_most=self.num_layers - 1)))
+        if self.windowed_layers and self.window is None:
+            raise ValueError(f"windowed_layers={self.windowed_layers} with window=None: must have the window's size")
         if self.experts is not None:
             check_instance("experts", self.experts, ExpertShape)
             if self.experts.num_dense_layers >= self.num_layers:
@@ -85,16 +114,26 @@ class Shape:
 
     @property
     def head_width(self) -> int:
-        return self.width // self.num_heads
+        return self.width // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def attention_width(self) -> int:
+        """Of all query heads together."""
+        return self.num_heads * self.head_width
 
     @property
     def rope_width(self) -> int:
         return round(self.head_width * self.rope_fraction)
 
+    def is_dense(self, layer: int) -> bool:
+        """Whether a layer has a dense feed-forward network."""
+        experts = self.experts
+        return experts is None or layer < experts.num_dense_layers or layer in experts.dense_layers
+
     @property
     def num_dense_layers(self) -> int:
-        """The number of layers with a dense feed-forward network, the first ones."""
-        return self.num_layers if self.experts is None else self.experts.num_dense_layers
+        """The number of layers with a dense feed-forward network."""
+        return sum(self.is_dense(layer) for layer in range(self.num_layers))
 
 
 @dataclass(frozen=True)
@@ -124,7 +163,7 @@ class TransformerConfig:
         """Weights in the matrices of all layers, with `num_experts` experts of each mixture."""
         s, experts = self.shape, self.shape.experts
         qkv = s.width * s.head_width * (s.num_heads + 2 * s.num_kv_heads)
-        total = s.num_layers * (qkv + s.width * s.width) + 3 * s.num_dense_layers * s.width * s.ffn_width
+        total = s.num_layers * (qkv + s.width * s.attention_width) + 3 * s.num_dense_layers * s.width * s.ffn_width
         if experts is None:
             return total
         mixture = s.width * (experts.num_experts + 3 * experts.shared_width + 3 * num_experts * experts.expert_width)
@@ -134,7 +173,7 @@ class TransformerConfig:
         """FLOPs of forwards that feed `num_fed` positions, which see `num_keys_seen` keys in total, and run the head at
         `num_queried` positions: 2 per active weight and position, 4 H D per (query, key) pair and layer."""
         s = self.shape
-        attention = 4 * s.num_layers * s.width * num_keys_seen
+        attention = 4 * s.num_layers * s.attention_width * num_keys_seen
         products = 2 * self.num_active_matrix_parameters() * num_fed
         return products + attention + 2 * s.width * self.vocab_size * num_queried
 

@@ -23,9 +23,9 @@ class Head(Protocol):
     materializes_logits: ClassVar[bool]
     """Whether all logits of a position exist at once, as some statistics need."""
 
-    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int | None, request: StatisticsRequest
                    ) -> TokenStatistics:
-        """The statistics of the logits of hidden states, in which the banned token has none."""
+        """The statistics of the logits of hidden states, in which the banned token, if any, has none."""
         ...
 
 
@@ -38,8 +38,8 @@ def _logits(hidden_BQE: Tensor, lm_head: Linear) -> Tensor:
     return lm_head(hidden_BQE)
 
 
-def statistics_by_position(head: Head, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
-                           ) -> TokenStatistics:
+def statistics_by_position(head: Head, hidden_BQE: Tensor, lm_head: Linear, banned_id: int | None,
+                           request: StatisticsRequest) -> TokenStatistics:
     """The head's statistics of each position by itself."""
     check_device(hidden_BQE.device)
     places = list(product(range(hidden_BQE.shape[0]), range(hidden_BQE.shape[1])))
@@ -68,10 +68,11 @@ def _at(part: Any, row: int, place: int) -> Any:
 class SeparateHead:
     materializes_logits: ClassVar[bool] = True
 
-    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int | None, request: StatisticsRequest
                    ) -> TokenStatistics:
         logits_BQV = _logits(hidden_BQE, lm_head)
-        logits_BQV[..., banned_id] = -torch.inf
+        if banned_id is not None:
+            logits_BQV[..., banned_id] = -torch.inf
         return token_statistics(logits_BQV, request)
 
 
@@ -81,6 +82,6 @@ class FusedHead:
 
     materializes_logits: ClassVar[bool] = False
 
-    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int, request: StatisticsRequest
+    def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int | None, request: StatisticsRequest
                    ) -> TokenStatistics:
         return lm_head_statistics(hidden_BQE, lm_head.weight, banned_id, request)

@@ -39,12 +39,13 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class ForwardContext:
-    """What all layers share in one forward: the rotary angles of the fed positions, the attention mask, and the write
-    of keys and values (None: not stored)."""
+    """What all layers share in one forward: the rotary angles of the fed positions, the attention mask, the write of
+    keys and values (None: not stored), and the mask of layers with a window (None: there are none)."""
 
     rope: Rope
     mask: AttentionMask
     write: KVWrite | None
+    window_mask: AttentionMask | None = None
 
 
 def _attend_by_query(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, mask: AttentionMask) -> Tensor:
@@ -70,9 +71,13 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads, self.head_width = shape.num_heads, shape.num_kv_heads, shape.head_width
         self.qkv_proj = Linear(shape.width, (self.num_heads + 2 * self.num_kv_heads) * self.head_width,
                                   bias=shape.qkv_bias)
-        self.o_proj = Linear(shape.width, shape.width, bias=False)
-        self.q_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
-        self.k_norm = RMSNorm(self.head_width, shape.norm_eps) if shape.qk_norm else None
+        self.o_proj = Linear(shape.attention_width, shape.width, bias=shape.o_bias)
+        self.is_joint, self.clip = shape.joint_qk_norm, shape.clip_qkv
+        self.q_norm = self.k_norm = None
+        if shape.qk_norm:
+            normed_heads = (self.num_heads, self.num_kv_heads) if self.is_joint else (1, 1)
+            self.q_norm, self.k_norm = (RMSNorm(heads * self.head_width, shape.norm_eps) for heads in normed_heads)
+        self.windowed_layers = frozenset(shape.windowed_layers)
         self.norm_eps = shape.norm_eps
 
     def forward(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm, ctx: ForwardContext, layer: int,
@@ -84,6 +89,9 @@ class Attention(nn.Module):
         else:
             k_BCKD, v_BCKD = ctx.write.context_of(layer)
         mask = ctx.mask
+        if layer in self.windowed_layers:
+            assert ctx.window_mask is not None
+            mask = ctx.window_mask
         if index_BQ is not None:
             q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
             mask = mask.at(index_BQ)
@@ -99,29 +107,39 @@ class Attention(nn.Module):
             projection = Projection(norm.weight, norm.eps, self.qkv_proj.weight, self.qkv_proj.bias, self.head_width)
             return project_and_store.project_and_store(x_BFE, residual_BFE, projection, *after)
         x_BFE, stream_BFE = by_position(norm, x_BFE, residual_BFE)
-        qkv_BFHD = by_position(self.qkv_proj, x_BFE).unflatten(-1, (-1, self.head_width))
+        qkv_BFHD = self._normed_jointly(by_position(self.qkv_proj, x_BFE)).unflatten(-1, (-1, self.head_width))
         return (*rotate_and_store(qkv_BFHD, *after), stream_BFE)
 
     def _fuses(self, x_BFE: Tensor, norm: RMSNorm) -> bool:
         """Whether the norm, the product and what follows are one launch."""
         return (project_and_store.pays(x_BFE, self.qkv_proj.weight) and not is_batch_invariant()
-                and is_plain(self.qkv_proj, Linear) and is_plain(norm, RMSNorm))
+                and is_plain(self.qkv_proj, Linear) and is_plain(norm, RMSNorm)
+                and not self.is_joint and self.clip is None)
+
+    def _normed_jointly(self, qkv_BFN: Tensor) -> Tensor:
+        """Queries and keys of all heads under one norm each, then all three cut, where the model has these."""
+        if self.is_joint and self.q_norm is not None and self.k_norm is not None:
+            widths = [heads * self.head_width for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+            q_BFN, k_BFN, v_BFN = qkv_BFN.split(widths, dim=-1)
+            q_BFN, k_BFN = by_position(self.q_norm, q_BFN, None)[0], by_position(self.k_norm, k_BFN, None)[0]
+            qkv_BFN = torch.cat((q_BFN, k_BFN, v_BFN), dim=-1)
+        return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
 
     def _qk_norm(self) -> QKNorm | None:
-        if self.q_norm is None or self.k_norm is None:
+        if self.q_norm is None or self.k_norm is None or self.is_joint:
             return None
         return QKNorm(self.q_norm.weight, self.k_norm.weight, self.norm_eps)
 
 
 class SwiGLU(nn.Module):
-    def __init__(self, width: int, ffn_width: int) -> None:
+    def __init__(self, width: int, ffn_width: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_up_proj = Linear(width, 2 * ffn_width, bias=False)
-        self.down_proj = Linear(ffn_width, width, bias=False)
+        self.gate_up_proj = Linear(width, 2 * ffn_width, bias=bias)
+        self.down_proj = Linear(ffn_width, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output of x [..., E]."""
         weight_GE = self.gate_up_proj.weight
-        if gate_up.pays(x, weight_GE) and is_plain(self.gate_up_proj, Linear):
+        if gate_up.pays(x, weight_GE) and is_plain(self.gate_up_proj, Linear) and self.gate_up_proj.bias is None:
             return self.down_proj(gate_up.gate_up_swiglu(x.flatten(0, -2), weight_GE)).view_as(x)
         return self.down_proj(swiglu(self.gate_up_proj(x)))

@@ -19,6 +19,7 @@ from .kv_store import KVWrite
 from .layers import Attention, ForwardContext, RMSNorm, SwiGLU
 from .linear import Linear
 from .mixture import MoELayer, Router
+from .rope import frequencies, rotary_tables
 
 
 class Block(nn.Module):
@@ -27,8 +28,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
         self.attention = Attention(shape)
         self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
-        if shape.experts is None or layer < shape.num_dense_layers:
-            self.ffn = SwiGLU(shape.width, shape.ffn_width)
+        if shape.experts is None or shape.is_dense(layer):
+            self.ffn = SwiGLU(shape.width, shape.ffn_width, bias=shape.ffn_bias)
         else:
             self.ffn = MoELayer(shape.width, shape.experts)
 
@@ -62,12 +63,19 @@ class Transformer(nn.Module):
         self.head = Linear(shape.width, config.vocab_size, bias=False)
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
-        half = shape.rope_width // 2
-        frequency = shape.rope_theta ** (-torch.arange(half, dtype=torch.float64) / max(half, 1))
-        angle = torch.arange(num_positions)[:, None] * frequency
-        self.register_buffer("cos_LD", torch.cat((angle.cos(), angle.cos()), -1).float(), persistent=False)
-        self.register_buffer("sin_LD", torch.cat((-angle.sin(), angle.sin()), -1).float(), persistent=False)
+        self.register_buffer("cos_LD", None, persistent=False)
+        self.register_buffer("sin_LD", None, persistent=False)
+        self.tabulate_angles()
         self._initialise()
+
+    def tabulate_angles(self) -> None:
+        """Work out the table of rotary angles, on the weights' device."""
+        shape, scaling = self.config.shape, self.config.shape.rope_scaling
+        with torch.device("cpu"):  # whatever device the model is built on
+            tables = rotary_tables(self.config.max_length + 1,
+                                   frequencies(shape.rope_width, shape.rope_theta, scaling),
+                                   1.0 if scaling is None else scaling.amplitude)
+        self.cos_LD, self.sin_LD = (table.to(self.embedding.weight.device) for table in tables)
 
     def _initialise(self) -> None:
         """Normal weights of variance 1 / fan-in; matrices that write to the residual stream are zero."""
@@ -78,16 +86,17 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
 
     def hidden(self, tokens_BF: Tensor, positions_BF: Tensor, mask: AttentionMask, write: KVWrite | None = None,
-               index_BQ: Tensor | None = None) -> Tensor:
+               index_BQ: Tensor | None = None, window_mask: AttentionMask | None = None) -> Tensor:
         """Hidden states after the final norm, float [B, F, E], of tokens at positions (int64 [B, F]; B of positions may
         be 1). With index_BQ: those of the fed positions that it picks, [B, Q, E]; the last layer runs only there.
 
         With `write`, the keys and values of the fed positions go to its store, and queries read the store's first C
-        slots. Without, they read those of the fed positions. The mask says which of these keys each query sees."""
+        slots. Without, they read those of the fed positions. The mask says which of these keys each query sees, in
+        layers with a window window_mask does."""
         x_BFE, residual_BFE = self.embedding(tokens_BF), None
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
-        ctx = ForwardContext(Rope(positions_BF, self.cos_LD, self.sin_LD), mask, write)
+        ctx = ForwardContext(Rope(positions_BF, self.cos_LD, self.sin_LD), mask, write, window_mask)
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x_BFE, residual_BFE = block(x_BFE, residual_BFE, ctx, layer, index_BQ if layer == last else None)
@@ -98,7 +107,8 @@ class Transformer(nn.Module):
         positions of index_BQ (int64)."""
         positions_1L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)[None]
         mask = AttentionMask(self.config.attention, positions_1L, positions_1L)
-        return self.hidden(tokens_BL, positions_1L, mask, index_BQ=index_BQ)
+        window_mask = mask.within(self.config.shape.window)
+        return self.hidden(tokens_BL, positions_1L, mask, index_BQ=index_BQ, window_mask=window_mask)
 
     def pack(self) -> int:
         """Pack the weights of products on a CPU, where it pays and would leave half of the free memory: those of linear

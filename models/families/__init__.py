@@ -1,0 +1,36 @@
+"""Families of published models, by the architecture that config.json names."""
+
+from typing import Any
+
+from ...kernels.checks import shown
+from .base import Description, Family
+from .fields import Fields
+from .llama import LLAMA
+from .mistral import MISTRAL
+from .mixtral import MIXTRAL
+from .olmoe import OLMOE
+from .qwen2 import QWEN2
+from .qwen3 import QWEN3, QWEN3_MOE
+
+FAMILIES = (LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE)
+_BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
+
+
+def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()) -> Description:
+    """What the family of a configuration makes of it. ValueError names what is unknown or not supported; fields of
+    `ignoring` may be."""
+    fields = Fields(values, origin)
+    names = fields.take("architectures")
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in _BY_ARCHITECTURE:
+        raise ValueError(f"{origin}: architectures={shown(names)}: must be one of "
+                         f"{', '.join(sorted(_BY_ARCHITECTURE))}")
+    if "quantization_config" in fields:
+        method = (fields.take("quantization_config", None) or {}).get("quant_method")
+        raise ValueError(f"{origin}: quantization_config with quant_method={shown(method)}: must be a checkpoint of "
+                         "float weights, or a GGUF file")
+    found = _BY_ARCHITECTURE[names[0]].describe(fields)
+    fields.check_all_read(ignoring)
+    return found
+
+
+__all__ = ["FAMILIES", "Description", "Family", "describe"]

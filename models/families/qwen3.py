@@ -1,0 +1,35 @@
+"""Qwen3, dense and with experts (arXiv 2505.09388). Each head of queries and keys has a norm before it is rotated."""
+
+from ...kernels.moe_router import Routing
+from ..config import ExpertShape
+from .base import Attention, Description, Family, described
+from .fields import Fields
+from .qwen2 import window_of
+
+
+def attention_of(fields: Fields) -> Attention:
+    has_bias, (window, layers) = fields.flag("attention_bias", False), window_of(fields)
+    return Attention(qkv_bias=has_bias, o_bias=has_bias, qk_norm=True, window=window, windowed_layers=layers)
+
+
+def experts_of(fields: Fields, *, renormalise: bool) -> ExpertShape:
+    """Those of the mixture-of-experts models; renormalise is where the configuration does not say."""
+    num_layers, every = fields.integer("num_hidden_layers"), fields.integer("decoder_sparse_step", 1)
+    named = fields.integers("mlp_only_layers")
+    dense = tuple(layer for layer in range(num_layers) if layer in named or (layer + 1) % every)
+    routing = Routing(fields.integer("num_experts_per_tok"), renormalise=fields.flag("norm_topk_prob", renormalise))
+    num_experts = fields.integer("num_local_experts", None) or fields.integer("num_experts")
+    return ExpertShape(num_experts, fields.integer("moe_intermediate_size"), routing,
+                       dense_layers=dense)
+
+
+def _describe(fields: Fields) -> Description:
+    return described(fields, attention_of(fields))
+
+
+def _describe_moe(fields: Fields) -> Description:
+    return described(fields, attention_of(fields), experts=experts_of(fields, renormalise=False))
+
+
+QWEN3 = Family(("Qwen3ForCausalLM",), _describe)
+QWEN3_MOE = Family(("Qwen3MoeForCausalLM",), _describe_moe)

@@ -1,0 +1,41 @@
+"""The rotary embedding that a config.json describes, in the words of transformers 4 (rope_theta, rope_scaling) and of 5
+(rope_parameters)."""
+
+from ...kernels.checks import shown
+from ..rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from .fields import Fields
+
+_THETA = 10_000.0  # of transformers, where a configuration names none
+
+
+def rope_of(fields: Fields) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling. A rope_scaling counts more than rope_parameters, as it does in transformers, whose models of
+    the families here rotate whole heads whatever a configuration says: another share is refused."""
+    scaling, parameters = fields.table("rope_scaling"), fields.table("rope_parameters")
+    theta, table = fields.real("rope_theta", None), scaling or parameters
+    fields.expect("partial_rotary_factor", 1.0)
+    if table is None:
+        return theta or _THETA, None
+    table.expect("partial_rotary_factor", 1.0)
+    theta = table.real("rope_theta", None) or theta or (parameters and parameters.real("rope_theta", None)) or _THETA
+    return theta, _scaling(table, fields)
+
+
+def _scaling(table: Fields, fields: Fields) -> RopeScaling | None:
+    kind = table.take("rope_type", None) or table.take("type", "default")
+    table.take("type", None)  # beside rope_type, the same in an older word
+    if kind == "default":
+        found = None
+    elif kind == "linear":
+        found = LinearScaling(table.real("factor"))
+    elif kind == "llama3":
+        found = Llama3Scaling(table.real("factor"), table.real("low_freq_factor"), table.real("high_freq_factor"),
+                              table.integer("original_max_position_embeddings"))
+    elif kind == "yarn":
+        original = table.integer("original_max_position_embeddings", None) or fields.integer("max_position_embeddings")
+        found = YarnScaling(table.real("factor"), original, table.real("beta_fast", 32.0), table.real("beta_slow", 1.0),
+                            table.real("attention_factor", None), table.flag("truncate", True))
+    else:
+        raise ValueError(f"{table.origin}: rope_type={shown(kind)}: must be one of default, linear, llama3, yarn")
+    table.check_all_read()
+    return found

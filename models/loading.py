@@ -1,0 +1,158 @@
+"""Published checkpoints as models to decode: load, and save as transformers reads them.
+
+    loaded = load("path/to/checkpoint")
+    generate(loaded.model, presets.autoregressive(), [[1, 2, 3]], num_new=32)
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernels.checks import check_integer
+from ..kernels.host_memory import free_memory_bytes
+from .adapter import DecodableTransformer
+from .checkpoints.base import Checkpoint
+from .checkpoints.safetensors_folder import SafetensorsFolder
+from .config import TransformerConfig
+from .families import Description, describe
+from .families.tensor_names import Assignment
+from .heads import Head, SeparateHead
+from .transformer import Transformer
+
+_DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
+# Tables that some versions of transformers wrote, and that follow from the configuration.
+_DERIVED = ".rotary_emb.inv_freq"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, the folder or file that it comes from, its configuration as published and as its family reads it."""
+
+    model: DecodableTransformer
+    path: Path
+    published: dict[str, Any]
+    description: Description
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+         max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
+         ignoring: Sequence[str] = (), say: Callable[[str], None] = _say) -> LoadedModel:
+    """The model of a folder with config.json and safetensors.
+
+    dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
+    there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
+    mask token of a model that does not name its own. Fields of config.json that are not known are refused but for
+    those of `ignoring`. `say` is told, before it is taken, how much memory the weights will take. No code of a
+    checkpoint is run.
+
+    ValueError names the field, tensor or file that is missing, unknown, damaged or of another shape or type, and says
+    so where the weights do not fit the memory that is free."""
+    checkpoint = _opened(Path(source))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
+    description = describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
+    if max_length is not None:
+        length = check_integer("max_length", max_length, at_most=description.config.max_length)
+        description = replace(description, config=replace(description.config, max_length=length))
+    transformer = _empty(description.config, dtype)
+    assignments = list(description.names.assignments(description.config))
+    _check_tensors(checkpoint, assignments, description.config)
+    _check_memory(checkpoint.path, transformer, device, say)
+    transformer = transformer.to_empty(device=device)
+    _fill(transformer, checkpoint, assignments)
+    model = DecodableTransformer(transformer.eval(), _mask_id(description, mask_id), description.shift,
+                                 SeparateHead() if head is None else head)
+    return LoadedModel(model, checkpoint.path, checkpoint.config, description)
+
+
+def _opened(path: Path) -> Checkpoint:
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    return SafetensorsFolder.opened(path)
+
+
+def _mask_id(description: Description, mask_id: int | None) -> int:
+    found = description.mask_id if mask_id is None else mask_id
+    if found is not None:
+        return check_integer("mask_id", found, at_least=0, at_most=description.config.vocab_size - 1)
+    if description.needs_mask:
+        raise ValueError("mask_id=None: the configuration does not name the mask token, which a diffusion model needs; "
+                         "give its id")
+    return description.config.vocab_size
+
+
+def _empty(config: TransformerConfig, dtype: torch.dtype) -> Transformer:
+    """A Transformer without memory for its weights."""
+    with torch.device("meta"):
+        return Transformer(config).to(dtype)
+
+
+def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment], config: TransformerConfig) -> None:
+    """ValueError unless the checkpoint has the tensors that the model needs, in their shapes, and no others."""
+    wanted = {part.name: part.shape for assignment in assignments for part in assignment.parts}
+    tensors = checkpoint.tensors
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        raise ValueError(f"{checkpoint.path}: {_listed(missing)} missing")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{checkpoint.path}: tensor {name} of shape {[*tensors[name].shape]}: must be {[*shape]}")
+    unexpected = [name for name in tensors if name not in wanted and not name.endswith(_DERIVED)]
+    if unexpected:
+        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that config.json "
+                         "describes")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
+
+
+def _check_memory(path: Path, transformer: Transformer, device: torch.device, say: Callable[[str], None]) -> None:
+    num_bytes = sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
+    dtype = str(transformer.embedding.weight.dtype).removeprefix("torch.")
+    size = f"{path}: {transformer.num_parameters():,} parameters, {num_bytes / 1e9:.2f} GB in {dtype} on {device}"
+    if free and num_bytes > free:
+        raise ValueError(f"{size}: more than the {free / 1e9:.2f} GB that are free")
+    say(size)
+
+
+def _fill(transformer: Transformer, checkpoint: Checkpoint, assignments: list[Assignment]) -> None:
+    """Copy every tensor to its place, one at a time."""
+    if transformer.config.shape.tied_embeddings:
+        transformer.head.weight = transformer.embedding.weight
+    transformer.tabulate_angles()
+    places = dict(transformer.named_parameters()) | dict(transformer.named_buffers())
+    with torch.no_grad():
+        for assignment in assignments:
+            target = places[assignment.target]
+            if assignment.expert is not None:
+                target = target[assignment.expert]
+            pieces = target.split([part.shape[0] for part in assignment.parts])
+            for piece, part in zip(pieces, assignment.parts, strict=True):
+                piece.copy_(checkpoint.read(part.name))
+
+
+def weights_by_name(loaded: LoadedModel) -> dict[str, Tensor]:
+    """The weights under the names of their family, as views where they lie."""
+    transformer, config = loaded.model.transformer, loaded.model.config
+    places = dict(transformer.named_parameters()) | dict(transformer.named_buffers())
+    found = {}
+    for assignment in loaded.description.names.assignments(config):
+        source = places[assignment.target].detach()
+        source = source if assignment.expert is None else source[assignment.expert]
+        pieces = source.split([part.shape[0] for part in assignment.parts])
+        found |= {part.name: piece for part, piece in zip(assignment.parts, pieces, strict=True)}
+    return found
