@@ -59,7 +59,11 @@ class Shape:
 
     Published shapes also have: heads of `head_dim` (None: width / num_heads); biases of the output projection and of
     the feed-forward layers; a QK-norm over all heads at once (`joint_qk_norm`, OLMoE); queries, keys and values cut to
-    `clip_qkv` from 0; other rotary frequencies; and layers that see the last `window` positions alone, by number."""
+    `clip_qkv` from 0; other rotary frequencies; and layers that see the last `window` positions alone, by number.
+
+    Gemma's have norms also behind attention and feed-forward (`post_norms`), whose weights, like all, count from 1
+    (`norm_offset`); GELU for SiLU; embeddings times `embedding_scale`; scores times `attention_scale` (None: 1 /
+    sqrt(head_dim)); and a rotary theta of their own in layers with a window."""
 
     width: int = 128
     num_layers: int = 4
@@ -82,6 +86,12 @@ class Shape:
     rope_scaling: RopeScaling | None = field(default=None, metadata=_ADDED_LATER)
     window: int | None = field(default=None, metadata=_ADDED_LATER)
     windowed_layers: tuple[int, ...] = field(default=(), metadata=_ADDED_LATER)
+    window_rope_theta: float | None = field(default=None, metadata=_ADDED_LATER)
+    post_norms: bool = field(default=False, metadata=_ADDED_LATER)
+    norm_offset: bool = field(default=False, metadata=_ADDED_LATER)
+    gelu: bool = field(default=False, metadata=_ADDED_LATER)
+    embedding_scale: float | None = field(default=None, metadata=_ADDED_LATER)
+    attention_scale: float | None = field(default=None, metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "ffn_width"):
@@ -98,8 +108,9 @@ class Shape:
         if self.rope_width % 2:
             raise ValueError(f"rope_fraction={self.rope_fraction}: must rotate an even number of the head's "
                              f"{self.head_width} dimensions, not {self.rope_width}")
-        if self.clip_qkv is not None:
-            real_field(self, "clip_qkv", above=0)
+        for name in ("clip_qkv", "window_rope_theta", "embedding_scale", "attention_scale"):
+            if getattr(self, name) is not None:
+                real_field(self, name, above=0)
         if self.window is not None:
             integer_field(self, "window")
         object.__setattr__(self, "windowed_layers", tuple(check_integers(

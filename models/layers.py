@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import gate_up, project_and_store
@@ -37,15 +38,44 @@ class RMSNorm(nn.Module):
         return add_rms_norm(residual, x, self.weight, self.eps)
 
 
+class OffsetRMSNorm(nn.Module):
+    """RMSNorm by 1 + weight, in float32 whatever the dtype, as Gemma has it."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As RMSNorm's."""
+        total = x if residual is None else residual + x
+        scale_E = self.weight.float() + 1
+        if x.dtype == torch.float64:
+            scale_E = self.weight + 1
+        return rms_norm(total.to(scale_E.dtype), scale_E, self.eps).to(x.dtype), total
+
+
+def norm_of(shape: Shape, width: int) -> RMSNorm | OffsetRMSNorm:
+    """The norm of numbers of this width in models of this shape."""
+    return (OffsetRMSNorm if shape.norm_offset else RMSNorm)(width, shape.norm_eps)
+
+
 @dataclass(frozen=True)
-class ForwardContext:
-    """What all layers share in one forward: the rotary angles of the fed positions, the attention mask, the write of
-    keys and values (None: not stored), and the mask of layers with a window (None: there are none)."""
+class View:
+    """Where the fed positions are and what they see: their rotary angles, and the attention mask."""
 
     rope: Rope
     mask: AttentionMask
+
+
+@dataclass(frozen=True)
+class ForwardContext:
+    """What all layers share in one forward: the view of the fed positions, that of layers with a window (None: there
+    are none), and the write of keys and values (None: not stored)."""
+
+    full: View
+    windowed: View | None
     write: KVWrite | None
-    window_mask: AttentionMask | None = None
 
 
 def _attend_by_query(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, mask: AttentionMask) -> Tensor:
@@ -76,57 +106,73 @@ class Attention(nn.Module):
         self.q_norm = self.k_norm = None
         if shape.qk_norm:
             normed_heads = (self.num_heads, self.num_kv_heads) if self.is_joint else (1, 1)
-            self.q_norm, self.k_norm = (RMSNorm(heads * self.head_width, shape.norm_eps) for heads in normed_heads)
+            self.q_norm, self.k_norm = (norm_of(shape, heads * self.head_width) for heads in normed_heads)
         self.windowed_layers = frozenset(shape.windowed_layers)
+        # Attention's own scale is 1 / sqrt(head width).
+        scale = shape.attention_scale
+        self.query_scale = None if scale is None else scale * self.head_width**0.5
         self.norm_eps = shape.norm_eps
 
-    def forward(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm, ctx: ForwardContext, layer: int,
-                index_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm | OffsetRMSNorm, ctx: ForwardContext,
+                layer: int, index_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
         """Attention over the norm of x + residual, [B, Q, E], and x + residual itself, [B, F, E]."""
         q_BFHD, keys_SKD, values_SKD, stream_BFE = self._project(x_BFE, residual_BFE, norm, ctx, layer)
         if ctx.write is None:
             k_BCKD, v_BCKD = (x_SKD.unflatten(0, x_BFE.shape[:2]) for x_SKD in (keys_SKD, values_SKD))
         else:
             k_BCKD, v_BCKD = ctx.write.context_of(layer)
-        mask = ctx.mask
-        if layer in self.windowed_layers:
-            assert ctx.window_mask is not None
-            mask = ctx.window_mask
+        mask = self._view(ctx, layer).mask
         if index_BQ is not None:
             q_BFHD = q_BFHD.gather(1, index_BQ[:, :, None, None].expand(-1, -1, *q_BFHD.shape[2:]))
             mask = mask.at(index_BQ)
         attend = _attend_by_query if is_batch_invariant() else attention
         return by_position(self.o_proj, attend(q_BFHD, k_BCKD, v_BCKD, mask).flatten(2)), stream_BFE
 
-    def _project(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm, ctx: ForwardContext, layer: int
-                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _view(self, ctx: ForwardContext, layer: int) -> View:
+        if layer not in self.windowed_layers:
+            return ctx.full
+        assert ctx.windowed is not None
+        return ctx.windowed
+
+    def _project(self, x_BFE: Tensor, residual_BFE: Tensor | None, norm: RMSNorm | OffsetRMSNorm, ctx: ForwardContext,
+                 layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Queries, keys and values as `rotate_and_store` gives them, and x + residual."""
         slots = None if ctx.write is None else ctx.write.slots(layer)
-        after = self.num_heads, ctx.rope, self._qk_norm(), slots
+        after = self.num_heads, self._view(ctx, layer).rope, self._qk_norm(), slots
         if self._fuses(x_BFE, norm):
             projection = Projection(norm.weight, norm.eps, self.qkv_proj.weight, self.qkv_proj.bias, self.head_width)
             return project_and_store.project_and_store(x_BFE, residual_BFE, projection, *after)
         x_BFE, stream_BFE = by_position(norm, x_BFE, residual_BFE)
-        qkv_BFHD = self._normed_jointly(by_position(self.qkv_proj, x_BFE)).unflatten(-1, (-1, self.head_width))
+        qkv_BFHD = by_position(self._normed, by_position(self.qkv_proj, x_BFE)).unflatten(-1, (-1, self.head_width))
         return (*rotate_and_store(qkv_BFHD, *after), stream_BFE)
 
-    def _fuses(self, x_BFE: Tensor, norm: RMSNorm) -> bool:
+    def _fuses(self, x_BFE: Tensor, norm: RMSNorm | OffsetRMSNorm) -> bool:
         """Whether the norm, the product and what follows are one launch."""
         return (project_and_store.pays(x_BFE, self.qkv_proj.weight) and not is_batch_invariant()
                 and is_plain(self.qkv_proj, Linear) and is_plain(norm, RMSNorm)
-                and not self.is_joint and self.clip is None)
+                and not self._norms_apart and self.clip is None and self.query_scale is None)
 
-    def _normed_jointly(self, qkv_BFN: Tensor) -> Tensor:
-        """Queries and keys of all heads under one norm each, then all three cut, where the model has these."""
-        if self.is_joint and self.q_norm is not None and self.k_norm is not None:
-            widths = [heads * self.head_width for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-            q_BFN, k_BFN, v_BFN = qkv_BFN.split(widths, dim=-1)
-            q_BFN, k_BFN = by_position(self.q_norm, q_BFN, None)[0], by_position(self.k_norm, k_BFN, None)[0]
-            qkv_BFN = torch.cat((q_BFN, k_BFN, v_BFN), dim=-1)
+    @property
+    def _norms_apart(self) -> bool:
+        """Whether queries and keys are normalised otherwise than `rotate_and_store` does."""
+        return self.is_joint or isinstance(self.q_norm, OffsetRMSNorm)
+
+    def _normed(self, qkv_BFN: Tensor) -> Tensor:
+        """What comes of queries, keys and values before `rotate_and_store`."""
+        if not (self._norms_apart or self.query_scale is not None):
+            return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
+        widths = [heads * self.head_width for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+        q_BFN, k_BFN, v_BFN = qkv_BFN.split(widths, dim=-1)
+        if self._norms_apart and self.q_norm is not None and self.k_norm is not None:
+            q_BFN, k_BFN = (norm(x_BFN.unflatten(-1, (-1, len(norm.weight))), None)[0].flatten(-2)
+                            for norm, x_BFN in ((self.q_norm, q_BFN), (self.k_norm, k_BFN)))
+        if self.query_scale is not None:
+            q_BFN = q_BFN * self.query_scale
+        qkv_BFN = torch.cat((q_BFN, k_BFN, v_BFN), dim=-1)
         return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
 
     def _qk_norm(self) -> QKNorm | None:
-        if self.q_norm is None or self.k_norm is None or self.is_joint:
+        if self.q_norm is None or self.k_norm is None or self._norms_apart:
             return None
         return QKNorm(self.q_norm.weight, self.k_norm.weight, self.norm_eps)
 
@@ -143,3 +189,17 @@ class SwiGLU(nn.Module):
         if gate_up.pays(x, weight_GE) and is_plain(self.gate_up_proj, Linear) and self.gate_up_proj.bias is None:
             return self.down_proj(gate_up.gate_up_swiglu(x.flatten(0, -2), weight_GE)).view_as(x)
         return self.down_proj(swiglu(self.gate_up_proj(x)))
+
+
+class GeGLU(nn.Module):
+    """SwiGLU with GELU's tanh approximation in SiLU's place (arXiv 2002.05202, Gemma)."""
+
+    def __init__(self, width: int, ffn_width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(width, 2 * ffn_width, bias=False)
+        self.down_proj = Linear(ffn_width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output of x [..., E]."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        return self.down_proj(F.gelu(gate, approximate="tanh") * up)

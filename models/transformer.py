@@ -16,22 +16,27 @@ from ..kernels.rotate_and_store import Rope
 from .attention import AttentionMask
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
-from .layers import Attention, ForwardContext, RMSNorm, SwiGLU
+from .layers import Attention, ForwardContext, GeGLU, SwiGLU, View, norm_of
 from .linear import Linear
 from .mixture import MoELayer, Router
-from .rope import frequencies, rotary_tables
+from .rope import RopeScaling, frequencies, rotary_tables
 
 
 class Block(nn.Module):
     def __init__(self, shape: Shape, layer: int) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(shape.width, shape.norm_eps)
+        self.attention_norm = norm_of(shape, shape.width)
         self.attention = Attention(shape)
-        self.ffn_norm = RMSNorm(shape.width, shape.norm_eps)
-        if shape.experts is None or shape.is_dense(layer):
-            self.ffn = SwiGLU(shape.width, shape.ffn_width, bias=shape.ffn_bias)
-        else:
+        self.ffn_norm = norm_of(shape, shape.width)
+        if shape.experts is not None and not shape.is_dense(layer):
             self.ffn = MoELayer(shape.width, shape.experts)
+        elif shape.gelu:
+            self.ffn = GeGLU(shape.width, shape.ffn_width)
+        else:
+            self.ffn = SwiGLU(shape.width, shape.ffn_width, bias=shape.ffn_bias)
+        self.attention_post_norm = self.ffn_post_norm = None
+        if shape.post_norms:
+            self.attention_post_norm, self.ffn_post_norm = norm_of(shape, shape.width), norm_of(shape, shape.width)
 
     def forward(self, x_BFE: Tensor, residual_BFE: Tensor | None, ctx: ForwardContext, layer: int,
                 index_BQ: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -40,8 +45,13 @@ class Block(nn.Module):
         x_BQE, stream_BQE = self.attention(x_BFE, residual_BFE, self.attention_norm, ctx, layer, index_BQ)
         if index_BQ is not None:
             stream_BQE = stream_BQE.gather(1, index_BQ[..., None].expand(-1, -1, stream_BQE.shape[-1]))
+        if self.attention_post_norm is not None:
+            x_BQE = by_position(self.attention_post_norm, x_BQE, None)[0]
         x_BQE, residual_BQE = by_position(self.ffn_norm, x_BQE, stream_BQE)
-        return by_position(self.ffn, x_BQE), residual_BQE
+        x_BQE = by_position(self.ffn, x_BQE)
+        if self.ffn_post_norm is not None:
+            x_BQE = by_position(self.ffn_post_norm, x_BQE, None)[0]
+        return x_BQE, residual_BQE
 
 
 class Transformer(nn.Module):
@@ -49,6 +59,8 @@ class Transformer(nn.Module):
 
     cos_LD: Tensor
     sin_LD: Tensor
+    window_cos_LD: Tensor | None
+    window_sin_LD: Tensor | None
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -59,23 +71,28 @@ class Transformer(nn.Module):
         num_positions = config.max_length + 1
         self.position_table = nn.Embedding(num_positions, shape.width) if shape.position_table else None
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.num_layers))
-        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.norm = norm_of(shape, shape.width)
         self.head = Linear(shape.width, config.vocab_size, bias=False)
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
-        self.register_buffer("cos_LD", None, persistent=False)
-        self.register_buffer("sin_LD", None, persistent=False)
+        for name in ("cos_LD", "sin_LD", "window_cos_LD", "window_sin_LD"):
+            self.register_buffer(name, None, persistent=False)
         self.tabulate_angles()
         self._initialise()
 
     def tabulate_angles(self) -> None:
-        """Work out the table of rotary angles, on the weights' device."""
-        shape, scaling = self.config.shape, self.config.shape.rope_scaling
+        """Work out the tables of rotary angles, on the weights' device."""
+        shape = self.config.shape
+        self.cos_LD, self.sin_LD = self._tables(shape.rope_theta, shape.rope_scaling)
+        if shape.window_rope_theta is not None:
+            self.window_cos_LD, self.window_sin_LD = self._tables(shape.window_rope_theta, None)
+
+    def _tables(self, theta: float, scaling: RopeScaling | None) -> tuple[Tensor, Tensor]:
         with torch.device("cpu"):  # whatever device the model is built on
-            tables = rotary_tables(self.config.max_length + 1,
-                                   frequencies(shape.rope_width, shape.rope_theta, scaling),
-                                   1.0 if scaling is None else scaling.amplitude)
-        self.cos_LD, self.sin_LD = (table.to(self.embedding.weight.device) for table in tables)
+            frequency_H = frequencies(self.config.shape.rope_width, theta, scaling)
+            amplitude = 1.0 if scaling is None else scaling.amplitude
+            cos_LD, sin_LD = rotary_tables(self.config.max_length + 1, frequency_H, amplitude)
+        return cos_LD.to(self.embedding.weight.device), sin_LD.to(self.embedding.weight.device)
 
     def _initialise(self) -> None:
         """Normal weights of variance 1 / fan-in; matrices that write to the residual stream are zero."""
@@ -94,13 +111,23 @@ class Transformer(nn.Module):
         slots. Without, they read those of the fed positions. The mask says which of these keys each query sees, in
         layers with a window window_mask does."""
         x_BFE, residual_BFE = self.embedding(tokens_BF), None
+        if self.config.shape.embedding_scale is not None:  # rounded to the weights' dtype, as Gemma does
+            x_BFE = x_BFE * torch.full((), self.config.shape.embedding_scale, dtype=x_BFE.dtype, device=x_BFE.device)
         if self.position_table is not None:
             x_BFE = x_BFE + self.position_table(positions_BF)
-        ctx = ForwardContext(Rope(positions_BF, self.cos_LD, self.sin_LD), mask, write, window_mask)
+        rope = Rope(positions_BF, self.cos_LD, self.sin_LD)
+        ctx = ForwardContext(View(rope, mask), self._windowed(rope, window_mask), write)
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             x_BFE, residual_BFE = block(x_BFE, residual_BFE, ctx, layer, index_BQ if layer == last else None)
         return by_position(self.norm, x_BFE, residual_BFE)[0]
+
+    def _windowed(self, rope: Rope, mask: AttentionMask | None) -> View | None:
+        if mask is None:
+            return None
+        if self.window_cos_LD is not None and self.window_sin_LD is not None:
+            rope = Rope(rope.positions_BF, self.window_cos_LD, self.window_sin_LD)
+        return View(rope, mask)
 
     def sequence_hidden(self, tokens_BL: Tensor, index_BQ: Tensor | None = None) -> Tensor:
         """Hidden states of whole sequences under the configured attention pattern: [B, L, E], or [B, Q, E] at the

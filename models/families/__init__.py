@@ -5,6 +5,7 @@ from typing import Any
 from ...kernels.checks import shown
 from .base import Description, Family
 from .fields import Fields
+from .gemma3 import GEMMA3
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .mixtral import MIXTRAL
@@ -12,7 +13,7 @@ from .olmoe import OLMOE
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3, QWEN3_MOE
 
-FAMILIES = (LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE)
+FAMILIES = (GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE)
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ...kernels.checks import shown
 from ..attention import AttentionPattern, Causal
 from ..config import ExpertShape, Shape, TransformerConfig
+from ..rope import RopeScaling
 from .fields import Fields
 from .rotary import rope_of
 from .tensor_names import TensorNames
@@ -51,12 +52,13 @@ _LLAMA_NAMES, _CAUSAL = TensorNames(), Causal()
 
 
 def described(fields: Fields, attention: Attention, *, experts: ExpertShape | None = None, ffn_bias: bool = False,
-              rope_fraction: float = 1.0, is_tied: bool = False, names: TensorNames = _LLAMA_NAMES, shift: int = 1,
-              pattern: AttentionPattern = _CAUSAL) -> Description:
-    """A model like Llama: what all such configurations name alike is read here; is_tied is where that is not named."""
+              rope: tuple[float, RopeScaling | None] | None = None, rope_fraction: float = 1.0, is_tied: bool = False,
+              names: TensorNames = _LLAMA_NAMES, shift: int = 1, pattern: AttentionPattern = _CAUSAL) -> Description:
+    """A model like Llama: what all such configurations name alike is read here, theta and scaling too unless they are
+    given; is_tied is where the configuration does not say."""
     fields.expect("hidden_act", "silu")
     num_heads = fields.integer("num_attention_heads")
-    theta, scaling = rope_of(fields)
+    theta, scaling = rope_of(fields) if rope is None else rope
     shape = Shape(
         width=fields.integer("hidden_size"), num_layers=fields.integer("num_hidden_layers"), num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads),

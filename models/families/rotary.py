@@ -12,13 +12,19 @@ def rope_of(fields: Fields) -> tuple[float, RopeScaling | None]:
     """Theta and scaling. A rope_scaling counts more than rope_parameters, as it does in transformers, whose models of
     the families here rotate whole heads whatever a configuration says: another share is refused."""
     scaling, parameters = fields.table("rope_scaling"), fields.table("rope_parameters")
-    theta, table = fields.real("rope_theta", None), scaling or parameters
+    theta = fields.real("rope_theta", None)
+    if theta is None and parameters is not None:
+        theta = parameters.real("rope_theta", None)
     fields.expect("partial_rotary_factor", 1.0)
+    return rope_of_table(scaling or parameters, fields, theta or _THETA)
+
+
+def rope_of_table(table: Fields | None, fields: Fields, theta: float) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling of a table like rope_parameters, in which theta may be missing, or all of it."""
     if table is None:
-        return theta or _THETA, None
+        return theta, None
     table.expect("partial_rotary_factor", 1.0)
-    theta = table.real("rope_theta", None) or theta or (parameters and parameters.real("rope_theta", None)) or _THETA
-    return theta, _scaling(table, fields)
+    return table.real("rope_theta", theta), _scaling(table, fields)
 
 
 def _scaling(table: Fields, fields: Fields) -> RopeScaling | None:

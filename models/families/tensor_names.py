@@ -38,6 +38,8 @@ class TensorNames:
     layer: str = "model.layers.{layer}."
     attention_norm: str = "input_layernorm"
     ffn_norm: str = "post_attention_layernorm"
+    attention_post_norm: str = "post_attention_layernorm"
+    ffn_post_norm: str = "post_feedforward_layernorm"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     o: str = "self_attn.o_proj"
     q_norm: str = "self_attn.q_norm"
@@ -67,6 +69,9 @@ class TensorNames:
         width = shape.width
         yield _whole("attention_norm.weight", self.attention_norm + ".weight", (width,))
         yield _whole("ffn_norm.weight", self.ffn_norm + ".weight", (width,))
+        if shape.post_norms:
+            yield _whole("attention_post_norm.weight", self.attention_post_norm + ".weight", (width,))
+            yield _whole("ffn_post_norm.weight", self.ffn_post_norm + ".weight", (width,))
         heads = [number * shape.head_width for number in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)]
         yield from _linear("attention.qkv_proj", self.qkv, (heads, width), has_bias=shape.qkv_bias)
         yield from _linear("attention.o_proj", (self.o,), ([width], shape.attention_width), has_bias=shape.o_bias)

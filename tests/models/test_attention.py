@@ -1,10 +1,12 @@
 """Attention patterns against their definitions, pair by pair."""
 
+from itertools import product
+
 import pytest
 import torch
 from quicksilver.kernels.attention import attention
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
-from quicksilver.models.attention import AttentionMask, BD3LMMask
+from quicksilver.models.attention import AttentionMask, BD3LMMask, SlidingWindow
 
 POSITIONS = torch.arange(12)[None]
 
@@ -44,6 +46,31 @@ def test_noisy_sees_its_own_noise_and_clean_blocks_before(block: int) -> None:
 def test_a_bad_block_is_refused() -> None:
     with pytest.raises(ValueError, match="block=0"):
         BlockCausal(0)
+
+
+@pytest.mark.parametrize("inner", [Causal(), BlockCausal(4)], ids=str)
+@pytest.mark.parametrize("window", [1, 3, 40])
+def test_a_window_ends_what_is_seen_so_many_positions_back(inner: AttentionPattern, window: int) -> None:
+    seen, inner_seen = (pattern.visible(POSITIONS, POSITIONS) for pattern in (SlidingWindow(inner, window), inner))
+    assert seen is not None
+    assert inner_seen is not None
+    for q, k in product(range(POSITIONS.shape[1]), repeat=2):
+        assert seen[0, q, k] == (inner_seen[0, q, k] and q - k < window), (q, k)
+    with pytest.raises(ValueError, match="window=0"):
+        SlidingWindow(inner, 0)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 50])
+def test_a_window_over_keys_with_gaps_is_the_same_as_mask_and_as_interval(window: int) -> None:
+    query = torch.tensor([[0, 3, 7, 8], [2, 5, 21, 30]])
+    key = torch.tensor([[0, 1, 3, 7, 8, 30], [2, 4, 5, 21, 30, 30]])
+    mask = AttentionMask(Causal(), query, key, 30).within(window)
+    assert mask is not None
+    visible, by_interval = mask.visible_BKFC, mask.ranges.visible_BKFC
+    assert visible is not None
+    assert by_interval is not None
+    assert torch.equal(visible, by_interval)
+    assert AttentionMask(Causal(), query, key).within(None) is None
 
 
 @pytest.mark.parametrize("pattern", [Causal(), Bidirectional(), BlockCausal(4)], ids=str)

@@ -1,5 +1,6 @@
 """Shapes and configurations: what is refused, and the cost formulas against counting."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ def grouped_flops(rows: tuple[int, int], weights: tuple[int, int, int], *_: obje
     return 2 * rows[0] * weights[1] * weights[2]
 
 
-@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"experts": EXPERTS}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"head_dim": 12},
+                                     {"experts": EXPERTS},
+                                     {"experts": replace(EXPERTS, num_dense_layers=0, dense_layers=(1,))}], ids=str)
 def test_flops_are_those_that_the_model_does(options: dict[str, Any]) -> None:
     model = random_transformer(Bidirectional(), **options)
     tokens = torch.zeros(3, 8, dtype=torch.int64)
@@ -31,7 +34,7 @@ def test_flops_are_those_that_the_model_does(options: dict[str, Any]) -> None:
     assert counter.get_total_flops() == model.config.forward_flops(3 * 8, 3 * 8 * 8, 3 * 8)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_kv_heads": 1}, {"head_dim": 12}], ids=str)
 def test_bytes_are_every_matrix_the_head_and_what_is_stored(options: dict[str, Any]) -> None:
     model = random_transformer(Bidirectional(), **options)
     block_matrices = sum(p.numel() for p in model.blocks.parameters() if p.ndim == 2)
@@ -67,17 +70,19 @@ def test_distinct_experts_are_as_many_as_uniform_draws_touch(num_positions: int,
 
 @pytest.mark.parametrize(("field", "value"), [
     ("width", 0), ("num_heads", 3), ("num_kv_heads", 3), ("rope_fraction", 1.5), ("rope_fraction", 0.1),
-    ("norm_eps", 0), ("ffn_width", "wide"), ("rope_theta", -1), ("experts", 8)])
+    ("norm_eps", 0), ("ffn_width", "wide"), ("rope_theta", -1), ("experts", 8),
+    ("head_dim", 0), ("clip_qkv", -1.0), ("window", 0), ("windowed_layers", (4,)), ("windowed_layers", (1,)),
+    ("attention_scale", 0), ("embedding_scale", "wide"), ("window_rope_theta", 0)])
 def test_a_bad_shape_is_refused(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{field}="):
+    with pytest.raises(ValueError, match=rf"^{field}\W"):
         Shape(**{field: value})
 
 
 @pytest.mark.parametrize(("field", "value"), [
     ("num_experts", 0), ("expert_width", 1.5), ("routing", 8), ("shared_width", -1), ("num_dense_layers", -1),
-    ("selection_bias", 1)])
+    ("selection_bias", 1), ("dense_layers", (-1,))])
 def test_a_bad_mixture_is_refused(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{field}="):
+    with pytest.raises(ValueError, match=rf"^{field}\W"):
         ExpertShape(**{"num_experts": 8, "expert_width": 4, "routing": Routing(2), field: value})
 
 

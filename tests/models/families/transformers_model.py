@@ -27,7 +27,8 @@ class Variant:
     def saved(self, folder: Path) -> nn.Module:
         """The model with random weights, norms and biases among them, also in `folder`."""
         torch.manual_seed(0)
-        config = getattr(transformers, f"{self.family}Config")(**SIZE | self.values)
+        name = f"{self.family}TextConfig" if self.family == "Gemma3" else f"{self.family}Config"
+        config = getattr(transformers, name)(**SIZE | self.values)
         model = getattr(transformers, f"{self.family}ForCausalLM")(config).eval()
         for parameter in model.parameters():
             if parameter.ndim > 1:
