@@ -5,10 +5,11 @@ from .attention import AttentionPattern, Bidirectional, BlockCausal, Causal
 from .balancing import AuxiliaryLoss, Balancing, LossFree, NoBalancing
 from .checkpoint import load_checkpoint, save_checkpoint
 from .config import ExpertShape, Shape, TransformerConfig
+from .families import Description
 from .heads import FusedHead, Head, SeparateHead
 from .hugging_face import HuggingFaceModel
 from .kv_store import KVStore
-from .loading import LoadedModel, load
+from .loading import LoadedModel, describe_checkpoint, load
 from .logits_function import LogitsFunction
 from .masking import ExactCount, Independent, Masking
 from .mixture import MoELayer, Router, RoutingResult
@@ -28,6 +29,7 @@ __all__ = [
     "BlockSharedExperts",
     "Causal",
     "DecodableTransformer",
+    "Description",
     "ExactCount",
     "ExpertShape",
     "FusedHead",
@@ -56,6 +58,7 @@ __all__ = [
     "TopPExperts",
     "Transformer",
     "TransformerConfig",
+    "describe_checkpoint",
     "exact_k_nll",
     "load",
     "load_checkpoint",

@@ -76,6 +76,12 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
 
 
+def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = ()) -> Description:
+    """What a checkpoint's configuration says, as `load` reads it."""
+    checkpoint = _opened(Path(source))
+    return describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
+
+
 def _opened(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")

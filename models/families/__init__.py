@@ -1,5 +1,6 @@
 """Families of published models, by the architecture that config.json names."""
 
+from dataclasses import replace
 from typing import Any
 
 from ...kernels.checks import shown
@@ -30,8 +31,10 @@ def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()
         raise ValueError(f"{origin}: quantization_config with quant_method={shown(method)}: must be a checkpoint of "
                          "float weights, or a GGUF file")
     found = _BY_ARCHITECTURE[names[0]].describe(fields)
+    special_ids = {name: fields.take(f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     fields.check_all_read(ignoring)
-    return found
+    return replace(found, architecture=names[0],
+                   special_ids={name: value for name, value in special_ids.items() if value is not None})
 
 
 __all__ = ["FAMILIES", "Description", "Family", "describe"]

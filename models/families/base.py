@@ -1,7 +1,8 @@
 """What a family of published models makes of a configuration: ours, and where in a checkpoint each weight lies."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ...kernels.checks import shown
 from ..attention import AttentionPattern, Causal
@@ -14,12 +15,15 @@ from .tensor_names import TensorNames
 
 @dataclass(frozen=True)
 class Description:
-    """A model of a family. `mask_id` is None where the configuration names none."""
+    """A model of a family. `mask_id` is None where the configuration names none; `special_ids` are the ids of other
+    tokens as it names them: bos, eos (one or several), pad."""
 
     config: TransformerConfig
     names: TensorNames
     shift: int = 1
     mask_id: int | None = None
+    architecture: str = ""
+    special_ids: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs_mask(self) -> bool:

@@ -1,5 +1,6 @@
-"""Gemma 3 for text (arXiv 2503.19786): norms by 1 + weight before and behind attention and feed-forward, embeddings times
-the root of their width, GELU, and five layers with a window and rotary frequencies of their own to one without."""
+"""Gemma 3 for text (arXiv 2503.19786): norms by 1 + weight before and behind attention and feed-forward, embeddings
+times the root of their width, GELU, and five layers with a window and rotary frequencies of their own to one
+without."""
 
 from dataclasses import replace
 
