@@ -57,21 +57,29 @@ _LLAMA_NAMES, _CAUSAL = TensorNames(), Causal()
 
 def described(fields: Fields, attention: Attention, *, experts: ExpertShape | None = None, ffn_bias: bool = False,
               rope: tuple[float, RopeScaling | None] | None = None, rope_fraction: float = 1.0, is_tied: bool = False,
-              names: TensorNames = _LLAMA_NAMES, shift: int = 1, pattern: AttentionPattern = _CAUSAL) -> Description:
+              names: TensorNames = _LLAMA_NAMES, shift: int = 1, pattern: AttentionPattern = _CAUSAL,
+              ffn_width: str = "intermediate_size", mask_id: int | None = None) -> Description:
     """A model like Llama: what all such configurations name alike is read here, theta and scaling too unless they are
-    given; is_tied is where the configuration does not say."""
+    given; is_tied and mask_id are where the configuration does not say, ffn_width is the name of the width of dense
+    layers."""
     fields.expect("hidden_act", "silu")
     num_heads = fields.integer("num_attention_heads")
-    theta, scaling = rope_of(fields) if rope is None else rope
+    theta, scaling = rope_of(fields, rope_fraction) if rope is None else rope
     shape = Shape(
         width=fields.integer("hidden_size"), num_layers=fields.integer("num_hidden_layers"), num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        ffn_width=fields.integer("intermediate_size"), rope_fraction=rope_fraction, rope_theta=theta,
+        ffn_width=fields.integer(ffn_width), rope_fraction=rope_fraction, rope_theta=theta,
         rope_scaling=scaling, norm_eps=fields.real("rms_norm_eps"), position_table=False,
         tied_embeddings=fields.flag("tie_word_embeddings", is_tied), head_dim=fields.integer("head_dim", None),
         experts=experts, ffn_bias=ffn_bias, **vars(attention))
     config = TransformerConfig(fields.integer("vocab_size"), fields.integer("max_position_embeddings"), pattern, shape)
-    return Description(config, names, shift, fields.integer("mask_token_id", None, at_least=0))
+    return Description(config, names, shift, fields.integer("mask_token_id", mask_id, at_least=0))
+
+
+def without_window(fields: Fields) -> None:
+    """A window is refused, and what describes one that is not used says nothing."""
+    fields.expect("use_sliding_window", False)
+    fields.inert("sliding_window", "max_window_layers", "layer_types")
 
 
 def windowed_layers(fields: Fields, otherwise: Callable[[int], bool] = lambda layer: True) -> tuple[int, ...]:

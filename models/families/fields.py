@@ -79,6 +79,15 @@ class Fields:
             raise ValueError(f"{self.origin}: {name}={shown(value)}: must be "
                              f"{'one of ' if len(allowed) > 1 else ''}{', '.join(map(repr, allowed))}")
 
+    def require(self, name: str, *allowed: object) -> None:
+        """The same of a field that must be there: where it is not, the model's own code has another value."""
+        self.take(name)
+        self.expect(name, *allowed)
+
+    def inert(self, *names: str) -> None:
+        """Fields that say nothing of this family's forward, whatever they hold."""
+        self._read.update(names)
+
     def check_all_read(self, ignoring: Iterable[str] = ()) -> None:
         """ValueError if a field was read by none and is not known to say nothing of the forward."""
         unread = sorted(name for name in self._values.keys() - self._read - _INERT - set(ignoring)

@@ -8,22 +8,24 @@ from .fields import Fields
 _THETA = 10_000.0  # of transformers, where a configuration names none
 
 
-def rope_of(fields: Fields) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling. A rope_scaling counts more than rope_parameters, as it does in transformers, whose models of
-    the families here rotate whole heads whatever a configuration says: another share is refused."""
+def rope_of(fields: Fields, fraction: float = 1.0) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling. A rope_scaling counts more than rope_parameters, as it does in transformers. A share of each
+    head other than `fraction`, all of it in most families, is refused: their code rotates that whatever a configuration
+    says."""
     scaling, parameters = fields.table("rope_scaling"), fields.table("rope_parameters")
     theta = fields.real("rope_theta", None)
     if theta is None and parameters is not None:
         theta = parameters.real("rope_theta", None)
-    fields.expect("partial_rotary_factor", 1.0)
-    return rope_of_table(scaling or parameters, fields, theta or _THETA)
+    fields.expect("partial_rotary_factor", fraction)
+    return rope_of_table(scaling or parameters, fields, theta or _THETA, fraction)
 
 
-def rope_of_table(table: Fields | None, fields: Fields, theta: float) -> tuple[float, RopeScaling | None]:
+def rope_of_table(table: Fields | None, fields: Fields, theta: float, fraction: float = 1.0
+                  ) -> tuple[float, RopeScaling | None]:
     """Theta and scaling of a table like rope_parameters, in which theta may be missing, or all of it."""
     if table is None:
         return theta, None
-    table.expect("partial_rotary_factor", 1.0)
+    table.expect("partial_rotary_factor", fraction)
     return table.real("rope_theta", theta), _scaling(table, fields)
 
 
