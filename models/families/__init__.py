@@ -5,16 +5,27 @@ from typing import Any
 
 from ...kernels.checks import shown
 from .base import Description, Family
+from .dream import DREAM
+from .fast_dllm import FAST_DLLM
 from .fields import Fields
 from .gemma3 import GEMMA3
+from .llada import LLADA
+from .llada2 import LLADA2
+from .llada_moe import LLADA_MOE
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .mixtral import MIXTRAL
 from .olmoe import OLMOE
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3, QWEN3_MOE
+from .sdar import SDAR, SDAR_MOE
 
-FAMILIES = (GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE)
+FAMILIES = (GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE,
+            LLADA, DREAM, LLADA_MOE, LLADA2, SDAR, SDAR_MOE, FAST_DLLM)
+_REFUSED = {
+    "NemotronLabsDiffusionModel": "its committed tokens are causal and only the open block sees itself whole, and its "
+                                  "queries are scaled by their position, neither of which this library has",
+}
 _BY_ARCHITECTURE = {name: family for family in FAMILIES for name in family.architectures}
 
 
@@ -23,6 +34,8 @@ def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()
     `ignoring` may be."""
     fields = Fields(values, origin)
     names = fields.take("architectures")
+    if isinstance(names, list) and len(names) == 1 and names[0] in _REFUSED:
+        raise ValueError(f"{origin}: architectures={shown(names)}: {_REFUSED[names[0]]}")
     if not isinstance(names, list) or len(names) != 1 or names[0] not in _BY_ARCHITECTURE:
         raise ValueError(f"{origin}: architectures={shown(names)}: must be one of "
                          f"{', '.join(sorted(_BY_ARCHITECTURE))}")
