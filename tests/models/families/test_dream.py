@@ -61,7 +61,7 @@ def test_a_fault_would_show(fault: Fault, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", [presets.dream_entropy(4), presets.dream_margin(3), presets.dream_maskgit_plus(4)],
-                         ids=str)
+                         ids=["entropy", "margin", "maskgit_plus"])
 def test_it_decodes_as_a_plain_model(decoder: Decoder, tmp_path: Path) -> None:
     check_decodes(published(), decoder, tmp_path)
 

@@ -75,7 +75,8 @@ def test_a_fault_would_show(fault: Fault, tmp_path: Path) -> None:
     check_fault(published(), fault, tmp_path)
 
 
-@pytest.mark.parametrize("decoder", [presets.llada(block=2, steps=1), presets.fast_dllm(block=2, tau=0.2)], ids=str)
+@pytest.mark.parametrize("decoder", [presets.llada(block=2, steps=1), presets.fast_dllm(block=2, tau=0.2)],
+                         ids=["llada", "fast_dllm"])
 def test_it_decodes_as_a_plain_model(decoder: Any, tmp_path: Path) -> None:
     check_decodes(published(), decoder, tmp_path)
 

@@ -176,7 +176,7 @@ def test_fed_block_after_block_it_gives_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", [presets.llada2(steps=8, tau=0.3), presets.llada2_1(draft_tau=0.2, edit_tau=0.4)],
-                         ids=str)
+                         ids=["llada2", "llada2_1"])
 def test_it_decodes_as_a_plain_model(decoder: Decoder, tmp_path: Path) -> None:
     check_decodes(published(), decoder, tmp_path, grid=32)
 

@@ -109,7 +109,8 @@ def test_fed_block_after_block_it_gives_the_same(checkpoint: Published, tmp_path
     check_cached(checkpoint, 4, tmp_path)
 
 
-@pytest.mark.parametrize("decoder", [presets.sdar_static(4, 2), presets.sdar_dynamic(4, 4, 0.3)], ids=str)
+@pytest.mark.parametrize("decoder", [presets.sdar_static(4, 2), presets.sdar_dynamic(4, 4, 0.3)],
+                         ids=["static", "dynamic"])
 @pytest.mark.parametrize("checkpoint", [published(), mixture()], ids=["dense", "experts"])
 def test_it_decodes_as_a_plain_model(checkpoint: Published, decoder: Decoder, tmp_path: Path) -> None:
     check_decodes(checkpoint, decoder, tmp_path)
