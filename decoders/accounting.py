@@ -17,8 +17,9 @@ ForwardKind = Literal["denoise", "guided", "store"]
 @dataclass
 class Accounting:
     """Counts of one decode. `shapes` counts forwards by (kind, rows, positions fed per row, positions queried in all,
-    context); positions, keys, FLOPs and bytes follow from it. Tokens: `useful` up to and including the first end token;
-    `committed` counts all commits, also those later overwritten or remasked (`remasked`). Positions include the padding
+    context); positions, keys, FLOPs and bytes follow from it. Tokens: `useful` up to and including the first end token
+    or stop string; `cut` those decoded past that or past the number asked for, to whole blocks; `committed` counts all
+    commits, also those later overwritten or remasked (`remasked`). Positions include the padding
     of ragged rows. Row steps after the row finished (`finished_row_steps`) and row steps that change nothing
     (`empty_row_steps`) cost as much as the others."""
 
@@ -29,6 +30,7 @@ class Accounting:
     tokens_committed: int = 0
     tokens_remasked: int = 0
     tokens_useful: int = 0
+    tokens_cut: int = 0
     kv_store_bytes: int = 0
 
     def count_forward(self, kind: ForwardKind, plan: Plan, num_rows: int | None = None) -> None:

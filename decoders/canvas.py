@@ -19,11 +19,14 @@ from ..models.adapter import LanguageModel
 @dataclass(frozen=True)
 class Request:
     """Token ids with the mask id where one is wanted. `start` is the first position of the completion; `Blocks` count
-    from it. ValueError for an id, a start or a seed that is not an integer >= 0."""
+    from it. The completion is cut at position `end` (None: not at all); what is decoded from there on is waste. Of its
+    first `min_new` tokens none ends it. ValueError for an id, a number or a seed that is not an integer >= 0."""
 
     tokens: Sequence[int]
     start: int = 0
     seed: int = 0
+    end: int | None = None
+    min_new: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", check_integers("tokens", self.tokens))
@@ -31,12 +34,23 @@ class Request:
         integer_field(self, "seed", at_least=0)
         if self.start >= len(self.tokens):
             raise ValueError(f"start={self.start}: the prompt must be shorter than the canvas of {len(self.tokens)}")
+        if self.end is not None:
+            integer_field(self, "end", at_least=self.start + 1, at_most=len(self.tokens))
+        integer_field(self, "min_new", at_least=0, at_most=self.stop - self.start)
+
+    @property
+    def stop(self) -> int:
+        """Where the completion ends, at the latest."""
+        return len(self.tokens) if self.end is None else self.end
 
     @classmethod
-    def completing(cls, prompt: Sequence[int], num_new: int, *, mask_id: int, seed: int = 0) -> "Request":
-        """A request for `num_new` tokens after `prompt`."""
-        num_new = check_integer("num_new", num_new)
-        return cls([*prompt, *[mask_id] * num_new], start=len(prompt), seed=seed)
+    def completing(cls, prompt: Sequence[int], num_new: int, *, mask_id: int, seed: int = 0, min_new: int = 0,
+                   edge: int | None = None) -> "Request":
+        """A request for `num_new` tokens after `prompt`, decoded as far as position `edge` (None: no further)."""
+        end = len(prompt) + check_integer("num_new", num_new)
+        edge = end if edge is None else check_integer("edge", edge, at_least=end)
+        return cls([*prompt, *[mask_id] * (edge - len(prompt))], start=len(prompt), seed=seed, min_new=min_new,
+                   end=None if edge == end else end)
 
 
 def check_length(length: int, model: LanguageModel) -> None:
@@ -50,7 +64,8 @@ class Canvas:
     """State of B rows, each tensor [B, S] with S = L + 1 (the spare column); written in place.
 
     tokens int64; masked bool; given bool (tokens of the request); step int64 of each commit, counted in its window;
-    log_prob float32 of each commit, in nats, if the policy declares it (else 0); stop_B and seed_B int64."""
+    log_prob float32 of each commit, in nats, if the policy declares it (else 0); int64: stop_B, seed_B, and
+    may_end_from_B, the first position that an end token may have."""
 
     tokens_BS: Tensor
     masked_BS: Tensor
@@ -59,6 +74,7 @@ class Canvas:
     step_BS: Tensor
     stop_B: Tensor
     seed_B: Tensor
+    may_end_from_B: Tensor
 
     @classmethod
     def of(cls, requests: Sequence[Request], model: LanguageModel) -> "Canvas":
@@ -85,9 +101,11 @@ class Canvas:
         if shifted_out.any():
             raise ValueError("a next-token model cannot decide position 0: give a prompt of at least one token")
         seed_B = torch.tensor([request.seed for request in requests])
+        may_end_from_B = torch.tensor([request.start + request.min_new for request in requests])
         on = model.spec.device
         return cls(rows.to(on), masked_BS.to(on), (exists_BS & ~masked_BS).to(on),
-                   torch.zeros(rows.shape, device=on), torch.zeros_like(rows, device=on), stop_B.to(on), seed_B.to(on))
+                   torch.zeros(rows.shape, device=on), torch.zeros_like(rows, device=on), stop_B.to(on), seed_B.to(on),
+                   may_end_from_B.to(on))
 
     @property
     def length(self) -> int:

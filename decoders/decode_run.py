@@ -82,8 +82,10 @@ class BlockState:
 @dataclass
 class DecodeRun:
     """State of one decode. `full` is the canvas of all requests, `active` that of the rows still decoded: its row r is
-    request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on. `block` is the
-    state of the current window, `rounding` that of its steps' shapes, `spec` the model's."""
+    request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on; `ban_level_V`
+    is the level of each token that is banned somewhere, uint8 [V]. `block` is the state of the current window,
+    `rounding` that of its steps' shapes, `spec` the model's. A consumer ends rows by what it reads in them: `ended`
+    are the requests whose rows stop after the current window, with the position at which the completion is cut."""
 
     model: LanguageModel
     requests: Sequence[Request]
@@ -94,6 +96,8 @@ class DecodeRun:
     store: KVStore | None
     rows: list[int]
     masked_from: list[list[int]]
+    ban_level_V: Tensor | None = None
+    ended: dict[int, int] = field(default_factory=dict)
     block: BlockState | None = None
     log: list[StepCounts] = field(default_factory=list)
     accounting: Accounting = field(default_factory=Accounting)
@@ -149,9 +153,15 @@ class DecodeRun:
         if self.active is not self.full and self.rows:
             self.full.put_rows(torch.tensor(self.rows), self.active)
 
+    @property
+    def has_ended_rows(self) -> bool:
+        """Whether the consumer has ended rows of the batch."""
+        return not self.ended.keys().isdisjoint(self.rows)
+
     def compact(self, has_end: Sequence[bool], next_window: int) -> None:
-        """Remove rows from the batch that have an end token or no window left."""
-        kept = [row for row, count in enumerate(self.grid.counts) if count > next_window and not has_end[row]]
+        """Remove rows from the batch that have an end token, were ended by the consumer or have no window left."""
+        kept = [row for row, count in enumerate(self.grid.counts)
+                if count > next_window and not has_end[row] and self.rows[row] not in self.ended]
         self.scatter_back()
         if not kept:
             self.rows = []

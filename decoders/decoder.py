@@ -26,6 +26,7 @@ from ..kernels.dispatch import runs_triton
 from ..kernels.distribution_state import PreviousDistribution
 from ..kernels.token_statistics import TokenStatistics
 from ..models.adapter import ChecksItself, LanguageModel, Plan
+from .bans import ban_levels, bans_at
 from .caches import Cache
 from .canvas import Canvas, Request
 from .decode_run import BlockState, Completion, DecodeRun, StepCounts, StepRunner
@@ -108,9 +109,9 @@ class Decoder:
             pass
         return self.completions(run)
 
-    def begin(self, model: LanguageModel, requests: Sequence[Request]) -> DecodeRun:
-        """Check the requests against the model and the parts, and build the canvas. ValueError names what does not
-        fit."""
+    def begin(self, model: LanguageModel, requests: Sequence[Request], banned_ids: Iterable[int] = ()) -> DecodeRun:
+        """Check the requests against the model and the parts, and build the canvas; the tokens `banned_ids` are never
+        proposed. ValueError names what does not fit."""
         if isinstance(model, ChecksItself):
             model.check(shows_mask=self.guidance.shows_mask)
         spans = [self.check(model, request) for request in requests]
@@ -119,7 +120,9 @@ class Decoder:
         store = model.new_store(len(requests), canvas.length) if self.cache.stores else None
         masked_from = [span.count_from(request.tokens, model.spec.mask_id)
                        for span, request in zip(spans, requests, strict=True)]
-        run = DecodeRun(model, requests, canvas, canvas, spans, grid, store, list(range(len(requests))), masked_from)
+        early_ids = self.end_ids if any(request.min_new for request in requests) else ()
+        run = DecodeRun(model, requests, canvas, canvas, spans, grid, store, list(range(len(requests))), masked_from,
+                        ban_levels(model.spec, banned_ids, early_ids))
         if store is not None:
             run.accounting.kv_store_bytes = store.num_bytes
         return run
@@ -171,7 +174,7 @@ class Decoder:
                     run.check_finite()
                 if not num_unfinished:
                     break
-            if num_with_end or min(run.grid.counts) <= number + 1:
+            if num_with_end or run.has_ended_rows or min(run.grid.counts) <= number + 1:
                 run.compact(block.has_end_B.tolist(), number + 1)
             if not run.rows:
                 return
@@ -260,6 +263,8 @@ class Decoder:
             question = replace(question, canvas_token_BQ=state.canvas.tokens_BS.gather(1, query_BQ))
         if block.previous is not None:
             question = replace(question, previous=block.previous)
+        if run.ban_level_V is not None:
+            question = replace(question, bans=bans_at(run.ban_level_V, state.canvas, query_BQ))
         return run.model.statistics(hidden_BQE, question)
 
     def completions(self, run: DecodeRun) -> list[Completion]:
@@ -269,15 +274,17 @@ class Decoder:
         run.scatter_back()
         full, accounting = run.full, run.accounting
         run.count_steps()
-        accounting.tokens_useful = 0
+        accounting.tokens_useful = accounting.tokens_cut = 0
         committed_BS, end_ids = (~(full.masked_BS | full.given_BS)).tolist(), self.end_ids
         completions = []
-        for request, tokens, committed in zip(run.requests, full.tokens_BS.tolist(), committed_BS, strict=True):
-            length = len(request.tokens)
+        for number, (request, tokens, committed) in enumerate(
+                zip(run.requests, full.tokens_BS.tolist(), committed_BS, strict=True)):
+            length = run.ended.get(number, request.stop)
             ends = (p for p in range(request.start, length) if tokens[p] in end_ids and committed[p])
             stop = next(ends, length - 1) + 1
             accounting.tokens_useful += sum(committed[request.start : stop])
-            completions.append(Completion(tokens[:length], tokens[request.start : stop]))
+            accounting.tokens_cut += sum(committed[stop : len(request.tokens)])
+            completions.append(Completion(tokens[: len(request.tokens)], tokens[request.start : stop]))
         return completions
 
     def _find_end(self, block: BlockState, canvas: Canvas) -> None:

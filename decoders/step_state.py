@@ -84,7 +84,7 @@ class StepState:
         zero_B = torch.zeros_like(num_masked_at_start_B)
         window = Window(0, none_B0, size, size_B, None, zero_B, earliest=0, begin=0, reach=size, padded=False)
         canvas = Canvas(none_B0, none_B0.bool(), none_B0.bool(), none_B0.float(), none_B0, zero_B,
-                        zero_B if seed_B is None else seed_B)
+                        zero_B if seed_B is None else seed_B, zero_B)
         state = cls(0, zero_B, window, canvas, schedule, num_masked_at_start_B, num_masked_at_start_B > 0)
         state.num_masked_B = num_masked_at_start_B
         return state

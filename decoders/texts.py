@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby, takewhile
 from typing import Any, Protocol
 
-from ..kernels.checks import check_integers, shown
+from ..kernels.checks import check_integer, check_integers, shown
 
 BLANK = "_"
 _HALF = "\ufffd"
 # Prompt tokens decoded together with a piece of the completion; only near neighbours affect a token's text.
-_NEAR = 16
+NEAR = 16
 
 
 class Tokenizer(Protocol):
-    """The interface of a tokenizer; those of transformers fit. Chat messages also need `apply_chat_template`."""
+    """The interface of a tokenizer; `models.text.CheckpointTokenizer` and those of transformers fit. Chat messages also
+    need `apply_chat_template`. Ids from `num_tokens` on, where it tells that, or transformers' vocabulary does, have no
+    text: they are banned."""
 
     def encode(self, text: str, /) -> list[int]: ...
     def decode(self, ids: list[int], /) -> str: ...
@@ -35,7 +37,7 @@ def continuation(tokenizer: Tokenizer, before: Sequence[int], tokens: Sequence[i
 def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[int], mask_id: int) -> str:
     """The text of a completion in progress: a "_" for each masked position, and for half a character next to one or at
     the end. Elsewhere invalid bytes stay U+FFFD, since no later token completes them."""
-    near, parts, first, past_blank = list(prompt[-_NEAR:]), [], list[int](), False
+    near, parts, first, past_blank = list(prompt[-NEAR:]), [], list[int](), False
     for masked, run in groupby(tokens, lambda token: token == mask_id):
         run = list(run)
         if masked:
@@ -49,6 +51,15 @@ def with_blanks(tokenizer: Tokenizer, prompt: Sequence[int], tokens: Sequence[in
         start = text.index(whole)
         parts.append(BLANK * start + whole + BLANK * (len(text) - start - len(whole)))
     return "".join(parts)
+
+
+def num_tokens(tokenizer: Tokenizer | None) -> int | None:
+    """One more than the tokenizer's largest id; None where it does not tell."""
+    told = getattr(tokenizer, "num_tokens", None)
+    vocabulary = getattr(tokenizer, "get_vocab", None)
+    if told is None and vocabulary is not None:
+        return 1 + max(vocabulary().values(), default=-1)
+    return None if told is None else check_integer("num_tokens", told)
 
 
 def _whole_characters(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:

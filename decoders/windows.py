@@ -40,6 +40,11 @@ class Windows(Protocol):
         """The windows of a completion that occupies positions start to stop (exclusive)."""
         ...
 
+    def edge(self, stop: int) -> int:
+        """Where the windows of a completion that is wanted as far as `stop` (exclusive) can end, at the earliest: on a
+        grid, where prompts of several lengths share a number of new tokens, the next block's edge."""
+        ...
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -51,6 +56,9 @@ class Whole:
 
     def span(self, start: int, stop: int) -> Span:
         return Span(start, stop - start, 1)
+
+    def edge(self, stop: int) -> int:
+        return stop
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,9 @@ class Blocks:
     def span(self, start: int, stop: int) -> Span:
         return _divided(start, stop, self.size)
 
+    def edge(self, stop: int) -> int:
+        return stop
+
 
 @dataclass(frozen=True)
 class GridBlocks:
@@ -85,6 +96,9 @@ class GridBlocks:
 
     def span(self, start: int, stop: int) -> Span:
         return _divided(start // self.size * self.size, stop, self.size)
+
+    def edge(self, stop: int) -> int:
+        return -(-stop // self.size) * self.size
 
 
 def _divided(first: int, stop: int, size: int) -> Span:

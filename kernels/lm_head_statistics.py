@@ -28,16 +28,18 @@ from .tensor_checks import assert_contiguous, assert_rows_contiguous, check_rank
 from .tile_table import Bucket, TileChoice
 from .token_statistics import per_row_inputs, random_request
 from .token_statistics import reference as statistics_reference
-from .vocabulary_tiles import empty_partials, merge, summarise
+from .vocabulary_tiles import empty_partials, merge, per_row, summarise
 
 
 def reference(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | None, request: StatisticsRequest
               ) -> TokenStatistics:
-    """The statistics of the logits hidden [B, Q, E] x head [V, E] of one float dtype, in which banned_id has none.
-    ValueError where the request needs all logits at once: top_k, top_p, divergence and credit."""
+    """The statistics of the logits hidden [B, Q, E] x head [V, E] of one float dtype, in which banned_id and what the
+    request bans have none. ValueError where the request needs all logits at once: top_k, top_p, divergence, credit."""
     logits_BQV = F.linear(hidden_BQE, head_VE)
     if banned_id is not None:
         logits_BQV[..., banned_id] = -torch.inf
+    if request.bans is not None:
+        logits_BQV = request.bans.applied(logits_BQV)
     return statistics_reference(logits_BQV, request, None)
 
 
@@ -104,9 +106,11 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
     num_tiles = triton.cdiv(vocab_size, tiles.vocab)
     partials = empty_partials(len(hidden_TE), num_tiles, hidden_TE.device)
     found = TokenStatistics.empty(request, (num_rows, num_queried), hidden_TE.device)
+    level_V, admitted_T = (None, None) if request.bans is None else (
+        request.bans.level_V.contiguous(), per_row(request.bans.admitted_BQ))
     # Programs that share weights are neighbours, so that these are read from memory once.
     launch(_head_kernel, (triton.cdiv(len(hidden_TE), tiles.rows), num_tiles), hidden_TE, head_VE, *partials,
-           *per_row_inputs(request), request.inverse_temperature,
+           *per_row_inputs(request), level_V, admitted_T, request.inverse_temperature,
            request.inverse_statistics_temperature * math.log2(math.e), banned_id, len(hidden_TE), vocab_size, width,
            num_queried, hidden_TE.stride(0), VOCAB_TILE=tiles.vocab, ROW_TILE=tiles.rows, WIDTH_TILE=tiles.width,
            NORMALISE=request.needs_normaliser, SECOND=request.needs_second, ENTROPY="entropy" in request.wanted,
@@ -116,8 +120,8 @@ def lm_head_statistics(hidden_BQE: Tensor, head_VE: Tensor, banned_id: int | Non
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_queried"])
-def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, key_ptr, position_ptr, canvas_ptr, step_ptr,
-                 inverse_temperature, scale, banned, num_rows, vocab_size, width, num_queried, stride_row,
+def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, key_ptr, position_ptr, canvas_ptr, step_ptr, level_ptr,
+                 admitted_ptr, inverse_temperature, scale, banned, num_rows, vocab_size, width, num_queried, stride_row,
                  VOCAB_TILE: tl.constexpr, ROW_TILE: tl.constexpr, WIDTH_TILE: tl.constexpr, NORMALISE: tl.constexpr,
                  SECOND: tl.constexpr, ENTROPY: tl.constexpr):
     tile = tl.program_id(1)
@@ -140,6 +144,10 @@ def _head_kernel(hidden_ptr, head_ptr, floats_ptr, ids_ptr, key_ptr, position_pt
     if banned is not None:
         allowed &= column != banned
     z = tl.where(allowed[:, None], z, float("-inf"))
+    if level_ptr is not None:
+        level = tl.load(level_ptr + column, mask=column < vocab_size, other=0)
+        admitted = tl.load(admitted_ptr + row, mask=inside, other=0)
+        z = tl.where(level[:, None] <= admitted[None, :], z, float("-inf"))
     group = tile * (VOCAB_TILE // 4) + tl.arange(0, VOCAB_TILE // 4)
     summarise(z, column, None,
               None if key_ptr is None else load_key(key_ptr, row // num_queried, inside),

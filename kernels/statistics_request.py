@@ -33,10 +33,23 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Bans:
+    """Tokens that have no part in a distribution. A token has a level, uint8 [V], and a position admits levels up to
+    its own, uint8 [B, Q]: those above hold -inf there."""
+
+    level_V: Tensor
+    admitted_BQ: Tensor
+
+    def applied(self, logits_BQV: Tensor) -> Tensor:
+        """The logits [B, Q, V] with -inf where a token is banned."""
+        return logits_BQV.masked_fill(self.level_V > self.admitted_BQ[..., None], -torch.inf)
+
+
+@dataclass(frozen=True)
 class StatisticsRequest:
     """What to say of distributions over the vocabulary: a token, the most probable one without `sampling`, and the
     statistics wanted. The canvas's tokens, int64 [B, Q], are needed for canvas_log_prob alone, the previous
-    distributions for divergence alone. Credit changes the logits before all else."""
+    distributions for divergence alone. Bans, then credit, change the logits before all else."""
 
     wanted: frozenset[Statistic] = field(default_factory=frozenset)
     sampling: SamplingParams | None = None
@@ -44,6 +57,7 @@ class StatisticsRequest:
     canvas_token_BQ: Tensor | None = None
     previous: PreviousDistribution | None = None
     credit: TokenCredit | None = None
+    bans: Bans | None = None
 
     @property
     def needs_logits(self) -> bool:
@@ -78,6 +92,11 @@ class StatisticsRequest:
             raise ValueError("canvas_log_prob is wanted of canvas_token_BQ=None: give the canvas's tokens")
         check_shape("canvas_token_BQ", self.canvas_token_BQ, num_rows, num_queried)
         check_dtype("canvas_token_BQ", self.canvas_token_BQ, torch.int64)
+        if self.bans is not None:
+            check_shape("level_V", self.bans.level_V, vocab_size)
+            check_shape("admitted_BQ", self.bans.admitted_BQ, num_rows, num_queried)
+            check_dtype("level_V", self.bans.level_V, torch.uint8)
+            check_dtype("admitted_BQ", self.bans.admitted_BQ, torch.uint8)
         if self.sampling is not None:
             seed_B, position_BQ, step_B = self.sampling.seed_B, self.sampling.position_BQ, self.sampling.step_B
             check_shape("seed_B", seed_B, num_rows)

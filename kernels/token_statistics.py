@@ -36,8 +36,12 @@ from .vocabulary_tiles import empty_partials, merge, per_row, summarise
 
 
 def token_statistics(logits_BQV: Tensor, request: StatisticsRequest) -> TokenStatistics:
-    """The statistics of logits [B, Q, V] of any float dtype, in float32 (float64 stays). Banned tokens hold -inf. Where
-    others are not finite, or none is allowed, nonfinite says so and nothing else holds."""
+    """The statistics of logits [B, Q, V] of any float dtype, in float32 (float64 stays). Banned tokens hold -inf, or
+    are named by the request's bans. Where others are not finite, or none is allowed, nonfinite says so and nothing else
+    holds."""
+    if request.bans is not None:
+        request.check(*logits_BQV.shape)
+        logits_BQV = request.bans.applied(logits_BQV)
     if request.credit is not None:
         logits_BQV = request.credit.fused(logits_BQV)
     found = statistics_of_logits(logits_BQV, request, cut_off(logits_BQV, request.sampling))

@@ -56,6 +56,7 @@ class Frame:
         self.shape = self.shape_of(run)
         self.canvas: Canvas = with_tensors(run.active, torch.clone)
         self.store = None if run.store is None else with_tensors(run.store, torch.empty_like)
+        self.ban_level_V = None if run.ban_level_V is None else run.ban_level_V.clone()
         self.decode: DecodeRun | None = None
         self.window: WindowMemory | None = None
         self._tensors: Callable[[BlockState], tuple[Tensor | None, ...]] | None = None
@@ -63,7 +64,7 @@ class Frame:
 
     @staticmethod
     def shape_of(run: DecodeRun) -> Hashable:
-        return _signature(tensors_of((run.active, run.store)))
+        return _signature((*tensors_of((run.active, run.store)), run.ban_level_V))
 
     def lend(self, run: DecodeRun, weights: Hashable) -> None:
         """Make the frame's memory that of the run's active rows. What was captured with other weights is dropped."""
@@ -72,8 +73,9 @@ class Frame:
             for window in self._windows.values():
                 window.captured.clear()
         self.decode = run
-        _copy(tensors_of((run.active, run.store)), tensors_of((self.canvas, self.store)))
-        run.active, run.store = self.canvas, self.store
+        _copy((*tensors_of((run.active, run.store)), run.ban_level_V),
+              (*tensors_of((self.canvas, self.store)), self.ban_level_V))
+        run.active, run.store, run.ban_level_V = self.canvas, self.store, self.ban_level_V
 
     def take_back(self) -> None:
         """Leave the run what it still needs, in memory of its own."""
@@ -84,6 +86,8 @@ class Frame:
             run.block = replace(run.block, window=window, nonfinite_BQ=run.block.nonfinite_BQ.clone())
         if run.rows and run.active is self.canvas:
             run.active, run.store = with_tensors((self.canvas, self.store), torch.clone)
+        if run.ban_level_V is not None:
+            run.ban_level_V = run.ban_level_V.clone()
 
     def block(self, state: BlockState) -> BlockState:
         """A window's state, its tensors copied to the frame's memory."""
@@ -104,4 +108,5 @@ class Frame:
     @property
     def tensors(self) -> list[Tensor]:
         """All of its memory."""
-        return list(tensors_of((self.canvas, self.store, *(window.block for window in self._windows.values()))))
+        return list(tensors_of((self.canvas, self.store, self.ban_level_V,
+                                *(window.block for window in self._windows.values()))))
