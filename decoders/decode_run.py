@@ -83,7 +83,7 @@ class BlockState:
 class DecodeRun:
     """State of one decode. `full` is the canvas of all requests, `active` that of the rows still decoded: its row r is
     request rows[r]. `masked_from` counts, per request and window, the initial masks from that window on; `ban_level_V`
-    is the level of each token that is banned somewhere, uint8 [V]. `block` is the state of the current window,
+    is the level of each token that is banned somewhere, int32 [V]. `block` is the state of the current window,
     `rounding` that of its steps' shapes, `spec` the model's. A consumer ends rows by what it reads in them: `ended`
     are the requests whose rows stop after the current window, with the position at which the completion is cut."""
 

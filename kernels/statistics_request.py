@@ -34,8 +34,8 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Bans:
-    """Tokens that have no part in a distribution. A token has a level, uint8 [V], and a position admits levels up to
-    its own, uint8 [B, Q]: those above hold -inf there."""
+    """Tokens that have no part in a distribution. A token has a level, int32 [V], and a position admits levels up to
+    its own, int32 [B, Q]: those above hold -inf there."""
 
     level_V: Tensor
     admitted_BQ: Tensor
@@ -95,8 +95,8 @@ class StatisticsRequest:
         if self.bans is not None:
             check_shape("level_V", self.bans.level_V, vocab_size)
             check_shape("admitted_BQ", self.bans.admitted_BQ, num_rows, num_queried)
-            check_dtype("level_V", self.bans.level_V, torch.uint8)
-            check_dtype("admitted_BQ", self.bans.admitted_BQ, torch.uint8)
+            check_dtype("level_V", self.bans.level_V, torch.int32)
+            check_dtype("admitted_BQ", self.bans.admitted_BQ, torch.int32)
         if self.sampling is not None:
             seed_B, position_BQ, step_B = self.sampling.seed_B, self.sampling.position_BQ, self.sampling.step_B
             check_shape("seed_B", seed_B, num_rows)

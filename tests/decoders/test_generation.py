@@ -2,7 +2,7 @@
 
 import tracemalloc
 from collections import UserDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from quicksilver.decoders import (
     TopProbability,
     Whole,
     generate,
+    presets,
     stream_generate,
 )
-from quicksilver.models import Bidirectional, Causal, KVStore, LogitsFunction, Plan
+from quicksilver.models import Bidirectional, BlockCausal, Causal, KVStore, LogitsFunction, Plan
 from torch import Tensor
 
-from tests.conftest import MASK_ID, TableModel
+from tests.conftest import MASK_ID, TableModel, random_model
 
 MODEL = TableModel(Bidirectional(), seed=3)
 CONFIDENT = Decoder(Whole(), Linear(3), Greedy(), TopProbability(), Recompute())
@@ -137,6 +138,43 @@ def test_what_a_prompt_and_an_answer_do_not_fit_in_is_not_built() -> None:
         generate(MODEL, CONFIDENT, [[1, 2]], num_new=10**7)
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("decoder", [presets.sdar_static(block=4, steps=2), presets.llada2(block=4, tau=0.3)], ids=str)
+def test_prompts_of_any_length_are_decoded_to_a_blocks_edge_and_cut(decoder: Decoder) -> None:
+    """Each row as if it were alone and asked for as many tokens as reach the edge, on which all depend."""
+    model, prompts = random_model(BlockCausal(4)), [[1], [2, 3], [4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]]
+    for num_new in (1, 4, 6):
+        found = generate(model, decoder, prompts, num_new=num_new)
+        edges = [-(-(len(prompt) + num_new) // 4) * 4 for prompt in prompts]
+        for row, prompt, edge in zip(found.completions, prompts, edges, strict=True):
+            alone = generate(model, decoder, [prompt], num_new=edge - len(prompt))
+            assert row.tokens == alone.completions[0].tokens
+            assert row.completion == alone.completions[0].completion[:num_new]
+            assert alone.accounting.tokens_cut == 0
+        counts = found.accounting
+        assert counts.tokens_useful == 4 * num_new
+        assert counts.tokens_cut == sum(edges) - sum(map(len, prompts)) - 4 * num_new
+        assert counts.tokens_committed == counts.tokens_useful + counts.tokens_cut
+
+
+def test_a_stream_shows_no_more_than_was_asked_for_and_what_ends_beyond_it_is_cut() -> None:
+    model, decoder = random_model(BlockCausal(4)), presets.sdar_static(block=4, steps=2)
+    stream = stream_generate(model, decoder, ["b", "cde"], num_new=5, tokenizer=Letters())
+    updates, found = list(stream), stream.finish()
+    assert found.texts is not None
+    assert [len(text) for text in updates[-1].texts or []] == [len(text) for text in found.texts] == [5, 5]
+    whole = found.completions[0].tokens
+    ended = generate(model, replace(decoder, end_id=whole[6]), [[1]], num_new=5).completions[0]
+    assert ended.completion == whole[1:6] if whole[6] not in whole[1:6] else ended.completion[-1] == whole[6]
+    cut = generate(model, replace(decoder, end_id=whole[3]), [[1]], num_new=5)
+    assert cut.completions[0].completion == whole[1 : whole.index(whole[3], 1) + 1]
+    assert cut.accounting.tokens_useful + cut.accounting.tokens_cut == cut.accounting.tokens_committed
+
+
+def test_an_edge_past_the_models_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="a canvas of 28 tokens: the model's max_length is 24"):
+        generate(random_model(BlockCausal(7)), presets.sdar_static(block=7, steps=2), [[1, 2]], num_new=20)
 
 
 class Talking(Letters):

@@ -33,6 +33,12 @@ def test_blocks_count_from_the_completion_and_grid_blocks_from_the_row() -> None
     assert GridBlocks(4).span(4, 12) == Span(4, 4, 2)
 
 
+def test_on_a_grid_a_completion_ends_at_a_blocks_edge() -> None:
+    assert [GridBlocks(4).edge(stop) for stop in (1, 4, 5, 8, 9)] == [4, 4, 8, 8, 12]
+    for stop in (1, 4, 7):
+        assert Whole().edge(stop) == Blocks(4).edge(stop) == stop
+
+
 @pytest.mark.parametrize(("windows", "start", "stop"), [(Blocks(4), 3, 10), (GridBlocks(4), 3, 11), (Blocks(5), 0, 4)],
                          ids=str)
 def test_a_block_that_does_not_divide_is_refused(windows: Blocks, start: int, stop: int) -> None:

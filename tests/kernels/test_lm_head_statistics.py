@@ -10,6 +10,7 @@ from quicksilver.kernels.batch_invariance import batch_invariant
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.distribution_state import PreviousDistribution, TokenCredit
 from quicksilver.kernels.lm_head_statistics import DRAWN_TILES, TILES, _tiles, lm_head_statistics
+from quicksilver.kernels.statistics_request import Bans
 from quicksilver.kernels.tile_table import TileChoice, trying
 from quicksilver.kernels.token_statistics import SamplingParams, Statistic, StatisticsRequest, token_statistics
 from torch import Tensor
@@ -176,3 +177,30 @@ def test_what_remembers_whole_distributions_is_refused() -> None:
 @given(st.integers(1, 40), st.integers(1, 80), st.integers(3, 200), st.sampled_from(DTYPES))
 def test_any_shape(rows: int, width: int, vocab: int, dtype: torch.dtype) -> None:
     check(torch.randn(1, rows, width).to(dtype), (torch.randn(vocab, width) * width**-0.5).to(dtype), vocab // 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("banned", [None, 4])
+def test_banned_tokens_have_no_part_in_any_tile(dtype: torch.dtype, banned: int | None) -> None:
+    """Those of levels above a position's are as if the head had no rows for them, in tiles that are not full too."""
+    hidden, head = torch.randn(2, 3, 20).to(dtype), torch.randn(131, 20).to(dtype)
+    level_V, admitted_BQ = torch.arange(131, dtype=torch.int32) % 3, torch.ones(2, 3, dtype=torch.int32)
+    bans, kept = Bans(level_V, admitted_BQ), [token for token in range(131) if token % 3 < 2]
+    (token, *values, _), _ = run(lm_head_statistics, hidden, head, banned, StatisticsRequest(
+        frozenset({"log_prob", "margin", "entropy"}), bans=bans))
+    wanted = lm_head_statistics(hidden, head[kept], None if banned is None else kept.index(banned),
+                                StatisticsRequest(frozenset({"log_prob", "margin", "entropy"})))
+    assert token.tolist() == torch.tensor(kept)[wanted.token_BQ].tolist()
+    for value, other in zip(values, (wanted.log_prob_BQ, wanted.margin_BQ, wanted.entropy_BQ), strict=True):
+        assert other is not None
+        torch.testing.assert_close(value, other, rtol=0, atol=0.05 if dtype == torch.bfloat16 else 0.005)
+
+
+@pytest.mark.parametrize("implementation", list(Implementation))
+def test_positions_admit_levels_each_by_itself(implementation: Implementation) -> None:
+    hidden, head = torch.ones(1, 3, 1), torch.arange(130.0)[:, None]
+    level_V = (torch.arange(130) >= 100).int() + (torch.arange(130) >= 120).int()
+    bans = Bans(level_V, torch.tensor([[0, 1, 2]], dtype=torch.int32))
+    with using(implementation):
+        found = lm_head_statistics(*put(implementation, hidden, head, None, StatisticsRequest(bans=bans)))
+    assert found.token_BQ.tolist() == [[99, 119, 129]]

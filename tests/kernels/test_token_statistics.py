@@ -1,6 +1,7 @@
 """Token statistics, on both paths, against definitions written out in float64."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from quicksilver.kernels.case import with_tensors
 from quicksilver.kernels.dispatch import Implementation, using
 from quicksilver.kernels.distribution_state import PreviousDistribution, TokenCredit
+from quicksilver.kernels.statistics_request import Bans
 from quicksilver.kernels.token_statistics import (
     SamplingParams,
     Statistic,
@@ -355,3 +357,35 @@ def test_credit_changes_the_logits_before_anything_is_asked_of_them(implementati
 def test_the_step_before_must_be_given_where_it_is_asked_about() -> None:
     with pytest.raises(ValueError, match="previous=None"):
         token_statistics(torch.randn(1, 1, 4), StatisticsRequest(frozenset({"divergence"})))
+
+
+@PATHS
+@pytest.mark.parametrize("drawn", [False, True])
+def test_banned_tokens_are_as_if_their_logits_were_minus_infinity(ask: Any, drawn: bool) -> None:
+    """A token whose level is above its position's, whatever its logit; the logits themselves stay."""
+    logits, level_V = torch.randn(2, 3, 70), torch.arange(70, dtype=torch.int32) % 3
+    admitted_BQ = torch.tensor([[0, 1, 2], [2, 1, 0]], dtype=torch.int32)
+    logits[0, 0, 1] = torch.nan  # of level 1
+    sampling = SamplingParams(0.8, torch.tensor([1, 2]), torch.arange(6).view(2, 3), torch.tensor([4, 0]))
+    request = StatisticsRequest(ALL, sampling if drawn else None, canvas_token_BQ=torch.zeros(2, 3, dtype=torch.int64))
+    kept, by_hand = logits.clone(), logits.clone()
+    for row, place, token in itertools.product(range(2), range(3), range(70)):
+        if token % 3 > admitted_BQ[row, place]:
+            by_hand[row, place, token] = -torch.inf
+    found, wanted = ask(logits, replace(request, bans=Bans(level_V, admitted_BQ))), ask(by_hand, request)
+    for name, value in vars(wanted).items():
+        assert value is None or torch.equal(getattr(found, name), value)
+    assert (found.token_BQ % 3 <= admitted_BQ).all()
+    assert not found.nonfinite_BQ.any()
+    assert torch.equal(logits.nan_to_num(), kept.nan_to_num())
+
+
+@pytest.mark.parametrize(("bans", "message"), [
+    (Bans(torch.zeros(8, dtype=torch.int32), torch.zeros(1, 2, dtype=torch.int32)), r"level_V of shape \[8\]: must be"),
+    (Bans(torch.zeros(9, dtype=torch.int32), torch.zeros(2, dtype=torch.int32)), r"admitted_BQ of shape \[2\]"),
+    (Bans(torch.zeros(9), torch.zeros(1, 2, dtype=torch.int32)), "level_V of torch.float32: must be torch.int32"),
+    (Bans(torch.zeros(9, dtype=torch.int32), torch.zeros(1, 2)), "admitted_BQ of torch.float32")],
+    ids=lambda value: value if isinstance(value, str) else "")
+def test_bans_of_another_shape_or_type_are_refused(bans: Bans, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        token_statistics(torch.randn(1, 2, 9), StatisticsRequest(bans=bans))

@@ -106,7 +106,7 @@ def write_model(path: Path, metadata: Mapping[str, Any]) -> None:
 def main(smollm2: Path) -> None:
     import cyllama  # pyright: ignore[reportMissingImports]
 
-    built = json.loads((Path(cyllama.__file__).parent / "build_config.json").read_text())["versions"]
+    built = json.loads((Path(cyllama.__path__[0]) / "build_config.json").read_text())["versions"]
     byte_level_keys, pieces_keys = byte_level(), sentence_piece()
     by_pre: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

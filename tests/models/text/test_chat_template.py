@@ -27,7 +27,8 @@ TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_a_text_is_what_transformers_renders(name: str, add_generation_prompt: bool) -> None:
-    wanted, _ = render_jinja_template([MESSAGES], chat_template=TEMPLATES[name], **TOKENS,
+    tokens: dict[str, Any] = dict(TOKENS)
+    wanted, _ = render_jinja_template([MESSAGES], chat_template=TEMPLATES[name], **tokens,
                                       add_generation_prompt=add_generation_prompt)
     template = ChatTemplate(TEMPLATES[name], TOKENS, "folder")
     assert template.rendered(MESSAGES, add_generation_prompt=add_generation_prompt) == wanted[0]

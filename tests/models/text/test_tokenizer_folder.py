@@ -59,7 +59,8 @@ def test_what_a_tokenizer_was_saved_with_cuts_no_text(tmp_path: Path) -> None:
 def test_what_is_damaged_is_named(tmp_path: Path, config: dict[str, Any], files: dict[str, Any], message: str) -> None:
     folder = TokenizerFolder(folder_with(tmp_path / "folder", byte_level(), config=config, files=files))
     with pytest.raises(ValueError, match=message):
-        (folder.tokenizer(), folder.special_tokens, folder.flag("add_bos_token"), folder.chat_template(), folder.ends())
+        assert [folder.tokenizer(), folder.special_tokens, folder.flag("add_bos_token"), folder.chat_template(),
+                folder.ends()]
 
 
 def test_a_folder_without_tokenizer_json_is_refused(tmp_path: Path) -> None:
