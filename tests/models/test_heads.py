@@ -1,9 +1,13 @@
 """Two heads, one answer: also where the library would round logits to 16 bits."""
 
+from functools import partial
+
 import pytest
 import torch
+from quicksilver.kernels.statistics_request import Bans
 from quicksilver.kernels.token_statistics import StatisticsRequest
-from quicksilver.models import FusedHead, SeparateHead
+from quicksilver.models import FusedHead, Head, SeparateHead
+from quicksilver.models.heads import statistics_by_position
 from quicksilver.models.linear import Linear
 
 from ..strict_device import DEVICE, rehearsal
@@ -28,3 +32,15 @@ def test_on_a_gpu_both_heads_see_logits_that_are_not_rounded(dtype: torch.dtype)
     assert separate.keys() == fused.keys()
     for name, value in separate.items():
         torch.testing.assert_close(value, fused[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [SeparateHead(), FusedHead()], ids=str)
+def test_bans_are_those_of_each_position_where_positions_are_taken_by_themselves(head: Head) -> None:
+    hidden_BQE, lm_head = torch.ones(2, 2, 1), Linear(1, 6, bias=False)
+    lm_head.weight.data = torch.arange(6.0)[:, None]
+    bans = Bans(torch.tensor([0, 0, 0, 1, 2, 2], dtype=torch.int32),
+                torch.tensor([[0, 1], [2, 0]], dtype=torch.int32))
+    with torch.no_grad():
+        for statistics in (head.statistics, partial(statistics_by_position, head)):
+            found = statistics(hidden_BQE, lm_head, 5, StatisticsRequest(bans=bans))
+            assert found.token_BQ.tolist() == [[2, 3], [4, 2]]
