@@ -5,6 +5,7 @@
     LinearScaling   f / factor                                                   (position interpolation, 2306.15595)
     Llama3Scaling   f / factor for wavelengths above original / low, f below original / high, between them a mixture
     YarnScaling     the same between rotations, and cos and sin times 1 + ln(factor) / 10     (YaRN, 2309.00071)
+    DividedScaling  f_i / divisor_i                                                       (LongRoPE, 2402.13753)
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.checks import check_instance, integer_field, real_field
+from ..kernels.checks import check_instance, check_real, integer_field, real_field
 
 
 class RopeScaling(Protocol):
@@ -106,6 +107,24 @@ class YarnScaling:
         ramp_H = torch.arange(half, dtype=torch.float64)
         stretched_H = ((ramp_H - low) / (high - low if high > low else 1e-3)).clamp(0, 1)
         return frequency_H * (1 - stretched_H + stretched_H / self.factor)
+
+
+@dataclass(frozen=True)
+class DividedScaling:
+    """Each frequency has its own divisor; cos and sin are multiplied by `amplitude`."""
+
+    divisors: tuple[float, ...]
+    amplitude: float = 1.0
+
+    def __post_init__(self) -> None:
+        divisors = tuple(check_real(f"divisors[{place}]", value, above=0) for place, value in enumerate(self.divisors))
+        object.__setattr__(self, "divisors", divisors)
+        real_field(self, "amplitude", above=0)
+
+    def scaled(self, frequency_H: Tensor, theta: float) -> Tensor:
+        if len(self.divisors) != len(frequency_H):
+            raise ValueError(f"divisors: {len(self.divisors)} of them: must be {len(frequency_H)}, one a frequency")
+        return frequency_H / torch.tensor(self.divisors, dtype=torch.float64)
 
 
 def frequencies(rope_width: int, theta: float, scaling: RopeScaling | None) -> Tensor:

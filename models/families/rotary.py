@@ -2,7 +2,7 @@
 (rope_parameters)."""
 
 from ...kernels.checks import shown
-from ..rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from ..rope import DividedScaling, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 from .fields import Fields
 
 _THETA = 10_000.0  # of transformers, where a configuration names none
@@ -43,7 +43,19 @@ def _scaling(table: Fields, fields: Fields) -> RopeScaling | None:
         original = table.integer("original_max_position_embeddings", None) or fields.integer("max_position_embeddings")
         found = YarnScaling(table.real("factor"), original, table.real("beta_fast", 32.0), table.real("beta_slow", 1.0),
                             table.real("attention_factor", None), table.flag("truncate", True))
+    elif kind == "longrope":
+        found = _divided(table)
     else:
-        raise ValueError(f"{table.origin}: rope_type={shown(kind)}: must be one of default, linear, llama3, yarn")
+        raise ValueError(f"{table.origin}: rope_type={shown(kind)}: must be one of default, linear, llama3, longrope, "
+                         "yarn")
     table.check_all_read()
     return found
+
+
+def _divided(table: Fields) -> DividedScaling:
+    """LongRoPE divides by other numbers once a text is long, which needs other tables then: equal ones are taken."""
+    divisors = table.take("short_factor")
+    if not isinstance(divisors, list) or divisors != table.take("long_factor"):
+        raise ValueError(f"{table.origin}: short_factor={shown(divisors)}: must be a list equal to long_factor")
+    table.take("original_max_position_embeddings", None)
+    return DividedScaling(tuple(divisors), table.real("attention_factor"))
