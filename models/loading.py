@@ -17,6 +17,7 @@ from ..kernels.checks import check_integer
 from ..kernels.host_memory import free_memory_bytes
 from .adapter import DecodableTransformer
 from .checkpoints.base import Checkpoint
+from .checkpoints.gguf_file import GgufFile
 from .checkpoints.safetensors_folder import SafetensorsFolder
 from .config import TransformerConfig
 from .families import Description, describe
@@ -46,7 +47,7 @@ def _say(line: str) -> None:
 def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
          max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
          ignoring: Sequence[str] = (), say: Callable[[str], None] = _say) -> LoadedModel:
-    """The model of a folder with config.json and safetensors.
+    """The model of a folder with config.json and safetensors, or of a GGUF file.
 
     dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
     there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
@@ -61,13 +62,14 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
-    description = describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
+    origin = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
+    description = describe(checkpoint.config, str(origin), tuple(ignoring))
     if max_length is not None:
         length = check_integer("max_length", max_length, at_most=description.config.max_length)
         description = replace(description, config=replace(description.config, max_length=length))
-    transformer = _empty(description.config, dtype)
     assignments = list(description.names.assignments(description.config))
-    _check_tensors(checkpoint, assignments, description.config)
+    _check_tensors(checkpoint, assignments)
+    transformer = _empty(description.config, dtype)
     _check_memory(checkpoint.path, transformer, device, say)
     transformer = transformer.to_empty(device=device)
     _fill(transformer, checkpoint, assignments)
@@ -83,6 +85,8 @@ def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = ()) -> 
 
 
 def _opened(path: Path) -> Checkpoint:
+    if path.suffix == ".gguf" and not path.is_dir():
+        return GgufFile.opened(path)
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
     return SafetensorsFolder.opened(path)
@@ -104,7 +108,7 @@ def _empty(config: TransformerConfig, dtype: torch.dtype) -> Transformer:
         return Transformer(config).to(dtype)
 
 
-def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment], config: TransformerConfig) -> None:
+def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment]) -> None:
     """ValueError unless the checkpoint has the tensors that the model needs, in their shapes, and no others."""
     wanted = {part.name: part.shape for assignment in assignments for part in assignment.parts}
     tensors = checkpoint.tensors
@@ -116,8 +120,8 @@ def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment], config
             raise ValueError(f"{checkpoint.path}: tensor {name} of shape {[*tensors[name].shape]}: must be {[*shape]}")
     unexpected = [name for name in tensors if name not in wanted and not name.endswith(_DERIVED)]
     if unexpected:
-        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that config.json "
-                         "describes")
+        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that its "
+                         "configuration describes")
 
 
 def _listed(names: list[str]) -> str:

@@ -7,7 +7,7 @@ from .base import Attention, Description, Family, described, windowed_layers
 from .fields import Fields
 from .tensor_names import TensorNames
 
-_NAMES = TensorNames(
+NAMES = TensorNames(
     router="block_sparse_moe.gate", expert_down="block_sparse_moe.experts.{expert}.w2",
     expert_gate_up=("block_sparse_moe.experts.{expert}.w1", "block_sparse_moe.experts.{expert}.w3"))
 
@@ -17,7 +17,7 @@ def _describe(fields: Fields) -> Description:
     attention = Attention(window=window, windowed_layers=windowed_layers(fields) if window else ())
     routing = Routing(fields.integer("num_experts_per_tok"), renormalise=True)
     experts = ExpertShape(fields.integer("num_local_experts"), fields.integer("intermediate_size"), routing)
-    return described(fields, attention, experts=experts, names=_NAMES)
+    return described(fields, attention, experts=experts, names=NAMES)
 
 
 MIXTRAL = Family(("MixtralForCausalLM",), _describe)

@@ -1,0 +1,50 @@
+"""Reading on in a file that is not trusted: nothing is read or taken because of what it says before that is checked."""
+
+import struct
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+
+class Cursor:
+    """Reads on from `position`, never past the end. Errors are ValueErrors, and say what is read: `about`."""
+
+    def __init__(self, data: mmap, path: Path, position: int = 0) -> None:
+        self.data, self.path, self.position, self.about = data, path, position, "header"
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.position
+
+    def refused(self, reason: str) -> ValueError:
+        return ValueError(f"{self.path}: {self.about}: {reason}")
+
+    def skip(self, num_bytes: int) -> int:
+        """Where these bytes begin."""
+        if num_bytes > self.left:
+            raise self.refused(f"{num_bytes} bytes from byte {self.position} on reach past the end of the file")
+        start = self.position
+        self.position += num_bytes
+        return start
+
+    def number(self, layout: str) -> Any:
+        """One in a format of `struct`."""
+        return struct.unpack_from(layout, self.data, self.skip(struct.calcsize(layout)))[0]
+
+    def count(self, what: str, smallest: int) -> int:
+        """How many things follow of which each takes at least `smallest` bytes."""
+        number = self.number("<Q")
+        if number > self.left // smallest:
+            raise self.refused(f"{number} {what}: more than the {self.left} bytes to the end of the file hold")
+        return number
+
+    def text(self, what: str, at_most: int) -> str:
+        """Its length in bytes, then so many of UTF-8."""
+        length = self.number("<Q")
+        if length > at_most:
+            raise self.refused(f"{what} of {length} bytes: must be at most {at_most}")
+        start = self.skip(length)
+        try:
+            return self.data[start : start + length].decode()
+        except UnicodeDecodeError:
+            raise self.refused(f"{what} from byte {start} on: must be UTF-8") from None
