@@ -1,0 +1,107 @@
+"""What is loaded of a GGUF file equals what is loaded of a folder with the weights that it unpacks to."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+from quicksilver.models import LoadedModel, load
+from quicksilver.models.checkpoints.gguf_file import GgufFile
+from torch import Tensor
+
+from tests.models.checkpoints.gguf_models import SIZE, Written
+
+TYPES = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q8_0)
+K_SIZE = {"hidden_size": 256, "intermediate_size": 256}
+EXPERTS = {"num_experts_per_tok": 2}
+VARIANTS = [
+    *(Written("llama", "LlamaForCausalLM", type=kind) for kind in TYPES),
+    *(Written("llama", "LlamaForCausalLM", K_SIZE, type=kind) for kind in (Type.Q4_K, Type.Q6_K)),
+    Written("llama", "LlamaForCausalLM", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    Written("llama", "LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "head_dim": 24}),
+    Written("llama", "LlamaForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}),
+    Written("llama", "LlamaForCausalLM",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}},
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+             "llama.rope.scaling.original_context_length": 32}),
+    Written("llama", "MixtralForCausalLM", {"num_local_experts": 4} | EXPERTS, type=Type.Q4_0),
+    Written("qwen2", "Qwen2ForCausalLM", type=Type.Q8_0),
+    Written("qwen2", "Qwen2ForCausalLM", {"tie_word_embeddings": True}),
+    Written("qwen3", "Qwen3ForCausalLM", {"head_dim": 32}, type=Type.Q4_1),
+    Written("qwen3moe", "Qwen3MoeForCausalLM", {
+        "num_experts": 6, "moe_intermediate_size": 32, "norm_topk_prob": True, "head_dim": 32} | EXPERTS, type=Type.Q8_0),
+    Written("olmoe", "OlmoeForCausalLM", {"num_experts": 5, "norm_topk_prob": False} | EXPERTS),
+    Written("olmoe", "OlmoeForCausalLM", {"num_experts": 5, "clip_qkv": 0.5} | EXPERTS, type=Type.Q4_0),
+]
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def logits(loaded: LoadedModel) -> Tensor:
+    """Of two rows of 80 positions, [2, 80, V]."""
+    tokens_BL = torch.randint(0, SIZE["vocab_size"], (2, 80), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return loaded.model.logits(loaded.model.transformer.sequence_hidden(tokens_BL))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_its_logits_are_those_of_the_weights_that_it_unpacks_to(variant: Written, tmp_path: Path) -> None:
+    path = variant.write(tmp_path)
+    assert torch.equal(logits(load(path, say=quiet)), logits(load(tmp_path, say=quiet)))
+
+
+def test_the_scaling_of_llama_3_is_that_of_its_divisors(tmp_path: Path) -> None:
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 64}
+    divisors = llama3_divisors(scaling)
+    assert len({*divisors.tolist()}) > 3
+    variant = Written("llama", "LlamaForCausalLM", {"rope_scaling": scaling}, extra={"rope_freqs.weight": divisors})
+    found, wanted = logits(load(variant.write(tmp_path), say=quiet)), logits(load(tmp_path, say=quiet))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    plain = Written("llama", "LlamaForCausalLM")
+    assert (logits(load(plain.write(tmp_path), say=quiet)) - wanted).abs().max() > 0.01 * wanted.abs().max()
+
+
+def llama3_divisors(scaling: dict) -> np.ndarray:
+    """By llama.cpp's converter (conversion/llama.py, generate_extra_tensors), float32 [head_dim / 2]."""
+    width = SIZE["hidden_size"] // SIZE["num_attention_heads"]
+    low, high, original = (scaling[name] for name in (
+        "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    divisors = []
+    for frequency in SIZE["rope_theta"] ** -(np.arange(0, width, 2) / width):
+        turns = original * frequency / (2 * math.pi)
+        kept = min(max((turns - low) / (high - low), 0), 1)
+        divisors.append(1 / (kept + (1 - kept) / scaling["factor"]))
+    return np.array(divisors, np.float32)
+
+
+@pytest.mark.parametrize("name", ["q_proj", "k_proj"])
+def test_rows_are_in_published_order_packed_and_unpacked(name: str, tmp_path: Path) -> None:
+    path = Written("llama", "LlamaForCausalLM", type=Type.Q4_1).write(tmp_path)
+    checkpoint = GgufFile.opened(path)
+    kind, rows = checkpoint.raw(f"model.layers.1.self_attn.{name}.weight")
+    from gguf.quants import dequantize
+    from safetensors.torch import load_file
+
+    wanted = load_file(tmp_path / "model.safetensors")[f"model.layers.1.self_attn.{name}.weight"]
+    assert (kind, rows.shape) == ("Q4_1", (len(wanted), 40))
+    assert torch.equal(torch.from_numpy(dequantize(rows, Type.Q4_1)), wanted)
+
+
+def test_special_ids_are_those_of_the_file(tmp_path: Path) -> None:
+    ids = {f"tokenizer.ggml.{name}_token_id": place for place, name in enumerate(("bos", "eos", "padding"))}
+    published = load(Written("qwen2", "Qwen2ForCausalLM", keys=ids).write(tmp_path), say=quiet).published
+    assert [published[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [0, 1, 2]
+
+
+def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Written("llama", "LlamaForCausalLM").write(tmp_path)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ValueError, match=r"gguf, .* not installed: pip install 'quicksilver\[gguf\]'"):
+        load(path)
