@@ -68,8 +68,8 @@ def _positions(keys: Keys, head_dim: int) -> dict[str, Any]:
     # The rotary angles' sines and cosines: a small part of a model, and of a wrong length more than there is memory.
     num_weights = sum(math.prod(tensor.shape) for tensor in keys.header.tensors.values())
     if 2 * length * head_dim > num_weights // 2:
-        raise ValueError(f"{keys.path}: {own('context_length')}={length}: the angles of so many positions would be more "
-                         f"than half as many numbers as its {num_weights} weights")
+        raise ValueError(f"{keys.path}: {own('context_length')}={length}: the angles of so many positions would be "
+                         f"more than half as many numbers as its {num_weights} weights")
     found = {"max_position_embeddings": length, "rope_theta": keys.real(own("rope.freq_base"), 10_000.0)}
     scaling = _scaling(keys, length)
     divisors = keys.header.tensors.get(_ROPE_DIVISORS)

@@ -80,4 +80,4 @@ def _mapped(path: Path) -> mmap.mmap:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # which an empty file gives
-        raise ValueError(f"{path}: cannot be read ({error})") from None
+        raise ValueError(f"{path}: not a whole GGUF file ({error})") from None

@@ -6,7 +6,8 @@
     tensor    name, number of dimensions u32, dimensions u64 (the innermost first), type u32, offset in the data u64
     string    its length in bytes u64, UTF-8
 
-The file is not trusted. Tensors must follow one another as llama.cpp demands (ggml/src/gguf.cpp), and fill the file.
+The file is not trusted. Tensors must follow one another as llama.cpp demands (ggml/src/gguf.cpp), with zeros between
+them, to the end of the file.
 """
 
 import math
@@ -75,8 +76,8 @@ def _names(cursor: Cursor, things: tuple[str, int], at_most: int) -> Iterator[st
     for place in range(number):
         cursor.about = f"{kind} {place + 1} of {number}"
         name = cursor.text("name", at_most)
-        if not name:
-            raise cursor.refused("must have a name")
+        if not name or not name.isprintable():
+            raise cursor.refused(f"name {shown(name)}: must be of printable characters")
         cursor.about = f"{kind} {shown(name)}"
         if name in seen:
             raise cursor.refused("is there twice")
@@ -116,21 +117,34 @@ def _alignment(cursor: Cursor, values: Values) -> int:
 
 def _placed(cursor: Cursor, tensors: Mapping[str, StoredTensor], alignment: int) -> dict[str, StoredTensor]:
     """The tensors where they lie in the file, in which they are all that follows the header."""
-    size, first = len(cursor.data), -(-cursor.position // alignment) * alignment
-    end = padded = first
+    size, end = len(cursor.data), cursor.position
+    first = start = _padded(end, alignment)
     placed = {}
     for name, tensor in tensors.items():
         cursor.about = f"tensor {shown(name)}"
-        if tensor.start != padded - first:
-            raise cursor.refused(f"offset {tensor.start}: must be {padded - first}, after the tensor before it")
-        end = padded + tensor.num_bytes
-        if end > size:
-            raise cursor.refused(f"its {tensor.num_bytes} bytes from byte {padded} on reach past the end of the file")
-        placed[name] = replace(tensor, start=padded)
-        padded = -(-end // alignment) * alignment
-    if size not in (end, padded):
+        if tensor.start != start - first:
+            raise cursor.refused(f"offset {tensor.start}: must be {start - first}, after the tensor before it")
+        if start + tensor.num_bytes > size:
+            raise cursor.refused(f"its {tensor.num_bytes} bytes from byte {start} on reach past the end of the file")
+        _check_padding(cursor, end, start)
+        end = start + tensor.num_bytes
+        placed[name] = replace(tensor, start=start)
+        start = _padded(end, alignment)
+    if size not in (end, start):
         raise cursor.refused(f"its data end at byte {end}, and {size - end} bytes follow: must be none")
+    _check_padding(cursor, end, size)
     return placed
+
+
+def _padded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment
+
+
+def _check_padding(cursor: Cursor, start: int, end: int) -> None:
+    """Weights between two tensors show that one is of another size than the header says."""
+    if any(cursor.data[start:end]):
+        raise cursor.refused(f"bytes {start} to {end - 1} beside it are padding: must be 0")
+
 
 
 def blocks_of(data: mmap, tensor: StoredTensor) -> NDArray[np.uint8]:

@@ -83,7 +83,7 @@ class Written:
         writer.close()
 
     def _named(self, published: str) -> str:
-        """The name in the file: of an expert's tensor, that of all experts' (conversion/llama.py, conversion/qwen.py)."""
+        """The name in the file, of an expert that of all experts (conversion/llama.py, conversion/qwen.py)."""
         (architecture,) = (key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
         table = gguf.get_tensor_name_map(architecture, SIZE["num_hidden_layers"])
         merged = re.sub(r"experts\.\d+", "experts", published)

@@ -1,7 +1,9 @@
 """What is loaded of a GGUF file equals what is loaded of a folder with the weights that it unpacks to."""
 
 import math
+import re
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from quicksilver.models.checkpoints.gguf_file import GgufFile
 from torch import Tensor
 
 from tests.models.checkpoints.gguf_models import SIZE, Written
+from tests.models.checkpoints.gguf_mutations import mutations
 
 TYPES = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q8_0)
 K_SIZE = {"hidden_size": 256, "intermediate_size": 256}
@@ -33,7 +36,8 @@ VARIANTS = [
     Written("qwen2", "Qwen2ForCausalLM", {"tie_word_embeddings": True}),
     Written("qwen3", "Qwen3ForCausalLM", {"head_dim": 32}, type=Type.Q4_1),
     Written("qwen3moe", "Qwen3MoeForCausalLM", {
-        "num_experts": 6, "moe_intermediate_size": 32, "norm_topk_prob": True, "head_dim": 32} | EXPERTS, type=Type.Q8_0),
+        "num_experts": 6, "moe_intermediate_size": 32, "norm_topk_prob": True, "head_dim": 32} | EXPERTS,
+        type=Type.Q8_0),
     Written("olmoe", "OlmoeForCausalLM", {"num_experts": 5, "norm_topk_prob": False} | EXPERTS),
     Written("olmoe", "OlmoeForCausalLM", {"num_experts": 5, "clip_qkv": 0.5} | EXPERTS, type=Type.Q4_0),
 ]
@@ -105,3 +109,59 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match=r"gguf, .* not installed: pip install 'quicksilver\[gguf\]'"):
         load(path)
+
+
+TEXT = {"general.name": "tiny", "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["one", "two"] * 48,
+        "tokenizer.ggml.token_type": [1] * 96, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.add_bos_token": True}
+# A type that no other is as large as, but for the F16 that is a BF16 as well: no reader can tell those apart.
+MUTATED = [
+    Written("llama", "LlamaForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {
+        **TEXT, "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0,
+        "llama.rope.dimension_count": 16, "general.alignment": 64}),
+    Written("llama", "MixtralForCausalLM", {"num_local_experts": 4} | EXPERTS, TEXT, type=Type.Q4_1),
+    Written("qwen3moe", "Qwen3MoeForCausalLM", {
+        "num_experts": 6, "moe_intermediate_size": 32, "norm_topk_prob": True, "head_dim": 32} | EXPERTS, TEXT,
+        type=Type.Q8_0),
+]
+NAMED = re.compile(r"header: |(?:value|tensors?) ['\w]|has no \S+,|^\S+(?: of type|=|: unknown)|GGUF")
+
+
+def largest_bytes() -> int:
+    """The most memory, taken or only asked for, that this process has had at once."""
+    return 1024 * int(re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # pyright: ignore
+
+
+def traced_load(path: Path) -> tuple[LoadedModel | ValueError, int]:
+    """What comes of loading, and the most memory that Python and NumPy took for it at once."""
+    tracemalloc.start()
+    try:
+        found = load(path, say=quiet)
+    except ValueError as error:
+        found = error
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return found, most
+
+
+@pytest.mark.parametrize("number", [70, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", MUTATED, ids=str)
+def test_a_damaged_header_is_refused_by_name_or_changes_nothing(
+        variant: Written, number: int, tmp_path: Path) -> None:
+    path = variant.write(tmp_path)
+    data, damaged, num_refused = path.read_bytes(), tmp_path / "damaged.gguf", 0
+    whole, usual = traced_load(path)
+    assert isinstance(whole, LoadedModel)
+    clean, before = logits(whole), largest_bytes()
+    for content in mutations(data, number, seed=number):
+        damaged.write_bytes(content)
+        found, most = traced_load(damaged)
+        assert most < usual + 2 * len(data)
+        if isinstance(found, LoadedModel):
+            assert torch.equal(logits(found), clean)
+        else:
+            said = str(found).removeprefix(f"{damaged}: ")
+            assert "\n" not in said
+            assert NAMED.search(said), said
+            num_refused += 1
+    assert number * 0.9 < num_refused <= number
+    assert largest_bytes() - before < 2**25
