@@ -10,6 +10,7 @@ that it does so for, the rows of queries and keys are stored in its order (conve
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...kernels.checks import shown
 from ..families.mixtral import NAMES as MIXTRAL_NAMES
@@ -25,17 +26,22 @@ _LLADA_WORDS = {
     "hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
     "num_key_value_heads": "n_kv_heads", "intermediate_size": "mlp_hidden_size",
     "max_position_embeddings": "max_sequence_length", "tie_word_embeddings": "weight_tying"}
+_LLADA_CONSTANTS = {"activation_type": "silu", "block_type": "llama", "layer_norm_type": "rms", "rope": True}
+_LLADA_MOE_WORDS = {"expert_width": "expert_intermediate_size", "intermediate_size": "dense_intermediate_size",
+                    "expert_layers": "moe_layer_freq"}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`words` are what its config.json calls otherwise than Llama's, `biases` the fields there that say whether there
-    are biases, by a layer that has one then. `renormalises`: whether the weights of the chosen experts sum to 1, and
-    `says_so`: whether config.json has a field for it. `shifts`: whether logits are those of the next token."""
+    """`words` are what its config.json calls otherwise than Llama's, `constants` what it must say besides, `biases` the
+    fields there that say whether there are biases, each with a layer that has one then. `renormalises`: whether the
+    weights of the chosen experts sum to 1, and `says_so`: whether config.json has a field for it. `shifts`: whether
+    logits are those of the next token."""
 
     published: str
     names: TensorNames = _LLAMA_NAMES
     words: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
     biases: tuple[tuple[str, str], ...] = ()
     permutes: bool = False
     renormalises: bool = False
@@ -44,7 +50,7 @@ class Architecture:
     shifts: bool = True
 
 
-_QKV_BIAS = ("attention_bias", "attn_q")
+_QKV_BIAS, _LLADA_BIAS = ("attention_bias", "attn_q"), ("include_qkv_bias", "attn_q")
 _LLAMA = Architecture("LlamaForCausalLM", biases=(_QKV_BIAS, ("mlp_bias", "ffn_gate")), permutes=True)
 _MIXTRAL = Architecture(
     "MixtralForCausalLM", MIXTRAL_NAMES, {"num_experts": "num_local_experts"}, permutes=True, renormalises=True,
@@ -56,9 +62,10 @@ _BY_NAME = {
                              biases=(_QKV_BIAS,), renormalises=True),
     "olmoe": Architecture("OlmoeForCausalLM", biases=(_QKV_BIAS,)),
     "dream": Architecture("DreamModel", is_causal=False),
-    "llada": Architecture("LLaDAModelLM", _LLADA_NAMES, _LLADA_WORDS, permutes=True, is_causal=False, shifts=False),
-    "llada-moe": Architecture("LLaDAMoEModelLM", words={"expert_width": "expert_intermediate_size"}, says_so=False,
-                              is_causal=False, shifts=False)}
+    "llada": Architecture("LLaDAModelLM", _LLADA_NAMES, _LLADA_WORDS, _LLADA_CONSTANTS, (_LLADA_BIAS,), permutes=True,
+                          is_causal=False, shifts=False),
+    "llada-moe": Architecture("LLaDAMoEModelLM", words=_LLADA_MOE_WORDS, constants={"qk_layernorm": True},
+                              says_so=False, is_causal=False, shifts=False)}
 
 
 def architecture_of(keys: Keys) -> Architecture:

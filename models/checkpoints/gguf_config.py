@@ -26,7 +26,8 @@ def config_of(keys: Keys, architecture: Architecture) -> dict[str, Any]:
     ids = {to: keys.integer(f"tokenizer.ggml.{name}_token_id", None, at_least=0) for name, to in names.items()}
     config |= {f"{name}_token_id": found for name, found in ids.items() if found is not None}
     keys.flag(own("rope.scaling.finetuned"), False)  # says how the model came to be
-    return {architecture.words.get(name, name): value for name, value in config.items()} | keys.unread()
+    config = {architecture.words.get(name, name): value for name, value in config.items()}
+    return config | dict(architecture.constants) | keys.unread()
 
 
 def _shape(keys: Keys) -> dict[str, Any]:
@@ -121,6 +122,8 @@ def _experts(keys: Keys, architecture: Architecture) -> dict[str, Any]:
     fields = {"num_experts": number, "num_experts_per_tok": keys.integer(own("expert_used_count"))}
     if "expert_width" in architecture.words:
         fields["expert_width"] = keys.integer(own("expert_feed_forward_length"))
+    if "expert_layers" in architecture.words:  # llama.cpp has experts in all or none
+        fields["expert_layers"] = [1] * _num_blocks(keys)
     if architecture.says_so:
         return fields | {"norm_topk_prob": keys.flag(own("expert_weights_norm"), architecture.renormalises)}
     keys.expect(own("expert_weights_norm"), architecture.renormalises)
