@@ -1,9 +1,12 @@
 """Reading on in a file that is not trusted: nothing is read or taken because of what it says before that is checked."""
 
 import struct
+from codecs import getincrementaldecoder
 from mmap import mmap
 from pathlib import Path
 from typing import Any
+
+_BYTES_AT_ONCE = 2**14
 
 
 class Cursor:
@@ -40,11 +43,29 @@ class Cursor:
 
     def text(self, what: str, at_most: int) -> str:
         """Its length in bytes, then so many of UTF-8."""
+        start, end = self._passed(what, at_most)
+        try:
+            return self.data[start:end].decode()
+        except UnicodeDecodeError:
+            raise self._no_text(what, start) from None
+
+    def pass_text(self, what: str, at_most: int) -> None:
+        """As `text`, of which it holds a little at a time."""
+        start, end = self._passed(what, at_most)
+        decoder = getincrementaldecoder("utf-8")()
+        try:
+            for place in range(start, end, _BYTES_AT_ONCE):
+                decoder.decode(self.data[place : min(place + _BYTES_AT_ONCE, end)])
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            raise self._no_text(what, start) from None
+
+    def _passed(self, what: str, at_most: int) -> tuple[int, int]:
         length = self.number("<Q")
         if length > at_most:
             raise self.refused(f"{what} of {length} bytes: must be at most {at_most}")
         start = self.skip(length)
-        try:
-            return self.data[start : start + length].decode()
-        except UnicodeDecodeError:
-            raise self.refused(f"{what} from byte {start} on: must be UTF-8") from None
+        return start, self.position
+
+    def _no_text(self, what: str, start: int) -> ValueError:
+        return self.refused(f"{what} from byte {start} on: must be UTF-8")

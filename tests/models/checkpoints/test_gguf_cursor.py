@@ -28,6 +28,21 @@ def test_nothing_is_read_past_the_end_and_the_error_says_of_what(cursor: Cursor)
         cursor.number("<Q")
 
 
+@pytest.mark.parametrize("text", ["ä" * 20_000, "a" + "\u20ac" * 11_000, ""])
+def test_a_long_text_is_passed_over_in_pieces(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for content in (text.encode(), text.encode() + b"\xe2\x82"):
+        path.write_bytes(struct.pack("<Q", len(content)) + content + b"end")
+        with path.open("rb") as file:
+            cursor = Cursor(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), path)
+        if content == text.encode():
+            cursor.pass_text("a text", 2**20)
+            assert cursor.left == 3
+            continue
+        with pytest.raises(ValueError, match="a text from byte 8 on: must be UTF-8"):
+            cursor.pass_text("a text", 2**20)
+
+
 @pytest.mark.parametrize(("start", "at_most", "message"), [
     (4, 1, "name of 2 bytes: must be at most 1"), (0, 99, "name of 8589934599 bytes: must be at most 99"),
     (5, 2**64, "14051230837395947520 bytes from byte 13 on reach past the end")])
