@@ -25,7 +25,10 @@ _KEYS = {"vocab_size": "vocab_size", "hidden_size": "embedding_length", "interme
          "rms_norm_eps": "attention.layer_norm_rms_epsilon", "rope_theta": "rope.freq_base",
          "head_dim": "attention.key_length", "num_local_experts": "expert_count", "num_experts": "expert_count",
          "num_experts_per_tok": "expert_used_count", "moe_intermediate_size": "expert_feed_forward_length",
-         "clip_qkv": "attention.clamp_kqv"}
+         "expert_intermediate_size": "expert_feed_forward_length", "clip_qkv": "attention.clamp_kqv",
+         "d_model": "embedding_length", "mlp_hidden_size": "feed_forward_length", "n_layers": "block_count",
+         "n_heads": "attention.head_count", "n_kv_heads": "attention.head_count_kv",
+         "max_sequence_length": "context_length"}
 # Of types that the library unpacks but does not pack: a block's bytes, and where its float16 scales are.
 _SCALES = {Type.Q4_K: (144, slice(0, 4)), Type.Q6_K: (210, slice(208, 210))}
 
@@ -94,10 +97,11 @@ class Written:
 
     def _in_order(self, published: str, rows: NDArray[Any]) -> NDArray[Any]:
         """Of queries and keys, each head's rows as llama.cpp rotates them: first with first of the second half."""
-        is_q = "q_proj" in published
+        is_q, config = "q_proj" in published, self.config
         if self.architecture not in ("llama", "llada") or not (is_q or "k_proj" in published):
             return rows
-        heads = self.config["num_attention_heads" if is_q else "num_key_value_heads"]
+        name, own = ("num_attention_heads", "n_heads") if is_q else ("num_key_value_heads", "n_kv_heads")
+        heads = config.get(own) or config[name]
         half = len(rows) // heads // 2
         return rows[[2 * half * head + half * second + pair
                      for head in range(heads) for pair in range(half) for second in (0, 1)]]

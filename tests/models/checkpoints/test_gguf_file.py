@@ -20,6 +20,10 @@ from tests.models.checkpoints.gguf_mutations import mutations
 TYPES = (Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q8_0)
 K_SIZE = {"hidden_size": 256, "intermediate_size": 256}
 EXPERTS = {"num_experts_per_tok": 2}
+# In its own words, and without Llama's.
+LLADA = {name: None for name in SIZE if name not in ("vocab_size", "rms_norm_eps", "rope_theta")} | {
+    "d_model": 64, "mlp_hidden_size": 96, "n_layers": 2, "n_heads": 4, "max_sequence_length": 256,
+    "activation_type": "silu", "block_type": "llama", "layer_norm_type": "rms", "rope": True, "weight_tying": False}
 VARIANTS = [
     *(Written("llama", "LlamaForCausalLM", type=kind) for kind in TYPES),
     *(Written("llama", "LlamaForCausalLM", K_SIZE, type=kind) for kind in (Type.Q4_K, Type.Q6_K)),
@@ -42,6 +46,19 @@ VARIANTS = [
     Written("olmoe", "OlmoeForCausalLM", {"num_experts": 5, "clip_qkv": 0.5} | EXPERTS, type=Type.Q4_0),
 ]
 
+DIFFUSION = [
+    Written("dream", "DreamModel", {"mask_token_id": 9}, {
+        "dream.attention.causal": False, "tokenizer.ggml.mask_token_id": 9}, type=Type.Q8_0),
+    Written("llada", "LLaDAModelLM", {**LLADA, "mask_token_id": 9, "n_kv_heads": 2}, {
+        "llada.attention.causal": False, "diffusion.shift_logits": False, "tokenizer.ggml.mask_token_id": 9},
+        type=Type.Q4_1),
+    Written("llada-moe", "LLaDAMoEModelLM", {
+        "num_experts": 5, "expert_intermediate_size": 32, "dense_intermediate_size": 96, "intermediate_size": None,
+        "qk_layernorm": True, "moe_layer_freq": [1, 1], "mask_token_id": 9} | EXPERTS, {
+        "llada-moe.feed_forward_length": 96, "llada-moe.attention.causal": False, "diffusion.shift_logits": False,
+        "tokenizer.ggml.mask_token_id": 9}, type=Type.Q4_0),
+]
+
 
 def quiet(line: str) -> None:
     pass
@@ -58,6 +75,14 @@ def logits(loaded: LoadedModel) -> Tensor:
 def test_its_logits_are_those_of_the_weights_that_it_unpacks_to(variant: Written, tmp_path: Path) -> None:
     path = variant.write(tmp_path)
     assert torch.equal(logits(load(path, say=quiet)), logits(load(tmp_path, say=quiet)))
+
+
+@pytest.mark.parametrize("variant", DIFFUSION, ids=str)
+def test_diffusion_models_have_their_mask_shift_and_attention_too(variant: Written, tmp_path: Path) -> None:
+    found, wanted = (load(path, say=quiet) for path in (variant.write(tmp_path), tmp_path))
+    assert found.model.spec == wanted.model.spec
+    assert found.model.spec.mask_id == 9
+    assert torch.equal(logits(found), logits(wanted))
 
 
 def test_the_scaling_of_llama_3_is_that_of_its_divisors(tmp_path: Path) -> None:
