@@ -176,7 +176,7 @@ def test_a_damaged_header_is_refused_by_name_or_changes_nothing(
     data, damaged, num_refused = path.read_bytes(), tmp_path / "damaged.gguf", 0
     clean = logits(load(path, say=quiet))  # and all modules are imported
     _, usual = traced_load(path)
-    assert usual < len(data)
+    assert usual < 2 * len(data)
     before = largest_bytes()
     for content in mutations(data, number, seed=number):
         damaged.write_bytes(content)
