@@ -4,9 +4,11 @@
     generate(loaded.model, presets.autoregressive(), [[1, 2, 3]], num_new=32)
 """
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from ..kernels.checks import check_integer
 from ..kernels.host_memory import free_memory_bytes
 from .adapter import DecodableTransformer
 from .checkpoints.base import Checkpoint
-from .checkpoints.gguf_file import GgufFile
 from .checkpoints.safetensors_folder import SafetensorsFolder
 from .config import TransformerConfig
 from .families import Description, describe
@@ -28,6 +29,12 @@ from .transformer import Transformer
 _DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 # Tables that some versions of transformers wrote, and that follow from the configuration.
 _DERIVED = ".rotary_emb.inv_freq"
+# How configurations call the number of layers.
+_LAYERS = "num_hidden_layers", "n_layers"
+# The table of angles may take as much as the weights, or so much.
+_TABLE_BYTES = 64 << 20
+# What is copied at a time, so that it is still in a core's cache when it is looked through.
+_COPIED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ def _say(line: str) -> None:
 def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
          max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
          ignoring: Sequence[str] = (), say: Callable[[str], None] = _say) -> LoadedModel:
-    """The model of a folder with config.json and safetensors, or of a GGUF file.
+    """The model of a folder with config.json and safetensors.
 
     dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
     there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
@@ -62,13 +69,13 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
-    origin = checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path
-    description = describe(checkpoint.config, str(origin), tuple(ignoring))
+    _check_layers(checkpoint, checkpoint.config, str(checkpoint.path / "config.json"))
+    description = describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
     if max_length is not None:
         length = check_integer("max_length", max_length, at_most=description.config.max_length)
         description = replace(description, config=replace(description.config, max_length=length))
-    assignments = list(description.names.assignments(description.config))
-    _check_tensors(checkpoint, assignments)
+    assignments = _checked(checkpoint, description)
+    _check_table(checkpoint, description.config)
     transformer = _empty(description.config, dtype)
     _check_memory(checkpoint.path, transformer, device, say)
     transformer = transformer.to_empty(device=device)
@@ -78,15 +85,7 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
 
 
-def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = ()) -> Description:
-    """What a checkpoint's configuration says, as `load` reads it."""
-    checkpoint = _opened(Path(source))
-    return describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
-
-
 def _opened(path: Path) -> Checkpoint:
-    if path.suffix == ".gguf" and not path.is_dir():
-        return GgufFile.opened(path)
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder")
     return SafetensorsFolder.opened(path)
@@ -108,10 +107,22 @@ def _empty(config: TransformerConfig, dtype: torch.dtype) -> Transformer:
         return Transformer(config).to(dtype)
 
 
-def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment]) -> None:
-    """ValueError unless the checkpoint has the tensors that the model needs, in their shapes, and no others."""
-    wanted = {part.name: part.shape for assignment in assignments for part in assignment.parts}
+def _check_layers(checkpoint: Checkpoint, values: dict[str, Any], origin: str) -> None:
+    """ValueError if a configuration claims more layers than there are tensors, before anything is made for each."""
+    for name, value in values.items():
+        if name in _LAYERS and value is not None:
+            check_integer(f"{origin}: {name}", value, at_most=max(1, len(checkpoint.tensors)))
+        elif isinstance(value, dict):
+            _check_layers(checkpoint, value, f"{origin}: {name}")
+
+
+def _checked(checkpoint: Checkpoint, description: Description) -> list[Assignment]:
+    """Where the tensors go. ValueError unless the checkpoint has those that the model needs, in their shapes, and no
+    others."""
     tensors = checkpoint.tensors
+    # One more than there can be, so that a configuration that claims a billion experts is not gone through.
+    assignments = list(islice(description.names.assignments(description.config), len(tensors) + 1))
+    wanted = {part.name: part.shape for assignment in assignments for part in assignment.parts}
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise ValueError(f"{checkpoint.path}: {_listed(missing)} missing")
@@ -120,8 +131,19 @@ def _check_tensors(checkpoint: Checkpoint, assignments: list[Assignment]) -> Non
             raise ValueError(f"{checkpoint.path}: tensor {name} of shape {[*tensors[name].shape]}: must be {[*shape]}")
     unexpected = [name for name in tensors if name not in wanted and not name.endswith(_DERIVED)]
     if unexpected:
-        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that its "
-                         "configuration describes")
+        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that config.json "
+                         "describes")
+    return assignments
+
+
+def _check_table(checkpoint: Checkpoint, config: TransformerConfig) -> None:
+    """ValueError where a configuration claims so many positions that their angles would take more than the weights."""
+    table_bytes = 2 * 4 * (config.max_length + 1) * config.shape.rope_width
+    weights_bytes = 4 * sum(math.prod(info.shape) for info in checkpoint.tensors.values())
+    if table_bytes > max(weights_bytes, _TABLE_BYTES):
+        raise ValueError(f"{checkpoint.path}: max_length={config.max_length:,}, that of the configuration where none is "
+                         f"given: its rotary angles would take {table_bytes / 1e9:.2f} GB: must take less than the "
+                         f"weights' {weights_bytes / 1e9:.2f} GB")
 
 
 def _listed(names: list[str]) -> str:
@@ -152,7 +174,19 @@ def _fill(transformer: Transformer, checkpoint: Checkpoint, assignments: list[As
                 target = target[assignment.expert]
             pieces = target.split([part.shape[0] for part in assignment.parts])
             for piece, part in zip(pieces, assignment.parts, strict=True):
-                piece.copy_(checkpoint.read(part.name))
+                if not _copy_finite(piece, checkpoint.read(part.name)):
+                    raise ValueError(f"{checkpoint.path}: tensor {part.name}: holds a number that is not finite in "
+                                     f"{piece.dtype}")
+
+
+def _copy_finite(target: Tensor, source: Tensor) -> bool:
+    """Copy, and whether all that was copied is finite; as soon as something is not, the rest is left."""
+    rows = max(1, _COPIED_BYTES * len(target) // max(1, target.nbytes)) if target.device.type == "cpu" else len(target)
+    for target_rows, source_rows in zip(target.split(rows), source.split(rows), strict=True):
+        least, most = target_rows.copy_(source_rows).aminmax()  # of NaN both are NaN
+        if not (least.isfinite() and most.isfinite()):
+            return False
+    return True
 
 
 def weights_by_name(loaded: LoadedModel) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """A folder as transformers writes it: config.json, and safetensors in one file or in the shards of an index."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +8,20 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...kernels.checks import shown
 from .base import TensorInfo
+from .json_file import read_json
+from .published_folder import file_of, has_file
+from .safetensors_header import tensors_in
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class SafetensorsFolder:
-    """Nothing outside the folder is read, and of its files none that the index does not name."""
+    """Nothing outside the folder is read (see `published_folder`), and of its weights none that the index does not
+    name."""
 
     path: Path
     config: dict[str, Any]
@@ -26,11 +30,17 @@ class SafetensorsFolder:
 
     @classmethod
     def opened(cls, path: Path) -> "SafetensorsFolder":
-        """The folder with every tensor's file open."""
-        files = _files(path)
-        slices = {name: file.get_slice(name) for name, file in files.items()}
-        tensors = {name: TensorInfo(tuple(found.get_shape()), found.get_dtype()) for name, found in slices.items()}
-        return cls(path, read_json(path / "config.json"), files, tensors)
+        """The folder with every tensor's file open. ValueError names what is missing or damaged."""
+        config = read_json(file_of(path, "config.json"))
+        files: dict[str, Any] = {}
+        tensors: dict[str, TensorInfo] = {}
+        for file, names in _names_by_file(path).items():
+            found, opened = tensors_in(file), _opened(file)
+            for name in found if names is None else names:
+                if name not in found:
+                    raise ValueError(f"{file}: tensor {shown(name)} missing, which {INDEX} says is there")
+                files[name], tensors[name] = opened, found[name]
+        return cls(path, config, files, tensors)
 
     def read(self, name: str) -> Tensor:
         dtype = self.tensors[name].dtype
@@ -39,46 +49,30 @@ class SafetensorsFolder:
         return self.files[name].get_tensor(name)
 
 
-def _files(folder: Path) -> dict[str, Any]:
-    """Each tensor's file, open."""
-    if (folder / _SINGLE).exists():
-        file = _opened(folder / _SINGLE)
-        return dict.fromkeys(file.keys(), file)
-    if not (folder / _INDEX).exists():
-        raise ValueError(f"{folder}: has neither {_SINGLE} nor {_INDEX}; pickled weights are not read")
-    shards = read_json(folder / _INDEX).get("weight_map")
+def _names_by_file(folder: Path) -> dict[Path, list[str] | None]:
+    """The files of weights, and which of a file's tensors are meant, None for all."""
+    has_single, has_index = has_file(folder, SINGLE), has_file(folder, INDEX)
+    if has_single and has_index:  # loaders do not agree which counts
+        raise ValueError(f"{folder}: has both {SINGLE} and {INDEX}: must have one of them")
+    if has_single:
+        return {file_of(folder, SINGLE): None}
+    if not has_index:
+        raise ValueError(f"{folder}: has neither {SINGLE} nor {INDEX}; pickled weights are not read")
+    path = file_of(folder, INDEX)
+    shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ValueError(f"{folder / _INDEX}: weight_map={shards!r}: must be a table from tensors to files")
-    files = {shard: _opened(_shard(folder, shard)) for shard in sorted(set(map(str, shards.values())))}
+        raise ValueError(f"{path}: weight_map={shown(shards)}: must be a table from tensors to files")
+    names_by_shard: dict[str, list[str]] = {}
     for name, shard in shards.items():
-        if name not in files[shard].keys():  # noqa: SIM118
-            raise ValueError(f"{folder / shard}: has no {name}, which {_INDEX} says is there")
-    return {name: files[shard] for name, shard in shards.items()}
-
-
-def _shard(folder: Path, name: str) -> Path:
-    if Path(name).name != name or not name.endswith(".safetensors"):
-        raise ValueError(f"{folder / _INDEX}: shard {name!r}: must be a .safetensors file of this folder")
-    return folder / name
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise ValueError(f"{path}: tensor {shown(name)} in shard {shown(shard)}: must be a .safetensors file of this "
+                             "folder")
+        names_by_shard.setdefault(shard, []).append(name)
+    return {file_of(folder, shard): names for shard, names in sorted(names_by_shard.items())}
 
 
 def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt").__enter__()
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's table. ValueError names a file that is missing, damaged or holds something else."""
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must hold a table, not {type(values).__name__}")
-    return values
