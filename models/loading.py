@@ -141,8 +141,8 @@ def _check_table(checkpoint: Checkpoint, config: TransformerConfig) -> None:
     table_bytes = 2 * 4 * (config.max_length + 1) * config.shape.rope_width
     weights_bytes = 4 * sum(math.prod(info.shape) for info in checkpoint.tensors.values())
     if table_bytes > max(weights_bytes, _TABLE_BYTES):
-        raise ValueError(f"{checkpoint.path}: max_length={config.max_length:,}, that of the configuration where none is "
-                         f"given: its rotary angles would take {table_bytes / 1e9:.2f} GB: must take less than the "
+        raise ValueError(f"{checkpoint.path}: max_length={config.max_length:,}, that of the configuration where none "
+                         f"is given: its rotary angles would take {table_bytes / 1e9:.2f} GB: must take less than the "
                          f"weights' {weights_bytes / 1e9:.2f} GB")
 
 

@@ -37,15 +37,14 @@ def parse_table(text: bytes, origin: str) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's table. ValueError names a file that is missing, damaged or holds something else."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise ValueError(f"{path}: {size:,} bytes: at most {MOST_BYTES:,} are read of a JSON file")
+        return parse_table(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"{path}: more than the {MOST_BYTES:,} bytes that are read of a JSON file")
-    return parse_table(text, str(path))
 
 
 class _Refused(ValueError):

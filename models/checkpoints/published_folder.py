@@ -12,7 +12,7 @@ from ...kernels.checks import shown
 def file_of(folder: Path, name: str) -> Path:
     """The path of a file of the folder. ValueError names one that is missing, is no plain file, or lies elsewhere."""
     path = folder / name
-    if not name.isprintable() or Path(name).name != name:
+    if not name or not name.isprintable() or Path(name).name != name:
         raise ValueError(f"{folder}: file {shown(name)}: must be the name of a file of this folder")
     try:
         found, own = path.resolve(strict=True), folder.resolve(strict=True)

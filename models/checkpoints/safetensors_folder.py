@@ -65,8 +65,8 @@ def _names_by_file(folder: Path) -> dict[Path, list[str] | None]:
     names_by_shard: dict[str, list[str]] = {}
     for name, shard in shards.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise ValueError(f"{path}: tensor {shown(name)} in shard {shown(shard)}: must be a .safetensors file of this "
-                             "folder")
+            raise ValueError(f"{path}: tensor {shown(name)} in shard {shown(shard)}: must be a .safetensors file of "
+                             "this folder")
         names_by_shard.setdefault(shard, []).append(name)
     return {file_of(folder, shard): names for shard, names in sorted(names_by_shard.items())}
 

@@ -81,8 +81,8 @@ def _check_places(path: Path, places: dict[str, tuple[int, int]], data_bytes: in
             raise ValueError(f"{path}: tensor {name}: begins at byte {start:,} of the data: must be {end:,}, where the "
                              "one before ends")
         if stop > data_bytes:
-            raise ValueError(f"{path}: tensor {name}: ends at byte {stop:,} of the data: must be at most {data_bytes:,}, "
-                             "where the file ends")
+            raise ValueError(f"{path}: tensor {name}: ends at byte {stop:,} of the data: must be at most "
+                             f"{data_bytes:,}, where the file ends")
         end = stop
     if end != data_bytes:
         raise ValueError(f"{path}: {data_bytes - end:,} bytes after the last tensor: must be none")

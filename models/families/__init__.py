@@ -34,16 +34,21 @@ def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()
     `ignoring` may be."""
     fields = Fields(values, origin)
     names = fields.take("architectures")
-    if isinstance(names, list) and len(names) == 1 and names[0] in _REFUSED:
+    if isinstance(names, list) and len(names) == 1 and names[0] in list(_REFUSED):
         raise ValueError(f"{origin}: architectures={shown(names)}: {_REFUSED[names[0]]}")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in _BY_ARCHITECTURE:
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in list(_BY_ARCHITECTURE):
         raise ValueError(f"{origin}: architectures={shown(names)}: must be one of "
                          f"{', '.join(sorted(_BY_ARCHITECTURE))}")
     if "quantization_config" in fields:
-        method = (fields.take("quantization_config", None) or {}).get("quant_method")
+        quantization = fields.table("quantization_config")
+        method = None if quantization is None else quantization.take("quant_method", None)
         raise ValueError(f"{origin}: quantization_config with quant_method={shown(method)}: must be a checkpoint of "
                          "float weights, or a GGUF file")
-    found = _BY_ARCHITECTURE[names[0]].describe(fields)
+    try:
+        found = _BY_ARCHITECTURE[names[0]].describe(fields)
+    except ValueError as error:
+        named = str(error).startswith(origin)  # what a Shape refuses does not say of which configuration
+        raise error if named else ValueError(f"{origin}: {error}") from None
     special_ids = {name: fields.take(f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     fields.check_all_read(ignoring)
     return replace(found, architecture=names[0],

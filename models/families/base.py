@@ -89,6 +89,6 @@ def windowed_layers(fields: Fields, otherwise: Callable[[int], bool] = lambda la
     if kinds is None:
         return tuple(layer for layer in range(num_layers) if otherwise(layer))
     allowed = "full_attention", "sliding_attention"
-    if not isinstance(kinds, list) or len(kinds) != num_layers or not set(kinds) <= set(allowed):
+    if not isinstance(kinds, list) or len(kinds) != num_layers or not all(kind in allowed for kind in kinds):
         raise ValueError(f"{fields.origin}: layer_types={shown(kinds)}: must be {num_layers} of {', '.join(allowed)}")
     return tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
