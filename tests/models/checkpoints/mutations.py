@@ -111,7 +111,8 @@ def _index(folder: Path, chance: random.Random) -> str:
     shards = index["weight_map"]
     name, wrong = chance.choice(list(shards)), chance.choice(WRONG_TYPES)
     places = ["..", "../x.safetensors", "/etc/passwd", "/etc/x.safetensors", "no.safetensors", "x.bin",
-              "a/b.safetensors", "\n.safetensors", "a\0.safetensors", "." * 5000 + ".safetensors", "config.json", *shards.values()]
+              "a/b.safetensors", "\n.safetensors", "a\0.safetensors", "." * 5000 + ".safetensors", "config.json",
+              *shards.values()]
     place = chance.choice(places)
     changes: list[Callable[[], Any]] = [
         lambda: shards.update({name: place}), lambda: shards.pop(name), lambda: shards.update({name: wrong}),
@@ -159,6 +160,7 @@ def _config(folder: Path, chance: random.Random) -> str:
     text = json.dumps(values)
     if chance.random() < 0.2:
         text = chance.choice([text.replace("{", '{"vocab_size": 97, ', 1),
-                              text.replace("97", chance.choice(JSON_NUMBERS)), '{"a":' * 50_000, text[:-1], f"[{text}]", text.replace("97", "[" * 9999 + "]" * 9999)])
+                              text.replace("97", chance.choice(JSON_NUMBERS)), '{"a":' * 50_000, text[:-1],
+                              f"[{text}]", text.replace("97", "[" * 9999 + "]" * 9999)])
     path.write_text(text)
     return f"{name}={wrong!r}"

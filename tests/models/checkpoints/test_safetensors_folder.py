@@ -32,6 +32,10 @@ def outcome(folder: Path) -> Tensor | Exception:
         return error
 
 
+def is_a_line(error: Exception, folder: Path) -> bool:
+    return isinstance(error, ValueError) and str(error).startswith(str(folder)) and str(error).isprintable()
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
     """A folder of several shards, and what it gives."""
@@ -67,8 +71,7 @@ def check(seeds: range, clean: tuple[Path, Tensor], tmp_path: Path) -> None:
             assert torch.equal(found, wanted), f"mutation {seed}, {what}: other logits"
         else:
             num_refused += 1
-            is_a_line = isinstance(found, ValueError) and str(found).startswith(str(damaged))
-            assert is_a_line and str(found).isprintable(), f"mutation {seed}, {what}: {found!r}"
+            assert is_a_line(found, damaged), f"mutation {seed}, {what}: {found!r}"
         shutil.rmtree(damaged)
     assert num_refused > 0.7 * len(seeds)
 
