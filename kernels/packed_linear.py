@@ -1,4 +1,5 @@
-"""Products on a CPU with a weight that oneDNN has packed: a second copy of it, in the layout that its product reads.
+"""Products on a CPU with a weight that oneDNN has packed: in the layout that its product reads, of which it can be had
+back to the bit. It is a second copy, or the only one.
 
 F.linear's time over the packed product's, on two cores, for weights of 1 to 12 MB and so many rows:
 
@@ -19,7 +20,7 @@ multiplies float32 by MKL, which runs older code on other vendors' processors.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,13 @@ class Algorithm(Enum):
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A packed copy of a weight [N, K] for products of `rows` rows. `version` and `storage` are the weight's then."""
+    """A packed copy of a weight [N, K] for products of `rows` rows. `version` and `storage` are the weight's then; no
+    storage is that of a weight that is held packed alone."""
 
     packed: Tensor
     rows: range
     version: int
-    storage: StorageWeakRef
+    storage: StorageWeakRef | None
     num_bytes: int
 
     @classmethod
@@ -81,8 +83,25 @@ class PackedWeight:
 
     def is_of(self, weight_NK: Tensor) -> bool:
         """Whether the weight is still what was packed. A change through `weight.data` is not seen."""
+        if self.storage is None:
+            return True
         # The weak reference keeps the storage's identity, as an address would not be kept, from being given again.
         return self.version == weight_NK._version and self.storage.cdata == weight_NK.untyped_storage()._cdata
+
+    def alone(self) -> "PackedWeight":
+        """As the only copy, which multiplies any number of rows."""
+        return replace(self, rows=range(sys.maxsize), storage=None)
+
+    def dense(self) -> Tensor:
+        """The weight as it was, to the bit: float [N, K]."""
+        with torch.inference_mode(False), torch.no_grad():
+            return self.packed.to_dense(self.packed.dtype)
+
+
+def pays_alone(weight_NK: Tensor, model_bytes: int) -> bool:
+    """Whether packing pays for one row too, and so for decoding: then the weight itself need not be kept. Products of
+    128 rows and more take up to 1.2 times as long by AVX2."""
+    return pays(weight_NK, model_bytes) and 1 in _paying_rows(weight_NK, model_bytes)
 
 
 def pays(weight_NK: Tensor, model_bytes: int = 0) -> bool:
@@ -152,7 +171,7 @@ def _serves(packed: PackedWeight, x: Tensor, weight_NK: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     is_asked_for = requested() is not Implementation.REFERENCE and x.numel() // x.shape[-1] in packed.rows
-    return is_asked_for and x.dtype == weight_NK.dtype and packed.is_of(weight_NK)
+    return is_asked_for and x.dtype == packed.packed.dtype and packed.is_of(weight_NK)
 
 
 _packed_for_cases: Any = WeakTensorKeyDictionary()

@@ -18,6 +18,7 @@ from .attention import AttentionMask, AttentionPattern, Bidirectional
 from .config import TransformerConfig
 from .heads import Head, SeparateHead, statistics_by_position
 from .kv_store import KVStore
+from .packing import PackedBeside, Packing
 from .transformer import Transformer
 
 
@@ -139,13 +140,14 @@ class Replayable(Protocol):
 @dataclass(frozen=True)
 class DecodableTransformer:
     """A Transformer as a LanguageModel. mask_id and shift are those of its ModelSpec; a mask_id of vocab_size, one more
-    than its last token, is that of a model without a mask token. On a CPU large weights are held a second time, packed
-    for oneDNN (`Transformer.pack`)."""
+    than its last token, is that of a model without a mask token. On a CPU large weights are packed for oneDNN, by
+    default as a second copy."""
 
     transformer: Transformer
     mask_id: int
     shift: int = 0
     head: Head = field(default_factory=SeparateHead)
+    packing: Packing = field(default_factory=PackedBeside)
     _spec: ModelSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,7 +155,7 @@ class DecodableTransformer:
         object.__setattr__(self, "_spec", ModelSpec(
             self.mask_id, self.shift, config.vocab_size, config.max_length, config.attention,
             self.transformer.head.weight.device, self.head.materializes_logits, self.transformer.couples_positions))
-        self.transformer.pack()
+        self.packing.pack(self.transformer)
 
     @property
     def spec(self) -> ModelSpec:
@@ -179,7 +181,7 @@ class DecodableTransformer:
         shape = self.config.shape
         return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
                              num_kv_heads=shape.num_kv_heads, head_width=shape.head_width,
-                             like=self.transformer.head.weight)
+                             like=self.transformer.norm.weight)
 
     def weights_version(self) -> Hashable:
         return self.transformer.weights_version()

@@ -1,10 +1,12 @@
-"""A linear layer that multiplies by a packed copy of its weight where it holds one (kernels/packed_linear.py)."""
+"""A linear layer that multiplies by its packed weight where it holds one (kernels/packed_linear.py): a copy, or the
+weight itself, which is given back when it is read."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..kernels.packed_linear import PackedWeight, linear, pays
+from ..kernels.packed_linear import PackedWeight, linear, pays, pays_alone
+from .only_packed import OnlyPacked
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -18,7 +20,16 @@ class Linear(nn.Linear):
     one changed through `.data`, which PyTorch does not count, must be packed again. Copies of the layer and files do
     not hold the packed weight."""
 
-    packed: PackedWeight | None = None
+    _copy: PackedWeight | None = None
+
+    @property
+    def packed(self) -> PackedWeight | None:
+        """The packed weight, be it a copy or the only one."""
+        return self.weight.packed if isinstance(self.weight, OnlyPacked) else self._copy
+
+    @property
+    def is_only_packed(self) -> bool:
+        return isinstance(self.weight, OnlyPacked)
 
     @property
     def num_weight_bytes(self) -> int:
@@ -26,16 +37,38 @@ class Linear(nn.Linear):
 
     def pays(self, model_bytes: int) -> bool:
         """Whether packing would make it faster in a model whose layers' weights take so many bytes."""
-        return pays(self.weight, model_bytes)
+        return not self.is_only_packed and pays(self.weight, model_bytes)
 
     def pack(self, model_bytes: int = 0) -> int:
         """Pack the weight as it is now, if that pays on its device in a model whose layers' weights take so many bytes.
-        Returns the bytes of the copy."""
-        self.packed = PackedWeight.of(self.weight, model_bytes)
-        return 0 if self.packed is None else self.packed.num_bytes
+        Returns the bytes of the copy, 0 where the weight is held packed alone."""
+        self._copy = None if self.is_only_packed else PackedWeight.of(self.weight, model_bytes)
+        return 0 if self._copy is None else self._copy.num_bytes
+
+    def pack_alone(self, model_bytes: int) -> int:
+        """Hold the weight packed alone, if that pays, until it is read. No other layer may have it. Returns the bytes
+        that it takes."""
+        if isinstance(self.weight, OnlyPacked):
+            return self.weight.packed.num_bytes
+        packed = PackedWeight.of(self.weight, model_bytes) if pays_alone(self.weight, model_bytes) else None
+        if packed is None:
+            return 0
+        self._copy = None
+        OnlyPacked.become(self.weight, packed)
+        return packed.num_bytes
+
+    def drop_copy(self) -> None:
+        """Hold the weight once."""
+        self._copy = None
+
+    def unpack(self) -> None:
+        """Hold the weight as it lies, and no other."""
+        self.drop_copy()
+        if isinstance(self.weight, OnlyPacked):
+            self.weight.give_back()
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias, self.packed)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"packed": None}
+        return self.__dict__ | {"_copy": None}

@@ -108,6 +108,12 @@ class MoELayer(nn.Module):
         self.packed = PackedExperts.of(self.gate_up_XGE, self.down_XEM, model_bytes)
         return 0 if self.packed is None else self.packed.num_bytes
 
+    def drop_copy(self) -> None:
+        """Hold the weights once."""
+        self.packed = None
+
+    unpack = drop_copy
+
     def forward(self, x_BFE: Tensor) -> Tensor:
         x_TE = x_BFE.flatten(0, 1)
         joins, shared = self._joins(), self.shared

@@ -19,6 +19,7 @@ from .kv_store import KVWrite
 from .layers import Attention, ForwardContext, GeGLU, SwiGLU, View, norm_of
 from .linear import Linear
 from .mixture import MoELayer, Router
+from .only_packed import OnlyPacked
 from .rope import RopeScaling, frequencies, rotary_tables
 
 
@@ -140,39 +141,50 @@ class Transformer(nn.Module):
     def pack(self) -> int:
         """Pack the weights of products on a CPU, where it pays and would leave half of the free memory: those of linear
         layers, then those of experts. Returns the bytes that the packed copies take."""
-        layers = self.unpack()
+        layers = self.layers_to_pack
         num_bytes, room, taken = sum(layer.num_weight_bytes for layer in layers), free_memory_bytes() // 2, 0
+        for layer in layers:
+            layer.drop_copy()
         for kind in (Linear, MoELayer):
             paying = [layer for layer in layers if isinstance(layer, kind) and layer.pays(num_bytes)]
             if sum(layer.num_weight_bytes for layer in paying) <= room - taken:
                 taken += sum(layer.pack(num_bytes) for layer in paying)
         return taken
 
-    def unpack(self) -> list[Linear | MoELayer]:
-        """Drop the packed copies. Returns the layers that may have had one."""
-        for layer in self._layers_to_pack:
-            layer.packed = None
-        return self._layers_to_pack
+    def unpack(self) -> None:
+        """Drop the packed copies, and hold as they lie the weights of which they were the only ones."""
+        for layer in self.layers_to_pack:
+            layer.unpack()
 
     @property
-    def _layers_to_pack(self) -> list[Linear | MoELayer]:
+    def layers_to_pack(self) -> list[Linear | MoELayer]:
         return [module for module in self.modules() if isinstance(module, Linear | MoELayer)]
 
     @property
+    def linear_layers(self) -> list[Linear]:
+        return [layer for layer in self.layers_to_pack if isinstance(layer, Linear)]
+
+    @property
     def is_packed(self) -> bool:
-        """Whether there is a packed copy of a weight."""
-        return any(layer.packed is not None for layer in self._layers_to_pack)
+        """Whether a weight is packed."""
+        return any(layer.packed is not None for layer in self.layers_to_pack)
 
     @property
     def couples_positions(self) -> bool:
         """Whether a router lets the positions of a row choose their experts together."""
         return any(module.rule.couples_positions for module in self.modules() if isinstance(module, Router))
 
+    @property
+    def copied_bytes(self) -> int:
+        """How much the weights that are held twice take."""
+        return sum(layer.packed.num_bytes for layer in self.linear_layers
+                   if layer.packed is not None and not layer.is_only_packed)
+
     def weights_version(self) -> Hashable:
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch
         counts."""
-        own = (*self.parameters(), *self.buffers())
-        packed = tuple(layer.packed.identity for layer in self._layers_to_pack if layer.packed is not None)
+        own = (tensor for tensor in (*self.parameters(), *self.buffers()) if not isinstance(tensor, OnlyPacked))
+        packed = tuple(layer.packed.identity for layer in self.layers_to_pack if layer.packed is not None)
         return packed, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
 
     def num_parameters(self) -> int:
