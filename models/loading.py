@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..kernels.checks import check_integer
 from ..kernels.host_memory import free_memory_bytes
@@ -23,7 +22,9 @@ from .checkpoints.safetensors_folder import SafetensorsFolder
 from .config import TransformerConfig
 from .families import Description, describe
 from .families.tensor_names import Assignment
+from .filling import fill, made_room_for, without_memory
 from .heads import Head, SeparateHead
+from .packing import PackedAlone
 from .transformer import Transformer
 
 _DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
@@ -33,8 +34,6 @@ _DERIVED = ".rotary_emb.inv_freq"
 _LAYERS = "num_hidden_layers", "n_layers"
 # The table of angles may take as much as the weights, or so much.
 _TABLE_BYTES = 64 << 20
-# What is copied at a time, so that it is still in a core's cache when it is looked through.
-_COPIED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,16 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
         description = replace(description, config=replace(description.config, max_length=length))
     assignments = _checked(checkpoint, description)
     _check_table(checkpoint, description.config)
-    transformer = _empty(description.config, dtype)
+    transformer = without_memory(description.config, dtype)
     _check_memory(checkpoint.path, transformer, device, say)
-    transformer = transformer.to_empty(device=device)
-    _fill(transformer, checkpoint, assignments)
+    transformer = made_room_for(transformer, device)
+    packing = PackedAlone()
+    fill(transformer, checkpoint, assignments, packing.packer(transformer))
     model = DecodableTransformer(transformer.eval(), _mask_id(description, mask_id), description.shift,
-                                 SeparateHead() if head is None else head)
+                                 head=SeparateHead() if head is None else head, packing=packing)
+    if transformer.copied_bytes:
+        say(f"{checkpoint.path}: {transformer.copied_bytes / 1e9:.2f} GB of it are held a second time, packed for "
+            "faster products")
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
 
 
@@ -99,12 +102,6 @@ def _mask_id(description: Description, mask_id: int | None) -> int:
         raise ValueError("mask_id=None: the configuration does not name the mask token, which a diffusion model needs; "
                          "give its id")
     return description.config.vocab_size
-
-
-def _empty(config: TransformerConfig, dtype: torch.dtype) -> Transformer:
-    """A Transformer without memory for its weights."""
-    with torch.device("meta"):
-        return Transformer(config).to(dtype)
 
 
 def _check_layers(checkpoint: Checkpoint, values: dict[str, Any], origin: str) -> None:
@@ -159,44 +156,3 @@ def _check_memory(path: Path, transformer: Transformer, device: torch.device, sa
     if free and num_bytes > free:
         raise ValueError(f"{size}: more than the {free / 1e9:.2f} GB that are free")
     say(size)
-
-
-def _fill(transformer: Transformer, checkpoint: Checkpoint, assignments: list[Assignment]) -> None:
-    """Copy every tensor to its place, one at a time."""
-    if transformer.config.shape.tied_embeddings:
-        transformer.head.weight = transformer.embedding.weight
-    transformer.tabulate_angles()
-    places = dict(transformer.named_parameters()) | dict(transformer.named_buffers())
-    with torch.no_grad():
-        for assignment in assignments:
-            target = places[assignment.target]
-            if assignment.expert is not None:
-                target = target[assignment.expert]
-            pieces = target.split([part.shape[0] for part in assignment.parts])
-            for piece, part in zip(pieces, assignment.parts, strict=True):
-                if not _copy_finite(piece, checkpoint.read(part.name)):
-                    raise ValueError(f"{checkpoint.path}: tensor {part.name}: holds a number that is not finite in "
-                                     f"{piece.dtype}")
-
-
-def _copy_finite(target: Tensor, source: Tensor) -> bool:
-    """Copy, and whether all that was copied is finite; as soon as something is not, the rest is left."""
-    rows = max(1, _COPIED_BYTES * len(target) // max(1, target.nbytes)) if target.device.type == "cpu" else len(target)
-    for target_rows, source_rows in zip(target.split(rows), source.split(rows), strict=True):
-        least, most = target_rows.copy_(source_rows).aminmax()  # of NaN both are NaN
-        if not (least.isfinite() and most.isfinite()):
-            return False
-    return True
-
-
-def weights_by_name(loaded: LoadedModel) -> dict[str, Tensor]:
-    """The weights under the names of their family, as views where they lie."""
-    transformer, config = loaded.model.transformer, loaded.model.config
-    places = dict(transformer.named_parameters()) | dict(transformer.named_buffers())
-    found = {}
-    for assignment in loaded.description.names.assignments(config):
-        source = places[assignment.target].detach()
-        source = source if assignment.expert is None else source[assignment.expert]
-        pieces = source.split([part.shape[0] for part in assignment.parts])
-        found |= {part.name: piece for part, piece in zip(assignment.parts, pieces, strict=True)}
-    return found
