@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 # mkstemp makes private files; what is put in place gets the permissions that open() would have given.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -21,7 +21,7 @@ def atomic_write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_UMASK)
+            os.fchmod(file.fileno(), 0o666 & ~UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from .mixture import MoELayer, Router, RoutingResult
 from .objectives import AutoregressiveNLL, BlockDiffusion, MaskedDiffusion, Objective, exact_k_nll
 from .routers import RouterRecorder, with_routing_rule
 from .routing_rules import BlockSharedExperts, RoutingRule, TokenChoice, TopPExperts
+from .saving import save
 from .transformer import Transformer
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "exact_k_nll",
     "load",
     "load_checkpoint",
+    "save",
     "save_checkpoint",
     "with_routing_rule",
 ]

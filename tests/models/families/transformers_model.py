@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 from quicksilver.decoders import generate, presets
-from quicksilver.models import LoadedModel, load
+from quicksilver.models import LoadedModel, load, save
 from torch import Tensor, nn
 
 SIZE = {"vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -49,7 +49,8 @@ def distance(model: Any, loaded: LoadedModel, length: int = 600) -> float:
 
 
 def check_same(variant: Variant, folder: Path) -> None:
-    """The model that is loaded gives transformers' logits, and its greedy tokens with a cache."""
+    """The model that is loaded gives transformers' logits, and its greedy tokens with a cache; and what it is saved as
+    is the model of transformers again."""
     model: Any = variant.saved(folder)
     loaded = load(folder, say=lambda line: None)
     assert distance(model, loaded) < 1e-5
@@ -58,3 +59,10 @@ def check_same(variant: Variant, folder: Path) -> None:
                             eos_token_id=None, pad_token_id=0)
     found = generate(loaded.model, presets.autoregressive(), prompt.tolist(), num_new=24)
     assert list(found.completions[0].tokens) == wanted[0].tolist()
+    save(loaded, folder / "again")
+    again: Any = type(model).from_pretrained(folder / "again")
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with torch.no_grad():
+        assert torch.equal(again(prompt).logits, model(prompt).logits)
