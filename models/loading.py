@@ -18,6 +18,7 @@ from ..kernels.checks import check_integer
 from ..kernels.host_memory import free_memory_bytes
 from .adapter import DecodableTransformer
 from .checkpoints.base import Checkpoint
+from .checkpoints.hub import located
 from .checkpoints.safetensors_folder import SafetensorsFolder
 from .config import TransformerConfig
 from .families import Description, describe
@@ -52,8 +53,9 @@ def _say(line: str) -> None:
 
 def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
          max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
-         ignoring: Sequence[str] = (), say: Callable[[str], None] = _say) -> LoadedModel:
-    """The model of a folder with config.json and safetensors.
+         ignoring: Sequence[str] = (), revision: str | None = None, say: Callable[[str], None] = _say) -> LoadedModel:
+    """The model of a folder with config.json and safetensors, or of "owner/name" on Hugging Face's hub at a revision
+    (None: the main branch), from its cache where there is no network. A folder of that name here counts first.
 
     dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
     there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
@@ -63,7 +65,7 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
 
     ValueError names the field, tensor or file that is missing, unknown, damaged or of another shape or type, and says
     so where the weights do not fit the memory that is free."""
-    checkpoint = _opened(Path(source))
+    checkpoint = _opened(located(source, revision))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if dtype not in _DTYPES:
