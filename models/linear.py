@@ -53,7 +53,8 @@ class Linear(nn.Linear):
         packed = PackedWeight.of(self.weight, model_bytes) if pays_alone(self.weight, model_bytes) else None
         if packed is None:
             return 0
-        self._copy = None
+        self.drop_copy()
+        assert isinstance(self.weight, nn.Parameter)
         OnlyPacked.become(self.weight, packed)
         return packed.num_bytes
 

@@ -37,8 +37,9 @@ class OnlyPacked(nn.Parameter):
 
     def give_back(self) -> None:
         """Become what it was."""
-        packed = self.__dict__.pop("packed")
-        self.__class__ = nn.Parameter
+        packed = self.packed
+        del self.packed
+        self.__class__ = nn.Parameter  # pyright: ignore[reportAttributeAccessIssue]
         self.data = packed.dense()
 
     @classmethod

@@ -44,7 +44,7 @@ def write(path: Path, infos: Mapping[str, TensorInfo], tensors: Iterable[Tensor]
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_the_dtype_is_that_of_the_weights(loaded: LoadedModel, tmp_path: Path) -
     save(half, tmp_path / "half")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     assert {info.dtype for info in tensors_in(tmp_path / "half" / "model.safetensors").values()} == {"BF16"}
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
     assert again.dtype == torch.bfloat16
     assert torch.equal(again.get_output_embeddings().weight, half.model.transformer.head.weight)
     old = tmp_path / "old"
