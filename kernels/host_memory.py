@@ -1,5 +1,7 @@
 """How much memory the host still has for this process, by Linux and by its container, and how large its cache is."""
 
+import ctypes
+import sys
 from pathlib import Path
 
 _MEMORY = Path("/proc/meminfo")
@@ -20,6 +22,13 @@ def free_memory_bytes() -> int:
             text = (_CGROUPS / limit).read_text().strip()
             free += [int(text) - int((_CGROUPS / used).read_text())] if text != "max" else []
     return max(0, min(free, default=0))
+
+
+def give_back_unused() -> None:
+    """Let the system have what the C library keeps of memory that was freed, where it is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def cache_bytes() -> int:

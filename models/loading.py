@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..kernels.checks import check_integer
-from ..kernels.host_memory import free_memory_bytes
+from ..kernels.host_memory import free_memory_bytes, give_back_unused
 from .adapter import DecodableTransformer
 from .checkpoints.base import Checkpoint
 from .checkpoints.hub import located
@@ -82,6 +82,7 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     transformer = made_room_for(transformer, device)
     packing = PackedAlone()
     fill(transformer, checkpoint, assignments, packing.packer(transformer))
+    give_back_unused()  # of what lay beside the weights as they were packed, before more is taken
     model = DecodableTransformer(transformer.eval(), _mask_id(description, mask_id), description.shift,
                                  head=SeparateHead() if head is None else head, packing=packing)
     if transformer.copied_bytes:
