@@ -93,8 +93,8 @@ def trying(choice: TileChoice[T], place: int, tile: T) -> Iterator[None]:
 
 
 def gpu_name(device: torch.device) -> str | None:
-    """The GPU's name, None of what is none."""
-    return _named(device) if device.type == "cuda" else None
+    """The GPU's name, None of what is none, or of one that is rehearsed."""
+    return _named(device) if device.type == "cuda" and torch.cuda.is_available() else None
 
 
 @cache

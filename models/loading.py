@@ -1,13 +1,14 @@
 """Published checkpoints as models to decode: load, and save as transformers reads them.
 
     loaded = load("path/to/checkpoint")
-    generate(loaded.model, presets.autoregressive(), [[1, 2, 3]], num_new=32)
+    generate(loaded.model, presets.autoregressive(), ["Once upon"], num_new=32, tokenizer=loaded.tokenizer)
 """
 
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..kernels.checks import check_integer
 from ..kernels.host_memory import free_memory_bytes, give_back_unused
 from .adapter import DecodableTransformer
 from .checkpoints.base import Checkpoint
+from .checkpoints.gguf_file import GgufFile
 from .checkpoints.hub import located
 from .checkpoints.safetensors_folder import SafetensorsFolder
 from .config import TransformerConfig
@@ -26,6 +28,7 @@ from .families.tensor_names import Assignment
 from .filling import fill, made_room_for, without_memory
 from .heads import Head, SeparateHead
 from .packing import PackedAlone
+from .text import CheckpointTokenizer
 from .transformer import Transformer
 
 _DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
@@ -46,6 +49,13 @@ class LoadedModel:
     published: dict[str, Any]
     description: Description
 
+    @cached_property
+    def tokenizer(self) -> CheckpointTokenizer:
+        """That of the checkpoint. ValueError where it has none, or one that cannot be read."""
+        if self.path.is_dir():
+            return CheckpointTokenizer.from_folder(self.path)
+        return CheckpointTokenizer.from_gguf(GgufFile.opened(self.path).header.values, str(self.path))
+
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
@@ -54,8 +64,9 @@ def _say(line: str) -> None:
 def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
          max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
          ignoring: Sequence[str] = (), revision: str | None = None, say: Callable[[str], None] = _say) -> LoadedModel:
-    """The model of a folder with config.json and safetensors, or of "owner/name" on Hugging Face's hub at a revision
-    (None: the main branch), from its cache where there is no network. A folder of that name here counts first.
+    """The model of a folder with config.json and safetensors, of a GGUF file, or of "owner/name" on Hugging Face's hub
+    at a revision (None: the main branch), from its cache where there is no network. A folder of that name here counts
+    first.
 
     dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
     there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
@@ -70,8 +81,8 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
-    _check_layers(checkpoint, checkpoint.config, str(checkpoint.path / "config.json"))
-    description = describe(checkpoint.config, str(checkpoint.path / "config.json"), tuple(ignoring))
+    _check_layers(checkpoint, checkpoint.config, _origin(checkpoint))
+    description = describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
     if max_length is not None:
         length = check_integer("max_length", max_length, at_most=description.config.max_length)
         description = replace(description, config=replace(description.config, max_length=length))
@@ -91,8 +102,22 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
 
 
+def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = (), revision: str | None = None
+                        ) -> Description:
+    """What a checkpoint's configuration says, as `load` reads it."""
+    checkpoint = _opened(located(source, revision))
+    return describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
+
+
+def _origin(checkpoint: Checkpoint) -> str:
+    """Where the configuration lies."""
+    return str(checkpoint.path / "config.json" if checkpoint.path.is_dir() else checkpoint.path)
+
+
 def _opened(path: Path) -> Checkpoint:
     if not path.is_dir():
+        if path.suffix == ".gguf":
+            return GgufFile.opened(path)
         raise ValueError(f"{path}: no such folder")
     return SafetensorsFolder.opened(path)
 
@@ -131,8 +156,8 @@ def _checked(checkpoint: Checkpoint, description: Description) -> list[Assignmen
             raise ValueError(f"{checkpoint.path}: tensor {name} of shape {[*tensors[name].shape]}: must be {[*shape]}")
     unexpected = [name for name in tensors if name not in wanted and not name.endswith(_DERIVED)]
     if unexpected:
-        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that config.json "
-                         "describes")
+        raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that its "
+                         "configuration describes")
     return assignments
 
 

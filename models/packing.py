@@ -6,7 +6,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from ..kernels.checks import real_field
 from ..kernels.host_memory import free_memory_bytes
 from ..kernels.packed_linear import pays
 from .linear import Linear
+from .mixture import MoELayer
 from .transformer import Transformer
 
 
@@ -43,9 +44,8 @@ class PackedAlone:
         pack_alone = self.packer(transformer)
         for name, _ in transformer.named_parameters():
             pack_alone(name)
-        layers = transformer.linear_layers
-        num_bytes = _bytes_of(layers)
-        for layer in layers:
+        layers, num_bytes = transformer.linear_layers, _bytes_of(transformer.layers_to_pack)
+        for layer in transformer.layers_to_pack:
             layer.drop_copy()
         rest = [layer for layer in layers if not layer.is_only_packed and pays(layer.weight, num_bytes)]
         if _bytes_of(rest) <= min(self.most_beside * num_bytes, free_memory_bytes() // 2):
@@ -57,7 +57,7 @@ class PackedAlone:
         them in turn, and should not have all of them as they lie at any time."""
         holders = Counter(id(parameter) for module in transformer.modules()
                           for parameter in module.parameters(recurse=False))
-        num_bytes = _bytes_of(transformer.linear_layers)
+        num_bytes = _bytes_of(transformer.layers_to_pack)
         owners = {f"{name}.weight": layer for name, layer in transformer.named_modules()
                   if isinstance(layer, Linear) and holders[id(layer.weight)] == 1}
 
@@ -68,5 +68,5 @@ class PackedAlone:
         return pack_alone
 
 
-def _bytes_of(layers: list[Linear]) -> int:
-    return sum(layer.weight.nbytes for layer in layers)
+def _bytes_of(layers: Sequence[Linear | MoELayer]) -> int:
+    return sum(layer.num_weight_bytes for layer in layers)

@@ -49,7 +49,7 @@ class Inspection:
 
     def check(self) -> None:
         """ValueError with the reason if the checkpoint's configuration cannot be read."""
-        self.model.description()
+        self.model.check()
 
     def run(self, folder: Path) -> int:
         """Print it. Returns 0."""

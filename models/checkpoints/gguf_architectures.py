@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...kernels.checks import shown
+from ..families.llada import NAMES as LLADA_NAMES
 from ..families.mixtral import NAMES as MIXTRAL_NAMES
 from ..families.tensor_names import TensorNames
 from .gguf_keys import Keys
 
 _LLAMA_NAMES = TensorNames()
-_LLADA_NAMES = TensorNames(
-    embedding="model.transformer.wte", norm="model.transformer.ln_f", head="model.transformer.ff_out",
-    layer="model.transformer.blocks.{layer}.", attention_norm="attn_norm", ffn_norm="ff_norm",
-    qkv=("q_proj", "k_proj", "v_proj"), o="attn_out", gate_up=("ff_proj", "up_proj"), down="ff_out")
 _LLADA_WORDS = {
     "hidden_size": "d_model", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
     "num_key_value_heads": "n_kv_heads", "intermediate_size": "mlp_hidden_size",
@@ -62,7 +59,7 @@ _BY_NAME = {
                              biases=(_QKV_BIAS,), renormalises=True),
     "olmoe": Architecture("OlmoeForCausalLM", biases=(_QKV_BIAS,)),
     "dream": Architecture("DreamModel", is_causal=False),
-    "llada": Architecture("LLaDAModelLM", _LLADA_NAMES, _LLADA_WORDS, _LLADA_CONSTANTS, (_LLADA_BIAS,), permutes=True,
+    "llada": Architecture("LLaDAModelLM", LLADA_NAMES, _LLADA_WORDS, _LLADA_CONSTANTS, (_LLADA_BIAS,), permutes=True,
                           is_causal=False, shifts=False),
     "llada-moe": Architecture("LLaDAMoEModelLM", words=_LLADA_MOE_WORDS, constants={"qk_layernorm": True},
                               says_so=False, is_causal=False, shifts=False)}

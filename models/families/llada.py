@@ -11,7 +11,7 @@ from .base import Description, Family
 from .fields import Fields
 from .tensor_names import TensorNames
 
-_NAMES = TensorNames(
+NAMES = TensorNames(
     embedding="model.transformer.wte", norm="model.transformer.ln_f", head="model.transformer.ff_out",
     layer="model.transformer.blocks.{layer}.", attention_norm="attn_norm", ffn_norm="ff_norm",
     qkv=("q_proj", "k_proj", "v_proj"), o="attn_out", gate_up=("ff_proj", "up_proj"), down="ff_out")
@@ -40,7 +40,7 @@ def _describe(fields: Fields) -> Description:
         qkv_bias=fields.flag("include_qkv_bias", False))
     config = TransformerConfig(fields.integer("embedding_size", vocab_size), fields.integer("max_sequence_length"),
                                Bidirectional(), shape)
-    return Description(config, _NAMES, shift=0, mask_id=fields.integer("mask_token_id", None, at_least=0))
+    return Description(config, NAMES, shift=0, mask_id=fields.integer("mask_token_id", None, at_least=0))
 
 
 LLADA = Family(("LLaDAModelLM",), _describe)

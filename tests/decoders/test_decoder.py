@@ -387,8 +387,8 @@ def test_no_request_and_no_prompt_are_refused() -> None:
 
 def test_a_bad_mask_id_or_shift_is_refused() -> None:
     transformer = random_model(Bidirectional()).transformer
-    with pytest.raises(ValueError, match=f"mask_id={VOCAB_SIZE}"):
-        DecodableTransformer(transformer, VOCAB_SIZE)
+    with pytest.raises(ValueError, match=f"mask_id={VOCAB_SIZE + 1}"):
+        DecodableTransformer(transformer, VOCAB_SIZE + 1)
     with pytest.raises(ValueError, match="shift=2"):
         DecodableTransformer(transformer, MASK_ID, shift=2)
 

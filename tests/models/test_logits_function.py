@@ -58,8 +58,8 @@ def test_logits_of_another_shape_and_bad_fields_are_refused() -> None:
                               max_length=MAX_LENGTH)
     with pytest.raises(ValueError, match=r"returned logits of shape \[1, 5\] for tokens of shape \[1, \d+\]: must be"):
         CONFIDENT.decode(function, ragged_requests(1, block=4))
-    with pytest.raises(ValueError, match="mask_id=5"):
-        LogitsFunction(function.function, 5, 5, max_length=8)
+    with pytest.raises(ValueError, match="mask_id=6"):
+        LogitsFunction(function.function, 6, 5, max_length=8)
     with pytest.raises(ValueError, match="shift=2"):
         LogitsFunction(function.function, 4, 5, max_length=8, shift=2)
     with pytest.raises(ValueError, match="max_length=0"):

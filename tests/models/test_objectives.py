@@ -181,7 +181,8 @@ def test_a_last_layer_that_runs_at_the_targets_alone_changes_no_gradient(
     numbers_of_queries: list[int] = []
     hidden = model.hidden
 
-    def everywhere(tokens_BF: Tensor, positions_BF: Tensor, mask: AttentionMask, *, index_BQ: Tensor) -> Tensor:
+    def everywhere(tokens_BF: Tensor, positions_BF: Tensor, mask: AttentionMask, *, index_BQ: Tensor,
+                   window_mask: None = None) -> Tensor:
         numbers_of_queries.append(index_BQ.shape[1])
         return hidden(tokens_BF, positions_BF, mask).gather(1, index_BQ[..., None].expand(-1, -1, 32))
 

@@ -11,7 +11,7 @@ from tests.models.families.transformers_model import SIZE, Variant
 
 def test_it_loads_with_its_options(tmp_path: Path) -> None:
     Variant("Llama").saved(tmp_path)
-    loaded = PublishedModel(str(tmp_path), max_length=32, mask_id=5).load(torch.bfloat16, "cpu")
+    loaded = PublishedModel(str(tmp_path), max_length=32, mask_id=5).load(tmp_path, torch.bfloat16, "cpu")
     spec = loaded.model.spec
     assert (spec.max_length, spec.mask_id, spec.shift) == (32, 5, 1)
     assert loaded.model.transformer.head.weight.dtype == torch.bfloat16
@@ -21,6 +21,6 @@ def test_it_loads_with_its_options(tmp_path: Path) -> None:
 def test_what_does_not_fit_the_model_is_named(tmp_path: Path) -> None:
     Variant("Llama").saved(tmp_path)
     with pytest.raises(ValueError, match="mask_id=97"):
-        PublishedModel(str(tmp_path), mask_id=97).load(torch.float32, "cpu")
+        PublishedModel(str(tmp_path), mask_id=97).load(tmp_path, torch.float32, "cpu")
     with pytest.raises(ValueError, match="max_length=641"):
-        PublishedModel(str(tmp_path), max_length=641).load(torch.float32, "cpu")
+        PublishedModel(str(tmp_path), max_length=641).load(tmp_path, torch.float32, "cpu")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from quicksilver.decoders import Decoder, Recompute, Request, presets
 from quicksilver.models import AttentionPattern, LoadedModel, LogitsFunction, Plan, load
-from quicksilver.models.loading import weights_by_name
+from quicksilver.models.filling import parts_of
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -101,7 +101,9 @@ def some_tokens(length: int) -> Tensor:
 def check_same(published: Published, folder: Path) -> None:
     """Every tensor lies where it is used, the model is read as published, and it gives the plain model's logits."""
     loaded = published.loaded(folder)
-    held = weights_by_name(loaded)
+    description = loaded.description
+    assignments = description.names.assignments(description.config)
+    held = {part.name: weight for part, weight in parts_of(loaded.model.transformer, assignments)}
     assert held.keys() == published.weights.keys()
     assert all(torch.equal(held[name], weight) for name, weight in published.weights.items())
     assert (loaded.model.spec.pattern, loaded.model.spec.shift) == (published.pattern, published.shift)

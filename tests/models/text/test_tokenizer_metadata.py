@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quicksilver.experiments.smollm2.weights import WeightsUnavailable, WheelWeights
+from quicksilver.experiments.published.wheel import WeightsUnavailable, WheelWeights
 from quicksilver.models.text import CheckpointTokenizer
 from quicksilver.models.text.tokenizer_metadata import TokenizerMetadata
 

