@@ -49,15 +49,18 @@ class Baseline:
             written.append(path)
         return written
 
-    def regressions(self, records: Sequence[Json], existing: Existing) -> list[str]:
-        """Programs worse than accepted, compiled but never accepted, or accepted but no longer existing."""
+    def regressions(self, records: Sequence[Json], existing: Existing, guarded: Collection[tuple[str, str, str]]
+                    ) -> list[str]:
+        """Programs worse than accepted, compiled but never accepted though they are `guarded` (Triton, target,
+        program), or accepted but no longer existing."""
         found = []
         for (kernel, triton), names in existing.items():
             accepted = self.read(kernel, triton)
             prefix = f"{kernel}, Triton {minor_version(triton)}"
             for record in of_kernel(records, kernel, triton):
                 entry = accepted.get(_name(record))
-                worse = ["has no baseline"] if entry is None else _worse(record, entry)
+                is_guarded = (triton, record["target"], record["key"]) in guarded
+                worse = _worse(record, entry) if entry is not None else ["has no baseline"] if is_guarded else []
                 found += [f"{prefix}, {record['target']}: {record['label']} {what}" for what in worse]
             found += [f"{prefix}: {accepted[name]['label']} ({name}) is in the baseline and no longer compiled"
                       for name in _gone(accepted, names)]

@@ -145,7 +145,7 @@ class KernelBench:
             for path in baseline.update(compiled.records, compiled.existing):
                 console.print(f"baseline: {path}", markup=False)
             return found
-        worse = baseline.regressions(compiled.records, compiled.existing)
+        worse = baseline.regressions(compiled.records, compiled.existing, compiled.guarded)
         return found + ([*worse, HOW_TO_UPDATE] if worse else [])
 
 

@@ -90,10 +90,12 @@ def compilers(site: str | None, num_processes: int) -> Iterator[Pool]:
 @dataclass
 class Compiled:
     """The result of a compile stage: a record per kernel and program; every program that exists now, compiled or not;
-    the number of shipped configurations; failures; and whether the stage is complete."""
+    those that every run compiles, (Triton, target, program), and that must have a baseline; the number of shipped
+    configurations; failures; and whether the stage is complete."""
 
     records: list[Json] = field(default_factory=list)
     existing: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    guarded: set[tuple[str, str, str]] = field(default_factory=set)
     num_configurations: int = 0
     failures: list[str] = field(default_factory=list)
     is_whole: bool = False
@@ -129,7 +131,9 @@ class CompileStage:
             wanted.setdefault((target, program["key"]), []).append((item, program))
         if site is None:
             found.num_configurations = sum(target == MAIN_TARGET for target, _ in wanted)
-        chosen = list(wanted) if self.full else _representatives(wanted, is_other=site is not None)
+        representatives = _representatives(wanted, is_other=site is not None)
+        found.guarded |= {(version["triton"], *at) for at in representatives}
+        chosen = list(wanted) if self.full else representatives
         calls = [(wanted[at][0][0].case, wanted[at][0][0].dtype, *at) for at in chosen]
         with bar(f"compile with Triton {version['triton']}", len(calls)) as progress:
             for done, (place, resources) in enumerate(pool.ask_all(compiled, calls), 1):

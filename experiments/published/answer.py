@@ -9,7 +9,7 @@ record.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from ...decoders import Decoder, generate, stream_generate
+from ...decoders import CapturedSteps, Decoder, generate, stream_generate
 from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, named, recording, using
@@ -27,8 +27,8 @@ from ..harness.devices import wait_for
 from ..harness.locks import machine_alone
 from ..harness.progress import console
 from ..harness.provenance import provenance
-from ..harness.records import Json, RecordStore
-from ..study.checks import check_different, check_machine
+from ..harness.records import ADDED_LATER, Json, RecordStore
+from ..study.checks import capture_field, check_different, check_machine
 from ..training.recipe import LARGEST_SEED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,13 +62,14 @@ class AnswerPoint:
     threads: int
     device: str
     kernels: str
+    capture: str = field(default="none", metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
 class Answer:
     """`prompt` answered in at most `num_new` tokens, once per seed. `device` is cpu or cuda, `kernels` auto, reference,
-    cpu or triton, `dtype` that of the weights, which are kept in `weights_folder` (None: in "weights" below the
-    output)."""
+    cpu or triton, `capture` how steps are taken, `dtype` that of the weights, which are kept in `weights_folder` (None:
+    in "weights" below the output)."""
 
     weights: Weights
     weights_folder: str | None
@@ -80,9 +81,11 @@ class Answer:
     threads: int
     device: str
     kernels: str
+    capture: str = "none"
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        capture_field(self)
         if not self.prompt.strip():
             raise ValueError(f"prompt={self.prompt!r}: must hold a text to answer")
         check_integer("num_new", self.num_new)
@@ -101,7 +104,7 @@ class Answer:
     def points(self) -> Iterator[AnswerPoint]:
         for seed in self.seeds:
             yield AnswerPoint(self.weights, self.prompt, self.decoder, seed, self.num_new, self.dtype, self.threads,
-                              self.device, self.kernels)
+                              self.device, self.kernels, self.capture)
 
     def run(self, folder: Path) -> int:
         """Decode and record each answer in `folder`. Returns 0; a failure raises."""
@@ -126,17 +129,19 @@ def prompt_of(tokenizer: CheckpointTokenizer, text: str) -> list[int]:
 
 
 def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
-    """Decode one answer, streaming it to stdout, after a warm-up of two tokens. Prefill is timed from the prompt's
-    tokens to the first token of the answer, decode from there to the last."""
+    """Decode one answer, streaming it to stdout, after a warm-up of two tokens, or of all where steps are captured.
+    Prefill is timed from the prompt's tokens to the first token of the answer, decode from there to the last."""
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = prompt_of(tokenizer, point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.end_ids)
-    generate(model, decoder, [prompt], num_new=2)
+    runner = CapturedSteps.named(point.capture, decoder)
+    num_warm_up = 2 if runner is None else point.num_new
+    generate(model, decoder, [prompt], num_new=num_warm_up, tokenizer=tokenizer, seeds=[point.seed], runner=runner)
     wait_for(model.spec.device)
     with recording() as ran:
         began = time.perf_counter()
         stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=tokenizer,
-                                 seeds=[point.seed])
+                                 seeds=[point.seed], runner=runner)
         first = written(stream)
         wait_for(model.spec.device)
         ended = time.perf_counter()
@@ -152,6 +157,7 @@ def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
         "dtype": str(model.transformer.head.weight.dtype).removeprefix("torch."),
         "model": f"{loaded.published['architectures'][0]} in {type(model).__name__}",
         "accounting": generation.accounting.to_json(model),
+        "steps": None if runner is None else runner.replays.to_json(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES if find_spec(name)}}
 
 

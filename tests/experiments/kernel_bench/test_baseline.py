@@ -12,6 +12,9 @@ RECORD = {"kernel": "head", "triton": "3.9.0", "target": "sm_90", "key": "abc", 
 EXISTING = {("head", "3.9.0"): {"sm_90 abc"}}
 
 
+GUARDED = {("3.9.0", "sm_90", "abc")}
+
+
 @pytest.fixture
 def baseline(tmp_path: Path) -> Baseline:
     accepted = Baseline(tmp_path)
@@ -24,7 +27,8 @@ def baseline(tmp_path: Path) -> Baseline:
     {"triton": "3.9.1"}], ids=str)
 def test_what_is_not_worse_passes(baseline: Baseline, same: dict[str, Any]) -> None:
     record = RECORD | same
-    assert baseline.regressions([record], {("head", record["triton"]): {"sm_90 abc"}}) == []
+    existing = {("head", record["triton"]): {"sm_90 abc"}}
+    assert baseline.regressions([record], existing, GUARDED | {(record["triton"], "sm_90", record["key"])}) == []
 
 
 @pytest.mark.parametrize(("planted", "words"), [
@@ -40,14 +44,14 @@ def test_what_is_not_worse_passes(baseline: Baseline, same: dict[str, Any]) -> N
 def test_each_regression_fails(baseline: Baseline, planted: dict[str, Any], words: str) -> None:
     record = RECORD | planted
     existing = {("head", record["triton"]): {"sm_90 abc", f"sm_90 {record['key']}"}}
-    (found,) = baseline.regressions([record], existing)
+    (found,) = baseline.regressions([record], existing, GUARDED | {(record["triton"], "sm_90", record["key"])})
     assert found.startswith(f"head, Triton {record['triton'][:3]}, sm_90: _head[bf16] ")
     assert words in found
 
 
 def test_a_program_that_is_gone_fails_and_an_update_forgets_it(baseline: Baseline) -> None:
     existing = {("head", "3.9.0"): {"sm_90 new"}}
-    (found,) = baseline.regressions([], existing)
+    (found,) = baseline.regressions([], existing, GUARDED)
     assert found == "head, Triton 3.9: _head[bf16] (sm_90 abc) is in the baseline and no longer compiled"
     baseline.update([RECORD | {"key": "new"}], existing)
     assert baseline.read("head", "3.9.0").keys() == {"sm_90 new"}
@@ -57,9 +61,9 @@ def test_what_exists_and_was_not_compiled_is_kept(baseline: Baseline) -> None:
     existing = {("head", "3.9.0"): {"sm_90 abc", "sm_90 new"}}
     baseline.update([RECORD | {"key": "new"}], existing)
     assert baseline.read("head", "3.9.0").keys() == {"sm_90 abc", "sm_90 new"}
-    assert baseline.regressions([RECORD], existing) == []
+    assert baseline.regressions([RECORD], existing, GUARDED) == []
     other_target = {("head", "3.9.0"): {"sm_80 xyz"}}  # this run says nothing of sm_90
-    assert baseline.regressions([], other_target) == []
+    assert baseline.regressions([], other_target, GUARDED) == []
     baseline.update([], other_target)
     assert baseline.read("head", "3.9.0").keys() == {"sm_90 abc", "sm_90 new"}
 
@@ -67,7 +71,7 @@ def test_what_exists_and_was_not_compiled_is_kept(baseline: Baseline) -> None:
 def test_a_damaged_file_is_named(baseline: Baseline) -> None:
     baseline.path("head", "3.9.0").write_text("{")
     with pytest.raises(ValueError, match="head-triton3.9.json: a damaged baseline"):
-        baseline.regressions([RECORD], EXISTING)
+        baseline.regressions([RECORD], EXISTING, GUARDED)
 
 
 def test_a_version_is_its_first_two_numbers_and_the_way_to_update_is_said() -> None:
@@ -75,3 +79,11 @@ def test_a_version_is_its_first_two_numbers_and_the_way_to_update_is_said() -> N
     with pytest.raises(ValueError, match="triton='nightly': must begin with two numbers"):
         minor_version("nightly")
     assert 'make kernels ARGS="kernel=NAME experiment.update_baseline=true"' in HOW_TO_UPDATE
+
+
+def test_a_program_that_only_a_full_run_compiles_needs_no_baseline(baseline: Baseline) -> None:
+    record = RECORD | {"key": "new"}
+    existing = {("head", "3.9.0"): {"sm_90 abc", "sm_90 new"}}
+    assert baseline.regressions([record], existing, GUARDED) == []
+    assert baseline.regressions([record], existing, {("3.9.0", "sm_90", "new")})
+    assert baseline.regressions([RECORD | {"spill_bytes": 4}], existing, set())  # an accepted one is guarded still

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.decoders import generate, presets
+from quicksilver.experiments.published import chat
 from quicksilver.experiments.published.chat import Chat
+from rich.console import Console
 
 from tests.experiments.published.test_answer import Bytes, Tiny
 
@@ -54,10 +56,11 @@ def test_an_answer_sees_what_was_said_before_until_an_empty_line(
 
 def test_what_is_too_long_is_said_to_be_and_the_conversation_goes_on(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = io.StringIO()
+    monkeypatch.setattr(chat, "console", Console(file=lines))
     talk("x" * 200 + "\nWhy?\n", tmp_path, monkeypatch)
-    said = capsys.readouterr()
-    assert said.out == answer_to("<1>Why?<0>", tmp_path) + "\n"
-    assert "not said" in said.err
+    assert capsys.readouterr().out == answer_to("<1>Why?<0>", tmp_path) + "\n"
+    assert "not said" in lines.getvalue()
 
 
 @pytest.mark.parametrize(("changes", "message"), [
