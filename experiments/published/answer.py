@@ -129,14 +129,16 @@ def prompt_of(tokenizer: CheckpointTokenizer, text: str) -> list[int]:
 
 
 def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
-    """Decode one answer, streaming it to stdout, after a warm-up of two tokens, or of all where steps are captured.
-    Prefill is timed from the prompt's tokens to the first token of the answer, decode from there to the last."""
+    """Decode one answer, streaming it to stdout, after a warm-up of two tokens, or twice of all where steps are
+    captured. Prefill is timed from the prompt's tokens to the first token of the answer, decode from there to the
+    last."""
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = prompt_of(tokenizer, point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.end_ids)
     runner = CapturedSteps.named(point.capture, decoder)
-    num_warm_up = 2 if runner is None else point.num_new
-    generate(model, decoder, [prompt], num_new=num_warm_up, tokenizer=tokenizer, seeds=[point.seed], runner=runner)
+    warm_ups = [2] if runner is None else [point.num_new] * 2  # the first step of a layout is not captured
+    for num_new in warm_ups:
+        generate(model, decoder, [prompt], num_new=num_new, tokenizer=tokenizer, seeds=[point.seed], runner=runner)
     wait_for(model.spec.device)
     with recording() as ran:
         began = time.perf_counter()
