@@ -23,10 +23,12 @@ a tokenizer that has a chat template), or a request, which may hold the mask id 
 @dataclass(frozen=True)
 class Update:
     """What a step changed; with a tokenizer also every row's completion so far, with "_" for each position that is
-    masked or holds half a character, and for each character that may begin a stop string."""
+    masked or holds half a character, and for each character that may begin a stop string; and, in `decided`, how far
+    each reads without one of these."""
 
     step: TraceStep
     texts: list[str] | None
+    decided: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ class GenerationStream:
 
     def __iter__(self) -> Iterator[Update]:
         for step in self._left():
-            yield Update(step, self._texts_so_far())
+            texts = self._texts_so_far()
+            yield Update(step, texts, None if texts is None else self._decided(texts))
 
     def finish(self) -> Generation:
         """Take the remaining steps and return the result."""
@@ -79,6 +82,13 @@ class GenerationStream:
             return None
         return [self._stops.shown(request, row, self._run.model.spec.mask_id)
                 for request, row in zip(self._run.requests, self._canvas, strict=True)]
+
+    def _decided(self, texts: list[str]) -> list[str]:
+        """The beginnings of these texts before anything masked; a blank of their own at the end waits for what
+        follows."""
+        mask_id = self._run.model.spec.mask_id
+        return [self._stops.decided(text, request, row, mask_id)
+                for text, request, row in zip(texts, self._run.requests, self._canvas, strict=True)]
 
     def _texts(self, completions: Sequence[Completion]) -> list[str] | None:
         tokenizer, end_ids = self._stops.tokenizer, self._decoder.end_ids

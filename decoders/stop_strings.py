@@ -71,6 +71,14 @@ class StopStrings:
             else:
                 run.ended[number] = first + found
 
+    def decided(self, shown: str, request: Request, row: Sequence[int], mask_id: int) -> str:
+        """What `shown` gave, as far as nothing before it is masked."""
+        assert self.tokenizer is not None
+        first = _decided(row[request.start : request.stop], mask_id)
+        known = with_blanks(self.tokenizer, row[: request.start], first, mask_id)
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(shown, known, strict=False))
+        return shown[: len([*same])].rstrip(BLANK)
+
     def shown(self, request: Request, row: Sequence[int], mask_id: int) -> str:
         """The completion in progress, as `with_blanks` has it: as far as its first stop string, and blanks for what may
         become the beginning of one."""

@@ -106,7 +106,10 @@ def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = (), rev
                         ) -> Description:
     """What a checkpoint's configuration says, as `load` reads it."""
     checkpoint = _opened(located(source, revision))
-    return describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
+    _check_layers(checkpoint, checkpoint.config, _origin(checkpoint))
+    description = describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
+    _check_table(checkpoint, description.config)
+    return description
 
 
 def _origin(checkpoint: Checkpoint) -> str:
@@ -154,11 +157,20 @@ def _checked(checkpoint: Checkpoint, description: Description) -> list[Assignmen
     for name, shape in wanted.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{checkpoint.path}: tensor {name} of shape {[*tensors[name].shape]}: must be {[*shape]}")
-    unexpected = [name for name in tensors if name not in wanted and not name.endswith(_DERIVED)]
+    tied = _tied_head(description)
+    embedding = f"{description.names.embedding}.weight"
+    if tied is not None and tied in tensors and not torch.equal(checkpoint.read(tied), checkpoint.read(embedding)):
+        raise ValueError(f"{checkpoint.path}: tensor {tied}: must be the embedding, to which the configuration ties it")
+    unexpected = [name for name in tensors if name not in wanted and name != tied and not name.endswith(_DERIVED)]
     if unexpected:
         raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that its "
                          "configuration describes")
     return assignments
+
+
+def _tied_head(description: Description) -> str | None:
+    """The name of a head that is the embedding, which some files hold twice."""
+    return f"{description.names.head}.weight" if description.config.shape.tied_embeddings else None
 
 
 def _check_table(checkpoint: Checkpoint, config: TransformerConfig) -> None:

@@ -17,8 +17,8 @@ _ASKS: frozenset[Any] = frozenset({
         "shape", "dtype", "device", "layout", "ndim", "nbytes", "itemsize", "requires_grad", "is_leaf", "grad_fn",
         "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta", "is_sparse", "is_mkldnn", "is_quantized", "is_nested")),
     Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.element_size, Tensor.__len__, Tensor.__hash__,
-    Tensor.is_floating_point, Tensor.is_complex, Tensor.is_inference, torch.is_floating_point, torch.is_complex,
-    torch.is_inference, torch.numel})
+    Tensor.requires_grad_, Tensor.is_floating_point, Tensor.is_complex, Tensor.is_inference, torch.is_floating_point,
+    torch.is_complex, torch.is_inference, torch.numel})
 
 
 class OnlyPacked(nn.Parameter):

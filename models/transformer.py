@@ -5,7 +5,7 @@ Pre-norm blocks: x += attention(norm(x)); x += ffn(norm(x)), where ffn is a SwiG
 Tensor names: B rows, F fed positions, C context, E width, V vocabulary.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class Block(nn.Module):
         return x_BQE, residual_BQE
 
 
+_TABLES = "cos_LD", "sin_LD", "window_cos_LD", "window_sin_LD"
+
+
 class Transformer(nn.Module):
     """`hidden` returns the final hidden states, `head` the logits. Decoders run the head at queried positions only."""
 
@@ -76,7 +79,7 @@ class Transformer(nn.Module):
         self.head = Linear(shape.width, config.vocab_size, bias=False)
         if shape.tied_embeddings:
             self.head.weight = self.embedding.weight
-        for name in ("cos_LD", "sin_LD", "window_cos_LD", "window_sin_LD"):
+        for name in _TABLES:
             self.register_buffer(name, None, persistent=False)
         self.tabulate_angles()
         self._initialise()
@@ -87,6 +90,16 @@ class Transformer(nn.Module):
         self.cos_LD, self.sin_LD = self._tables(shape.rope_theta, shape.rope_scaling)
         if shape.window_rope_theta is not None:
             self.window_cos_LD, self.window_sin_LD = self._tables(shape.window_rope_theta, None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Transformer":
+        """As nn.Module's, but for the angles, which are moved and never cast."""
+        tables = {name: table for name in _TABLES if (table := getattr(self, name)) is not None}
+        super()._apply(fn, recurse)
+        for name, table in tables.items():
+            moved = getattr(self, name)
+            if moved.dtype != table.dtype:
+                setattr(self, name, table.to(moved.device))
+        return self
 
     def _tables(self, theta: float, scaling: RopeScaling | None) -> tuple[Tensor, Tensor]:
         with torch.device("cpu"):  # whatever device the model is built on

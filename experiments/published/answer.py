@@ -32,8 +32,6 @@ from ..study.checks import capture_field, check_different, check_machine
 from ..training.recipe import LARGEST_SEED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-# The placeholders of a masked position and of half a character.
-_UNDECIDED = "_\ufffd"
 _LIBRARIES = ("gguf", "tokenizers")
 
 
@@ -164,26 +162,21 @@ def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
 
 
 def written(stream: GenerationStream) -> float:
-    """Write the committed text step by step, as whole characters. Returns the time after the first step."""
+    """Write the text as it is decided from the left on, in whole characters. Returns the time after the first step."""
     first, shown = None, ""
     for update in stream:
         first = first or time.perf_counter()
-        assert update.texts is not None
-        shown = _continued(shown, update.texts[0].rstrip(_UNDECIDED))
+        assert update.decided is not None
+        decided = update.decided[0]
+        if decided.startswith(shown):
+            print(decided[len(shown) :], end="", flush=True)
+            shown = decided
     texts = stream.finish().texts
     assert first is not None
     assert texts is not None
-    _continued(shown, texts[0])
-    print(flush=True)
+    # A decoder that revises may have changed what was written: then the answer follows, whole.
+    print(texts[0].removeprefix(shown) if texts[0].startswith(shown) else f"\n{texts[0]}", flush=True)
     return first
-
-
-def _continued(shown: str, text: str) -> str:
-    """Write what `text` adds to the text `shown`; nothing if it does not begin with that. Returns all text shown."""
-    if not text.startswith(shown):
-        return shown
-    print(text[len(shown) :], end="", flush=True)
-    return text
 
 
 def _say(point: AnswerPoint, result: Json, path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from ...kernels.case import Cost
 from ...kernels.checks import check_integer, check_real
-from ...models import BlockCausal, Causal, Description, ExpertShape, Shape, Transformer
+from ...models import BlockCausal, Causal, Description, ExpertShape, Shape
+from ...models.filling import without_memory
 from ..harness.machine import this_machine
 from ..harness.roofline import CARDS, Card
 from .checkpoint import PublishedModel
@@ -60,8 +61,7 @@ class Inspection:
     def _facts(self, description: Description) -> Iterator[tuple[str, str]]:
         config, size = description.config, getattr(torch, self.dtype).itemsize
         shape = config.shape
-        with torch.device("meta"):  # no memory
-            transformer = Transformer(config)
+        transformer = without_memory(config, torch.float32)
         num_weights, active = transformer.num_parameters(), transformer.num_active_parameters()
         yield "model", f"{self.model.path}: {description.architecture}"
         yield "layers", _layers(shape)

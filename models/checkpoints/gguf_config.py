@@ -17,7 +17,10 @@ def config_of(keys: Keys, architecture: Architecture) -> dict[str, Any]:
     ValueError names the key that is missing, of another type, out of range or unlike the tensors."""
     own = keys.own
     keys.expect("general.type", "model")
-    keys.expect("split.count", 1)
+    if keys.short("split.count", 0) > 1:
+        raise ValueError(f"{keys.path}: split.count: a part of a split file, which is not read; join its parts first")
+    keys.short("split.no", 0)
+    keys.signed("split.tensors.count", 0)
     keys.expect(own("attention.causal"), architecture.is_causal)
     keys.expect("diffusion.shift_logits", architecture.shifts)
     config = {"architectures": [architecture.published]} | _shape(keys) | _experts(keys, architecture)

@@ -35,6 +35,12 @@ class Keys:
         value = self._take(key, ValueType.FLOAT32, default)
         return value if value is None else check_real(f"{self.path}: {key}", float(str(np.float32(value))), above=0)
 
+    def short(self, key: str, default: int) -> int:
+        return self._take(key, ValueType.UINT16, default)
+
+    def signed(self, key: str, default: int) -> int:
+        return self._take(key, ValueType.INT32, default)
+
     def flag(self, key: str, default: Any = _REQUIRED) -> Any:
         return self._take(key, ValueType.BOOL, default)
 

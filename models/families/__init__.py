@@ -39,7 +39,7 @@ def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()
     if not isinstance(names, list) or len(names) != 1 or names[0] not in list(_BY_ARCHITECTURE):
         raise ValueError(f"{origin}: architectures={shown(names)}: must be one of "
                          f"{', '.join(sorted(_BY_ARCHITECTURE))}")
-    if "quantization_config" in fields:
+    if fields.take("quantization_config", None) is not None:
         quantization = fields.table("quantization_config")
         method = None if quantization is None else quantization.take("quant_method", None)
         raise ValueError(f"{origin}: quantization_config with quant_method={shown(method)}: must be a checkpoint of "

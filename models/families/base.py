@@ -82,6 +82,14 @@ def without_window(fields: Fields) -> None:
     fields.inert("sliding_window", "max_window_layers", "layer_types")
 
 
+def all_layers(fields: Fields) -> tuple[int, ...]:
+    """Every layer, as those with a window; a configuration that lists other kinds is refused."""
+    layers = windowed_layers(fields)
+    if len(layers) < fields.integer("num_hidden_layers"):
+        raise ValueError(f"{fields.origin}: layer_types: must all be sliding_attention, which this family's layers are")
+    return layers
+
+
 def windowed_layers(fields: Fields, otherwise: Callable[[int], bool] = lambda layer: True) -> tuple[int, ...]:
     """The layers whose kind in `layer_types` is a sliding window; where those are not listed, those that `otherwise`
     says."""

@@ -1,6 +1,6 @@
 """Mistral 7B and those of its shape (arXiv 2310.06825). Where a configuration is silent about it, a window is 4,096."""
 
-from .base import Attention, Description, Family, described, windowed_layers
+from .base import Attention, Description, Family, all_layers, described
 from .fields import Fields
 
 _WINDOW = 4096
@@ -8,7 +8,7 @@ _WINDOW = 4096
 
 def _describe(fields: Fields) -> Description:
     window = fields.integer("sliding_window", None) if "sliding_window" in fields else _WINDOW
-    layers = windowed_layers(fields) if window else ()
+    layers = all_layers(fields) if window else ()
     return described(fields, Attention(window=window, windowed_layers=layers))
 
 

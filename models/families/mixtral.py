@@ -3,10 +3,12 @@ ones."""
 
 from ...kernels.moe_router import Routing
 from ..config import ExpertShape
-from .base import Attention, Description, Family, described, windowed_layers
+from .base import Attention, Description, Family, all_layers, described
 from .fields import Fields
+from .rotary import rope_of
 from .tensor_names import TensorNames
 
+_THETA = 1_000_000.0  # where a configuration names none
 NAMES = TensorNames(
     router="block_sparse_moe.gate", expert_down="block_sparse_moe.experts.{expert}.w2",
     expert_gate_up=("block_sparse_moe.experts.{expert}.w1", "block_sparse_moe.experts.{expert}.w3"))
@@ -14,10 +16,10 @@ NAMES = TensorNames(
 
 def _describe(fields: Fields) -> Description:
     window = fields.integer("sliding_window", None)
-    attention = Attention(window=window, windowed_layers=windowed_layers(fields) if window else ())
+    attention = Attention(window=window, windowed_layers=all_layers(fields) if window else ())
     routing = Routing(fields.integer("num_experts_per_tok"), renormalise=True)
     experts = ExpertShape(fields.integer("num_local_experts"), fields.integer("intermediate_size"), routing)
-    return described(fields, attention, experts=experts, names=NAMES)
+    return described(fields, attention, experts=experts, rope=rope_of(fields, theta=_THETA), names=NAMES)
 
 
 MIXTRAL = Family(("MixtralForCausalLM",), _describe)

@@ -4,12 +4,23 @@ where the configuration asks for it."""
 from .base import Attention, Description, Family, described, windowed_layers
 from .fields import Fields
 
+# Of transformers, where a configuration is silent.
+_WINDOW, _FIRST_WITH_WINDOW = 4096, 28
+
+
+def window_size(fields: Fields) -> int | None:
+    """The window of layers that have one; None where none has."""
+    window = fields.integer("sliding_window", None) if "sliding_window" in fields else _WINDOW
+    return window if fields.flag("use_sliding_window", False) else None
+
 
 def window_of(fields: Fields) -> tuple[int | None, tuple[int, ...]]:
     """The window, and the layers that have it."""
-    window, first = fields.integer("sliding_window", None), fields.integer("max_window_layers", 0, at_least=0)
-    has_window = fields.flag("use_sliding_window", False)
-    layers = windowed_layers(fields, lambda layer: has_window and window is not None and layer >= first)
+    window, first = window_size(fields), fields.integer("max_window_layers", _FIRST_WITH_WINDOW, at_least=0)
+    layers = windowed_layers(fields, lambda layer: window is not None and layer >= first)
+    if layers and window is None:
+        raise ValueError(f"{fields.origin}: layer_types with sliding_attention: needs use_sliding_window and "
+                         "sliding_window")
     return (window, layers) if layers else (None, ())
 
 

@@ -2,13 +2,17 @@
 
 from ...kernels.moe_router import Routing
 from ..config import ExpertShape
-from .base import Attention, Description, Family, described
+from .base import Attention, Description, Family, all_layers, described
 from .fields import Fields
-from .qwen2 import window_of
+from .qwen2 import window_of, window_size
 
 
 def attention_of(fields: Fields) -> Attention:
-    has_bias, (window, layers) = fields.flag("attention_bias", False), window_of(fields)
+    return _attention(fields, *window_of(fields))
+
+
+def _attention(fields: Fields, window: int | None, layers: tuple[int, ...]) -> Attention:
+    has_bias = fields.flag("attention_bias", False)
     return Attention(qkv_bias=has_bias, o_bias=has_bias, qk_norm=True, window=window, windowed_layers=layers)
 
 
@@ -28,7 +32,10 @@ def _describe(fields: Fields) -> Description:
 
 
 def _describe_moe(fields: Fields) -> Description:
-    return described(fields, attention_of(fields), experts=experts_of(fields, renormalise=False))
+    window = window_size(fields)
+    fields.inert("max_window_layers")  # all layers have the window, where there is one
+    attention = _attention(fields, window, all_layers(fields) if window else ())
+    return described(fields, attention, experts=experts_of(fields, renormalise=False))
 
 
 QWEN3 = Family(("Qwen3ForCausalLM",), _describe)

@@ -8,16 +8,16 @@ from .fields import Fields
 _THETA = 10_000.0  # of transformers, where a configuration names none
 
 
-def rope_of(fields: Fields, fraction: float = 1.0) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling. A rope_scaling counts more than rope_parameters, as it does in transformers. A share of each
-    head other than `fraction`, all of it in most families, is refused: their code rotates that whatever a configuration
-    says."""
-    scaling, parameters = fields.table("rope_scaling"), fields.table("rope_parameters")
-    theta = fields.real("rope_theta", None)
-    if theta is None and parameters is not None:
-        theta = parameters.real("rope_theta", None)
+def rope_of(fields: Fields, fraction: float = 1.0, theta: float = _THETA) -> tuple[float, RopeScaling | None]:
+    """Theta, where the configuration names none the one given, and scaling. Both rope_scaling and rope_parameters are
+    refused. A share of each head other than `fraction`, all of it in most families, is refused too: their code rotates
+    that whatever a configuration says."""
+    named = [name for name in ("rope_scaling", "rope_parameters") if fields.take(name, None)]
+    if len(named) > 1:
+        raise ValueError(f"{fields.origin}: rope_scaling beside rope_parameters: must be one of them")
+    table = fields.table(named[0]) if named else None
     fields.expect("partial_rotary_factor", fraction)
-    return rope_of_table(scaling or parameters, fields, theta or _THETA, fraction)
+    return rope_of_table(table, fields, fields.real("rope_theta", theta), fraction)
 
 
 def rope_of_table(table: Fields | None, fields: Fields, theta: float, fraction: float = 1.0

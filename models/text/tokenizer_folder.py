@@ -9,9 +9,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ...kernels.checks import check_integers, shown
-from ..checkpoints.safetensors_folder import read_json
+from ..checkpoints.json_file import read_json
+from ..checkpoints.published_folder import file_of, has_file
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,11 @@ class TokenizerFolder:
     def tokenizer(self) -> Tokenizer:
         """That of tokenizer.json as it is: nothing of it is replaced by a class's conventions."""
         path = self.path / "tokenizer.json"
-        if not path.is_file():
+        if not has_file(self.path, path.name):
             raise ValueError(f"{path}: no such file; tokenizer.model or vocab.json alone are not read")
+        text = _text(file_of(self.path, path.name))
         try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower one
             raise ValueError(f"{path}: no tokenizer ({error})") from None
         tokenizer.no_truncation()  # what a tokenizer was saved with would cut texts, and fill them up
@@ -61,12 +65,8 @@ class TokenizerFolder:
 
     def chat_template(self) -> str | None:
         """Of chat_template.jinja, or else of tokenizer_config.json; of several that named "default"."""
-        path = self.path / "chat_template.jinja"
-        if path.is_file():
-            try:
-                return path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}: not UTF-8 ({error})") from None
+        if has_file(self.path, "chat_template.jinja"):
+            return _text(file_of(self.path, "chat_template.jinja"))
         template = self._config.get("chat_template")
         if isinstance(template, list):
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
@@ -81,10 +81,19 @@ class TokenizerFolder:
         return self._optional("tokenizer_config.json")
 
     def _optional(self, name: str) -> dict[str, Any]:
-        return read_json(self.path / name) if (self.path / name).exists() else {}
+        return read_json(file_of(self.path, name)) if has_file(self.path, name) else {}
 
     def _text_of(self, name: str, value: Any) -> str:
         text = value.get("content") if isinstance(value, Mapping) else value
         if not isinstance(text, str):
             raise ValueError(f"{self.path}: {name}={shown(value)}: must be a text")
         return text
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes: must be at most {_MOST_BYTES}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from None

@@ -120,7 +120,7 @@ def test_the_head_is_the_embedding_where_the_flag_says_so(is_tied: bool, tmp_pat
     transformer = loaded(tmp_path).model.transformer
     assert torch.equal(transformer.head.weight, transformer.embedding.weight) == is_tied
     set_config(tmp_path, tie_word_embeddings=not is_tied)
-    with pytest.raises(ValueError, match=f"lm_head.weight {'missing' if is_tied else 'unexpected'}"):
+    with pytest.raises(ValueError, match=f"lm_head.weight{' missing' if is_tied else ': must be the embedding'}"):
         loaded(tmp_path)
 
 
@@ -216,3 +216,74 @@ def refusal(values: dict[str, Any]) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def rewritten(folder: Path, changes: dict[str, Any]) -> None:
+    """The folder's config.json with these values; those of None are left out."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+NO_V5 = {"layer_types": None, "rope_parameters": None}
+MOE = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+OLDER = [
+    (Variant("Qwen3Moe", MOE | {"use_sliding_window": True, "sliding_window": 6}), NO_V5 | {"max_window_layers": 48}),
+    (Variant("Qwen2", {"use_sliding_window": True, "sliding_window": 6, "num_hidden_layers": 3}),
+     NO_V5 | {"max_window_layers": None, "rope_theta": 5e4}),
+    (Variant("Qwen3", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}), NO_V5),
+    (Variant("Mixtral", {"num_local_experts": 4}), NO_V5),
+    (Variant("Mistral", {"sliding_window": 6}), NO_V5 | {"rope_theta": 1e6}),
+    (Variant("Llama"), {"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 4.0,
+                                                                "rope_theta": 1e4}}),
+    (Variant("Llama"), NO_V5 | {"rope_theta": 5e5, "rope_scaling": {
+        "type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}}),
+    (Variant("Gemma3", {"head_dim": 16, "sliding_window": 6, "num_hidden_layers": 7}),
+     NO_V5 | {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 3,
+              "rope_scaling": {"rope_type": "linear", "factor": 8.0}, "_sliding_window_pattern": None,
+              "cache_implementation": "hybrid"}),
+]
+
+
+@pytest.mark.parametrize(("variant", "changes"), OLDER, ids=str)
+def test_a_configuration_in_older_words_means_what_transformers_reads_in_it(
+        variant: Variant, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = type(variant.saved(tmp_path))
+    rewritten(tmp_path, changes)
+    reference: Any = model.from_pretrained(tmp_path).eval()  # pyright: ignore[reportAttributeAccessIssue]
+    assert distance(reference, load(tmp_path, device="cpu", say=lambda line: None), length=60) < 1e-5
+
+
+@pytest.mark.parametrize(("variant", "changes", "message"), [
+    (Variant("Mistral", {"sliding_window": 6}), {"layer_types": ["full_attention"] * 3}, "must all be sliding"),
+    (Variant("Qwen2"), {"use_sliding_window": False, "layer_types": ["sliding_attention"] * 3}, "needs use_sliding"),
+    (Variant("Llama"), {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling beside rope_parameters"),
+    (Variant("Llama"), {"rope_interleaved": True}, "rope_interleaved=True: must be False"),
+], ids=str)
+def test_a_configuration_that_says_two_things_is_refused(
+        variant: Variant, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    variant.saved(tmp_path)
+    rewritten(tmp_path, changes)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, device="cpu", say=lambda line: None)
+
+
+def test_a_tied_head_that_a_file_holds_too_must_be_the_embedding(tmp_path: Path) -> None:
+    Variant("Llama", {"tie_word_embeddings": True}).saved(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path, {"format": "pt"})
+    load(tmp_path, device="cpu", say=lambda line: None)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lm_head\.weight: must be the embedding"):
+        load(tmp_path, device="cpu", say=lambda line: None)
+
+
+def test_a_cast_leaves_the_angles_as_they_are(tmp_path: Path) -> None:
+    Variant("Llama").saved(tmp_path)
+    transformer = load(tmp_path, dtype=torch.float32, device="cpu", say=lambda line: None).model.transformer
+    angles = transformer.cos_LD.clone()
+    transformer.to(torch.bfloat16)
+    assert transformer.norm.weight.dtype == torch.bfloat16
+    assert torch.equal(transformer.cos_LD, angles)

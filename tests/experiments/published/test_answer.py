@@ -87,7 +87,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[Update]:
         for text in self.texts:
-            yield Update(TraceStep(0, 0, ()), [text])
+            yield Update(TraceStep(0, 0, ()), [text], [text.partition("_")[0].rstrip("\ufffd")])
 
     def finish(self) -> Any:
         return SimpleNamespace(texts=[self.texts[-1]])
@@ -96,8 +96,9 @@ class Stream:
 def test_nothing_undecided_and_no_half_of_a_character_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[str] = []
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
-    written(Stream(("The___", "The \ufffd__", "The \u00e9__", "The \u00e9_x_", "The \u00e9_x_")))  # pyright: ignore
-    assert [piece for piece in pieces if piece] == ["The", " ", "\u00e9", "_x", "_", "\n"]
+    written(Stream(("The___", "The \ufffd__", "The \u00e9__", "The \u00e9_x_", "The \u00e9 x.")))  # pyright: ignore
+    assert "".join(pieces) == "The \u00e9 x.\n"
+    assert [piece for piece in pieces if piece][:3] == ["The", " ", "\u00e9"]
 
 
 def test_the_answer_is_written_and_what_ran_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

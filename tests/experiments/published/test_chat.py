@@ -10,6 +10,7 @@ import torch
 from quicksilver.decoders import generate, presets
 from quicksilver.experiments.published import chat
 from quicksilver.experiments.published.chat import Chat
+from quicksilver.models import LoadedModel
 from rich.console import Console
 
 from tests.experiments.published.test_answer import Bytes, Tiny
@@ -23,8 +24,8 @@ class Conversation(Bytes):
 
 
 class Talking(Tiny):
-    def load(self, *arguments: Any) -> Any:
-        loaded = super().load(*arguments)
+    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+        loaded = super().load(folder, dtype, device)
         vars(loaded)["tokenizer"] = Conversation()
         return loaded
 

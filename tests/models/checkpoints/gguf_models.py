@@ -130,6 +130,8 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, data: NDArray[Any], kind: Ty
 def _add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, np.uint16):
+        writer.add_uint16(key, int(value))
     elif isinstance(value, str):
         writer.add_string(key, value)
     elif isinstance(value, list):

@@ -35,7 +35,8 @@ def test_what_is_unknown_is_kept_for_the_family_to_refuse(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("keys", "message"), [
     ({"llama.attention.causal": False}, "llama.attention.causal=False: must be True"),
     ({"general.type": "adapter"}, "general.type='adapter': must be 'model'"),
-    ({"split.count": 2}, "split.count=2: must be 1"),
+    ({"split.count": np.uint16(3)}, "split.count: a part of a split file"),
+    ({"split.count": 2}, "split.count of type UINT32: must be UINT16"),
     ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count=8: must be 16"),
     ({"llama.attention.value_length": 8}, "llama.attention.value_length=8: must be 16"),
     ({"llama.rope.scaling.type": "longrope", "llama.rope.scaling.factor": 2.0}, "type='longrope': must be one of"),
