@@ -130,7 +130,7 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, data: NDArray[Any], kind: Ty
 def _add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
-    elif isinstance(value, np.uint16):
+    elif isinstance(value, np.generic):
         writer.add_uint16(key, int(value))
     elif isinstance(value, str):
         writer.add_string(key, value)
