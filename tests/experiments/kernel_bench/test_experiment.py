@@ -98,7 +98,8 @@ def test_a_run_without_a_gpu_compiles_judges_and_guards(tmp_path: Path) -> None:
     assert KernelReport(str(folder)).run(tmp_path / "again") == 0
     assert (tmp_path / "again" / "report.html").read_text() == page
     existing = {("rms_norm", program["triton"]): {f"sm_90 {program['key']}"}}
-    again = Compiled([program], existing, num_configurations=1)
+    guarded = {(program["triton"], "sm_90", program["key"])}
+    again = Compiled([program], existing, guarded, num_configurations=1)
     assert bench(tmp_path / "baseline").guard(again) == []
     worse = replace(again, records=[program | {"registers": 2 * program["registers"], "spill_bytes": 8}])
     wanted = ("spills 8 bytes of registers", "spills 8 bytes, 0 before", " before", "update_baseline=true")
