@@ -6,8 +6,10 @@ The library is optional. Its settings count: HF_HUB_OFFLINE, HF_HOME, HF_TOKEN.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ...kernels.checks import shown
 
@@ -33,8 +35,19 @@ def located(source: str | Path, revision: str | None = None) -> Path:
     hub = _library(name)
     if file is not None:
         return _fetched(source, lambda: hub.hf_hub_download(name, file, revision=revision))
-    return _fetched(source, lambda: hub.snapshot_download(name, revision=revision, allow_patterns=_FETCHED,
-                                                          ignore_patterns=_LEFT))
+    return _fetched(source, lambda: _snapshot(hub, name, revision))
+
+
+def _snapshot(hub: ModuleType, name: str, revision: str | None) -> str:
+    """The folder of a revision; from the cache where some versions of the library ask the network for a commit that is
+    there."""
+    options: dict[str, Any] = {"revision": revision, "allow_patterns": _FETCHED, "ignore_patterns": _LEFT}
+    try:
+        return hub.snapshot_download(name, **options)
+    except Exception:
+        with suppress(Exception):
+            return hub.snapshot_download(name, **options, local_files_only=True)
+        raise
 
 
 def _library(name: str) -> ModuleType:
