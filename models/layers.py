@@ -159,8 +159,12 @@ class Attention(nn.Module):
 
     def _normed(self, qkv_BFN: Tensor) -> Tensor:
         """What comes of queries, keys and values before `rotate_and_store`."""
-        if not (self._norms_apart or self.query_scale is not None):
-            return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
+        if self._norms_apart or self.query_scale is not None:
+            qkv_BFN = self._apart(qkv_BFN)
+        return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
+
+    def _apart(self, qkv_BFN: Tensor) -> Tensor:
+        """With the norms and the scale that `rotate_and_store` does not have."""
         widths = [heads * self.head_width for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
         q_BFN, k_BFN, v_BFN = qkv_BFN.split(widths, dim=-1)
         if self._norms_apart and self.q_norm is not None and self.k_norm is not None:
@@ -168,8 +172,7 @@ class Attention(nn.Module):
                             for norm, x_BFN in ((self.q_norm, q_BFN), (self.k_norm, k_BFN)))
         if self.query_scale is not None:
             q_BFN = q_BFN * self.query_scale
-        qkv_BFN = torch.cat((q_BFN, k_BFN, v_BFN), dim=-1)
-        return qkv_BFN if self.clip is None else qkv_BFN.clamp(-self.clip, self.clip)
+        return torch.cat((q_BFN, k_BFN, v_BFN), dim=-1)
 
     def _qk_norm(self) -> QKNorm | None:
         if self.q_norm is None or self.k_norm is None or self._norms_apart:

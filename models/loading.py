@@ -81,13 +81,8 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
-    _check_layers(checkpoint, checkpoint.config, _origin(checkpoint))
-    description = describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
-    if max_length is not None:
-        length = check_integer("max_length", max_length, at_most=description.config.max_length)
-        description = replace(description, config=replace(description.config, max_length=length))
+    description = _described(checkpoint, ignoring, max_length)
     assignments = _checked(checkpoint, description)
-    _check_table(checkpoint, description.config)
     transformer = without_memory(description.config, dtype)
     _check_memory(checkpoint.path, transformer, device, say)
     transformer = made_room_for(transformer, device)
@@ -102,12 +97,18 @@ def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
 
 
-def describe_checkpoint(source: str | Path, *, ignoring: Sequence[str] = (), revision: str | None = None
-                        ) -> Description:
+def describe_checkpoint(source: str | Path, *, max_length: int | None = None, ignoring: Sequence[str] = (),
+                        revision: str | None = None) -> Description:
     """What a checkpoint's configuration says, as `load` reads it."""
-    checkpoint = _opened(located(source, revision))
+    return _described(_opened(located(source, revision)), ignoring, max_length)
+
+
+def _described(checkpoint: Checkpoint, ignoring: Sequence[str], max_length: int | None) -> Description:
     _check_layers(checkpoint, checkpoint.config, _origin(checkpoint))
     description = describe(checkpoint.config, _origin(checkpoint), tuple(ignoring))
+    if max_length is not None:
+        length = check_integer("max_length", max_length, at_most=description.config.max_length)
+        description = replace(description, config=replace(description.config, max_length=length))
     _check_table(checkpoint, description.config)
     return description
 

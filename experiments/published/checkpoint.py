@@ -27,7 +27,8 @@ class PublishedModel:
 
     def description(self) -> Description:
         """What its configuration says, without its weights. ValueError as from `models.load`."""
-        return describe_checkpoint(self.path, ignoring=self.ignoring, revision=self.revision)
+        return describe_checkpoint(self.path, max_length=self.max_length, ignoring=self.ignoring,
+                                   revision=self.revision)
 
     def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
         """The model, its weights in `dtype` on `device`; nothing is kept in `folder`."""

@@ -14,12 +14,12 @@ _REQUIRED: Any = object()
 # What says nothing of the forward: names, versions, training, and what generation and tokenizers take from elsewhere.
 _INERT = frozenset((
     "_name_or_path", "architectures", "attention_dropout", "attn_implementation", "auto_map", "bos_token_id",
-    "cache_implementation", "is_llama_config", "transformers.js_config",
-    "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "embd_pdrop", "eos_token_id", "finetuning_task",
-    "head_dropout", "id2label", "initializer_range", "is_decoder", "is_encoder_decoder", "label2id", "model_type",
-    "output_attentions", "output_hidden_states", "output_router_logits", "pad_token_id", "pretraining_tp",
-    "problem_type", "resid_pdrop", "return_dict", "router_aux_loss_coef", "router_dropout", "router_jitter_noise",
-    "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache"))
+    "cache_implementation", "chunk_size_feed_forward", "decoder_start_token_id", "dtype", "embd_pdrop", "eos_token_id",
+    "finetuning_task", "head_dropout", "id2label", "initializer_range", "is_decoder", "is_encoder_decoder",
+    "is_llama_config", "label2id", "model_type", "output_attentions", "output_hidden_states", "output_router_logits",
+    "pad_token_id", "pretraining_tp", "problem_type", "resid_pdrop", "return_dict", "router_aux_loss_coef",
+    "router_dropout", "router_jitter_noise", "torch_dtype", "transformers.js_config", "transformers_version",
+    "unsloth_fixed", "unsloth_version", "use_cache"))
 
 
 class Fields:

@@ -24,3 +24,10 @@ def test_what_does_not_fit_the_model_is_named(tmp_path: Path) -> None:
         PublishedModel(str(tmp_path), mask_id=97).load(tmp_path, torch.float32, "cpu")
     with pytest.raises(ValueError, match="max_length=641"):
         PublishedModel(str(tmp_path), max_length=641).load(tmp_path, torch.float32, "cpu")
+
+
+def test_fewer_positions_serve_where_all_would_take_more_than_the_weights(tmp_path: Path) -> None:
+    Variant("Llama", {"max_position_embeddings": 10_000_000}).saved(tmp_path)
+    with pytest.raises(ValueError, match="max_length=10,000,000"):
+        PublishedModel(str(tmp_path)).check()
+    PublishedModel(str(tmp_path), max_length=64).check()
