@@ -2,9 +2,9 @@
 
     python -m quicksilver.experiments experiment=generate model.path=FOLDER prompt="..."
 
-experiment=smollm2 fetches some. Our own Transformer decodes it. The answer streams to stdout; then follow tokens per
-second, of prefill and decode separately, and the kernels that ran. Every run is measured again, never read from a
-record.
+experiment=smollm2 fetches some. Our own Transformer decodes it. The answer streams to stdout from its first token on;
+then follow tokens per second, of prefill and decode separately, and the kernels that ran. Every run is measured again,
+never read from a record.
 """
 
 import time
@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from ...decoders import CapturedSteps, Decoder, generate, stream_generate
+from ...decoders import CapturedSteps, Decoder, stream_generate
 from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, named, recording, using
@@ -61,13 +61,15 @@ class AnswerPoint:
     device: str
     kernels: str
     capture: str = field(default="none", metadata=ADDED_LATER)
+    warm: bool = field(default=True, metadata=ADDED_LATER)
 
 
 @dataclass(frozen=True)
 class Answer:
     """`prompt` answered in at most `num_new` tokens, once per seed. `device` is cpu or cuda, `kernels` auto, reference,
     cpu or triton, `capture` how steps are taken, `dtype` that of the weights, which are kept in `weights_folder` (None:
-    in "weights" below the output)."""
+    in "weights" below the output). Where `warm`, the answer is decoded again after it was written, and that is timed;
+    else what was written is, which began cold."""
 
     weights: Weights
     weights_folder: str | None
@@ -80,6 +82,7 @@ class Answer:
     device: str
     kernels: str
     capture: str = "none"
+    warm: bool = False
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
@@ -102,7 +105,7 @@ class Answer:
     def points(self) -> Iterator[AnswerPoint]:
         for seed in self.seeds:
             yield AnswerPoint(self.weights, self.prompt, self.decoder, seed, self.num_new, self.dtype, self.threads,
-                              self.device, self.kernels, self.capture)
+                              self.device, self.kernels, self.capture, self.warm)
 
     def run(self, folder: Path) -> int:
         """Decode and record each answer in `folder`. Returns 0; a failure raises."""
@@ -127,24 +130,22 @@ def prompt_of(tokenizer: CheckpointTokenizer, text: str) -> list[int]:
 
 
 def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
-    """Decode one answer, streaming it to stdout, after a warm-up of two tokens, or twice of all where steps are
-    captured. Prefill is timed from the prompt's tokens to the first token of the answer, decode from there to the
-    last."""
+    """Decode one answer, streaming it to stdout; where the point is warm, then once more unseen, or twice where steps
+    are captured (of a layout's first step on), of which the last is timed. Prefill is timed from the prompt's tokens to
+    the first token of the answer, decode from there to the last."""
     model, tokenizer = loaded.model, loaded.tokenizer
     prompt = prompt_of(tokenizer, point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.end_ids)
     runner = CapturedSteps.named(point.capture, decoder)
-    warm_ups = [2] if runner is None else [point.num_new] * 2  # the first step of a layout is not captured
-    for num_new in warm_ups:
-        generate(model, decoder, [prompt], num_new=num_new, tokenizer=tokenizer, seeds=[point.seed], runner=runner)
-    wait_for(model.spec.device)
-    with recording() as ran:
-        began = time.perf_counter()
-        stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=tokenizer,
-                                 seeds=[point.seed], runner=runner)
-        first = written(stream)
-        wait_for(model.spec.device)
-        ended = time.perf_counter()
+    unseen = 0 if not point.warm else 1 if runner is None else 2
+    for read in [written, *[_first_step] * unseen]:
+        with recording() as ran:
+            began = time.perf_counter()
+            stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=tokenizer,
+                                     seeds=[point.seed], runner=runner)
+            first = read(stream)
+            wait_for(model.spec.device)
+            ended = time.perf_counter()
     generation = stream.finish()
     (completion,), steps = generation.completions, len(generation.trace.steps)
     assert generation.texts is not None
@@ -179,14 +180,21 @@ def written(stream: GenerationStream) -> float:
     return first
 
 
+def _first_step(stream: GenerationStream) -> float:
+    """Take all steps. Returns the time after the first."""
+    times = [time.perf_counter() for _ in stream]
+    return times[0]
+
+
 def _say(point: AnswerPoint, result: Json, path: Path) -> None:
     speed = result["decode_tokens_per_second"]
     decoding = "no more" if speed is None else f"{speed:.1f} tokens/s"
+    timed = "decoded again, warm" if point.warm else "as written, begun cold"
     ran = ", ".join(f"{name} {what}" for name, what in result["kernels"].items())
     versions = " ".join(f"{name} {version}" for name, version in result["libraries"].items())
     for line in (
             f"prompt {result['num_prompt_tokens']} tokens: {result['prefill_tokens_per_second']:.1f} tokens/s; answer "
-            f"{len(result['tokens'])} tokens: {decoding} after the first",
+            f"{len(result['tokens'])} tokens: {decoding} after the first ({timed})",
             f"{result['model']}, {result['dtype']}, {point.device}, {point.threads} threads; cache "
             f"{type(point.decoder.cache).__name__.lower()}; {ran}",
             f"torch {torch.__version__} {versions}",

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import torch
 
-from ...decoders import Decoder, stream_generate
+from ...decoders import CapturedSteps, Decoder, stream_generate
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, using
-from ...models import LoadedModel
 from ..harness.progress import console
-from ..study.checks import check_machine
+from ..study.checks import capture_field, check_machine
 from .answer import DTYPES, Weights, written
 
 
 @dataclass(frozen=True)
 class Chat:
     """Answers of at most `num_new` tokens, drawn with `seed` where the decoder draws. `dtype` is that of the
-    weights."""
+    weights, `capture` how steps are taken."""
 
     weights: Weights
     decoder: Decoder
@@ -32,9 +31,11 @@ class Chat:
     threads: int
     device: str
     kernels: str
+    capture: str = "none"
 
     def __post_init__(self) -> None:
         check_machine(self.device, self.kernels, self.threads)
+        capture_field(self)
         check_integer("num_new", self.num_new)
         check_integer("seed", self.seed, at_least=0)
         if self.dtype not in DTYPES:
@@ -48,7 +49,19 @@ class Chat:
         """Answer until the input ends. Returns 0."""
         torch.set_num_threads(self.threads)
         loaded = self.weights.load(folder / "weights", DTYPES[self.dtype], self.device)
+        decoder = replace(self.decoder, end_id=loaded.tokenizer.end_ids)
+        runner = CapturedSteps.named(self.capture, decoder)
         turns: list[dict[str, str]] = []
+
+        def answer(said: list[dict[str, str]]) -> str:
+            prompt = loaded.tokenizer.apply_chat_template(said)
+            stream = stream_generate(loaded.model, decoder, [prompt], num_new=self.num_new, tokenizer=loaded.tokenizer,
+                                     seeds=[self.seed], runner=runner)
+            written(stream)
+            texts = stream.finish().texts
+            assert texts is not None
+            return texts[0]
+
         with using(Implementation.named(self.kernels)):
             for line in _lines():
                 if not line.strip():
@@ -56,20 +69,10 @@ class Chat:
                     continue
                 said = [*turns, {"role": "user", "content": line}]
                 try:
-                    turns = [*said, {"role": "assistant", "content": self._answer(loaded, said)}]
+                    turns = [*said, {"role": "assistant", "content": answer(said)}]
                 except ValueError as error:  # of a conversation that is too long, or that the template refuses
                     console.print(f"error: {error}; not said", markup=False)
         return 0
-
-    def _answer(self, loaded: LoadedModel, turns: list[dict[str, str]]) -> str:
-        tokenizer = loaded.tokenizer
-        decoder = replace(self.decoder, end_id=tokenizer.end_ids)
-        stream = stream_generate(loaded.model, decoder, [tokenizer.apply_chat_template(turns)], num_new=self.num_new,
-                                 tokenizer=tokenizer, seeds=[self.seed])
-        written(stream)
-        texts = stream.finish().texts
-        assert texts is not None
-        return texts[0]
 
 
 def _lines() -> Iterator[str]:

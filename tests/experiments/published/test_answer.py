@@ -10,6 +10,7 @@ import pytest
 import torch
 from quicksilver.decoders import Categorical, Update, presets
 from quicksilver.decoders.trace import TraceStep
+from quicksilver.experiments.published import answer
 from quicksilver.experiments.published.answer import Answer, written
 from quicksilver.models import LoadedModel, load
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -111,6 +112,28 @@ def test_the_answer_is_written_and_what_ran_is_recorded(tmp_path: Path, capsys: 
     assert result["kernels"]["commit"] == "reference"
     assert result["decode_tokens_per_second"] > 0
     assert "tokenizers" in result["libraries"]
+
+
+@pytest.mark.parametrize(("warm", "capture", "decodes"), [
+    (False, "none", 1), (True, "none", 2), (False, "graph", 1), (True, "graph", 3)])
+def test_an_answer_is_written_at_once_and_timed_again_where_it_is_to_be_warm(
+        warm: bool, capture: str, decodes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    written_before: list[str] = []
+    streamed = answer.stream_generate
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        written_before.append(capsys.readouterr().out)
+        return streamed(*args, **kwargs)
+
+    monkeypatch.setattr(answer, "stream_generate", counted)
+    experiment(warm=warm, capture=capture).run(tmp_path)
+    (record,) = answers(tmp_path)
+    assert len(written_before) == decodes
+    assert written_before[0] == ""
+    assert "".join([*written_before, capsys.readouterr().out]) == record["result"]["text"] + "\n"
+    if capture == "graph":
+        assert record["result"]["steps"]["steps_taken"] == 2
 
 
 def test_each_seed_draws_an_answer_of_its_own_and_the_same_again(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ OPTIONS: dict[str, Any] = {"weights": Talking(), "decoder": presets.autoregressi
                            "dtype": "float32", "threads": 1, "device": "cpu", "kernels": "auto"}
 
 
-def talk(said: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def talk(said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capture: str = "none") -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(said))
-    assert Chat(**OPTIONS).run(folder) == 0
+    assert Chat(**OPTIONS, capture=capture).run(folder) == 0
 
 
 def answer_to(text: str, folder: Path) -> str:
@@ -47,9 +47,10 @@ def answer_to(text: str, folder: Path) -> str:
     return generation.texts[0]
 
 
+@pytest.mark.parametrize("capture", ["none", "graph"])
 def test_an_answer_sees_what_was_said_before_until_an_empty_line(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    talk("Why?\nAnd?\n\nAnd?\n", tmp_path, monkeypatch)
+        capture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    talk("Why?\nAnd?\n\nAnd?\n", tmp_path, monkeypatch, capture)
     first = answer_to("<1>Why?<0>", tmp_path)
     wanted = [first, answer_to(f"<1>Why?<1>{first}<1>And?<0>", tmp_path), answer_to("<1>And?<0>", tmp_path)]
     assert capsys.readouterr().out == "".join(f"{text}\n" for text in wanted)
@@ -66,7 +67,7 @@ def test_what_is_too_long_is_said_to_be_and_the_conversation_goes_on(
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"num_new": 0}, "num_new=0"), ({"seed": -1}, "seed=-1"), ({"dtype": "int4"}, "dtype='int4'"),
-    ({"device": "tpu"}, "device='tpu'")])
+    ({"device": "tpu"}, "device='tpu'"), ({"capture": "often"}, "capture='often'")])
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Chat(**{**OPTIONS, **changes})
