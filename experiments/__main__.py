@@ -80,8 +80,7 @@ def _one_line(error: BaseException) -> str:
 
 @hydra.main(config_path="pkg://quicksilver.conf", config_name="config", version_base="1.3")
 def _run(config: DictConfig) -> None:
-    # Input is checked here; a later ValueError is a bug and keeps its traceback. Errors are caught inside the job
-    # because Hydra prints a line of its own about an exception that leaves it.
+    # Errors are caught inside the job because Hydra prints a line of its own about an exception that leaves it.
     with _errors_in_one_line():
         _refuse_unread(config, HydraConfig.get())
         _refuse_other_tasks(config, HydraConfig.get())
@@ -99,14 +98,14 @@ def _run(config: DictConfig) -> None:
         experiment = instantiate(config.experiment, _convert_="all")
         experiment.check()
         check_folder("output", folder)
-    try:
-        num_failed = experiment.run(folder)
-    except Unavailable as error:
-        progress.console.print(f"error: {error}", markup=False)
-        sys.exit(1)
-    except OSError as error:
-        progress.console.print(f"error: {error}; what was recorded before is intact", markup=False)
-        sys.exit(1)
+        try:
+            num_failed = experiment.run(folder)
+        except Unavailable as error:
+            progress.console.print(f"error: {error}", markup=False)
+            sys.exit(1)
+        except OSError as error:
+            progress.console.print(f"error: {error}; what was recorded before is intact", markup=False)
+            sys.exit(1)
     if num_failed:
         raise PointsFailed(f"{num_failed} points failed; see the report")
 

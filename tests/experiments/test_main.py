@@ -21,6 +21,8 @@ from quicksilver.experiments.kernel_bench.experiment import KernelBench
 from quicksilver.experiments.step_bench.experiment import StepBench
 from quicksilver.experiments.train import Train
 
+from tests.models.families.transformers_model import Variant
+
 TINY_PAIR = ["task=sudoku4", "threads=1", "model.width=32", "model.num_layers=1", "model.ffn_width=48",
              "task.sudoku4.task.num_training_bases=20", "task.sudoku4.diffusion.updates=8",
              "task.sudoku4.autoregressive.updates=8", "task.sudoku4.diffusion.num_curve_items=8",
@@ -254,6 +256,17 @@ def test_a_reader_that_goes_away_is_harmless(tmp_path: Path) -> None:
         finished = subprocess.run(f"{command} {readers}", shell=True, cwd=tmp_path, text=True, capture_output=True)
         assert "Traceback" not in finished.stderr
         assert "Exception" not in finished.stderr
+
+
+def test_what_only_the_run_finds_wrong_is_one_line_too(
+        refused: Callable[..., tuple[Any, list[str]]], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Variant("Llama").saved(tmp_path)
+    capfd.readouterr()
+    code, lines = refused("experiment=generate", f"model.path={tmp_path}", "prompt=why", "threads=1")
+    assert code == 2
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:]
+    assert "tokenizer" in lines[-1]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_usable_folder_for_temporary_files_is_one_line(tmp_path: Path) -> None:
