@@ -122,7 +122,7 @@ def logits_of(kind: str, num_rows: int, vocab_size: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["alike", "one allowed", "peaked", "two levels", "huge", "least", "normal", "wide"])
 @pytest.mark.parametrize("temperature", [1 / LARGEST_INVERSE_TEMPERATURE, 0.3, 1.0, 1e30])
 def test_tokens_are_those_of_all_keys(kind: str, temperature: float) -> None:
-    for num_rows, vocab_size in ((24, 37), (12, 300), (6, 9001)):
+    for num_rows, vocab_size in ((8, 37), (4, 300), (2, 9001)):
         if kind == "huge" and vocab_size > 300:
             break  # the keys of most chunks are near the best: many to interpret
         found = check_same(logits_of(kind, num_rows, vocab_size), temperature)
@@ -153,7 +153,7 @@ def test_a_row_that_allows_nothing_draws_the_first_token(vocab_size: int) -> Non
 
 def test_equal_keys_give_the_lowest_token() -> None:
     """At 2^30 float32 has one number in 64 or 128: all keys are one."""
-    assert check_same(torch.full((1, 1, 700), 2.0**30), 1.0).token_BQ.tolist() == [[0]]
+    assert check_same(torch.full((1, 1, 100), 2.0**30), 1.0).token_BQ.tolist() == [[0]]
     logits = torch.full((1, 1, 9001), -5.0)
     logits[..., [8700, 4099, 8999]] = 2.0**30
     assert check_same(logits, 1.0).token_BQ.tolist() == [[4099]]

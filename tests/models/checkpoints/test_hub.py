@@ -1,5 +1,6 @@
 """Names of the hub, by its library's own cache and without a network."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,49 +13,60 @@ from quicksilver.models.checkpoints.hub import located
 from tests.models.families.transformers_model import Variant
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+THERE = [("owner/name", None), ("owner/name", "main"), ("owner/name", COMMIT)]
+NOT_THERE = [("owner/other", None), ("owner/name", "other"), ("owner/name/x.gguf", None)]
 LOAD = """
-import sys
+import json, sys
 from quicksilver.models import load
-loaded = load(sys.argv[1], revision=sys.argv[2] or None, device="cpu")
-print(loaded.path, loaded.model.transformer.num_parameters())
+
+def outcome(name, revision):
+    try:
+        loaded = load(name, revision=revision, device="cpu", say=lambda line: None)
+    except ValueError as error:
+        return f"ValueError: {error}"
+    return f"{loaded.path} {loaded.model.transformer.num_parameters()}"
+
+print(json.dumps([outcome(*asked) for asked in json.loads(sys.argv[1])]))
 """
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the library lays out a repository that it has fetched."""
-    Variant("Llama").saved(tmp_path / "published")
-    repository = tmp_path / "cache" / "models--owner--name"
+    folder = tmp_path_factory.mktemp("hub")
+    Variant("Llama").saved(folder / "published")
+    repository = folder / "cache" / "models--owner--name"
     snapshot = repository / "snapshots" / COMMIT
-    for folder in (repository / "blobs", repository / "refs", snapshot):
-        folder.mkdir(parents=True)
+    for part in (repository / "blobs", repository / "refs", snapshot):
+        part.mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
-    for number, path in enumerate(sorted((tmp_path / "published").iterdir())):
+    for number, path in enumerate(sorted((folder / "published").iterdir())):
         path.rename(repository / "blobs" / f"{number:064x}")
         (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
-    return tmp_path / "cache"
+    return folder / "cache"
 
 
-def loading(cache: Path, name: str, revision: str = "") -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def outcomes(cache: Path) -> list[str]:
+    """What loading THERE and then NOT_THERE gives, in one process that knows this cache and no network."""
+    pytest.importorskip("huggingface_hub")
     environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run([sys.executable, "-c", LOAD, name, revision], env=environment, capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", LOAD, json.dumps(THERE + NOT_THERE)], env=environment,
+                           capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
 
 
-@pytest.mark.parametrize("revision", ["", "main", COMMIT])
-def test_what_is_in_the_cache_is_loaded_without_a_network(revision: str, cache: Path) -> None:
-    pytest.importorskip("huggingface_hub")
-    found = loading(cache, "owner/name", revision)
-    assert str(cache / "models--owner--name" / "snapshots" / COMMIT) in found.stdout, found.stderr
+def test_what_is_in_the_cache_is_loaded_without_a_network(outcomes: list[str], cache: Path) -> None:
+    for outcome in outcomes[: len(THERE)]:
+        assert str(cache / "models--owner--name" / "snapshots" / COMMIT) in outcome
 
 
-@pytest.mark.parametrize(("name", "revision"), [
-    ("owner/other", ""), ("owner/name", "other"), ("owner/name/x.gguf", "")])
-def test_what_is_not_there_is_one_line(name: str, revision: str, cache: Path) -> None:
-    pytest.importorskip("huggingface_hub")
-    found = loading(cache, name, revision)
-    assert found.returncode == 1
-    assert found.stderr.splitlines()[-1].startswith(
-        f"ValueError: {name}: no such folder, and not to be had from Hugging Face's hub (")
+def test_what_is_not_there_is_one_line(outcomes: list[str]) -> None:
+    for (name, _), outcome in zip(NOT_THERE, outcomes[len(THERE) :], strict=True):
+        assert outcome.startswith(
+            f"ValueError: {name}: no such folder, and not to be had from Hugging Face's hub (")
+        assert len(outcome.splitlines()) == 1
 
 
 class Library:
