@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from quicksilver.decoders import CapturedSteps, generate, presets
+from quicksilver.decoders.capture import program
 from quicksilver.kernels import packed_linear
 from quicksilver.kernels.dispatch import named, recording
 from quicksilver.models import DecodableTransformer, LoadedModel, load
@@ -21,6 +22,7 @@ def any_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "_IS_INTEL", False)
     monkeypatch.setattr(packed_linear, "_HAS_AVX512", True)
     monkeypatch.setitem(packed_linear.LEAST_BYTES, torch.float32, 1)
+    monkeypatch.setattr(program, "_programs", {})
 
 
 def loaded(folder: Path, is_tied: bool = False) -> tuple[LoadedModel, list[str]]:
@@ -57,8 +59,19 @@ def test_where_packing_does_not_pay_for_one_row_nothing_is_held_packed_alone(
 @pytest.mark.parametrize("capture", ["none", "graph", "compile"])
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_it_decodes_as_with_weights_as_they_lie_and_stays_packed(
-        capture: str, is_tied: bool, tmp_path: Path) -> None:
-    found, _ = loaded(tmp_path, is_tied)
+        capture: str, is_tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "_by_inductor", lambda graph, arguments: graph)  # which takes half a minute
+    check_decodes(capture, is_tied, tmp_path)
+
+
+@pytest.mark.slow
+def test_inductors_program_decodes_the_same_and_leaves_weights_packed(tmp_path: Path) -> None:
+    check_decodes("compile", False, tmp_path)
+
+
+def check_decodes(capture: str, is_tied: bool, folder: Path) -> None:
+    """A model decodes the same tokens packed and unpacked, and no step unpacks it."""
+    found, _ = loaded(folder, is_tied)
     decoder, model = presets.autoregressive(), found.model
     runner = CapturedSteps.named(capture, decoder)
     for _ in range(2):
@@ -67,6 +80,7 @@ def test_it_decodes_as_with_weights_as_they_lie_and_stays_packed(
         tokens = generate(model, decoder, PROMPT, num_new=12, runner=runner).completions[0].tokens
     assert "packed" in named(ran)["linear"]
     assert runner is None or runner.replays.replayed > 0
+    assert runner is None or runner.replays.by_program == (runner.replays.replayed if capture == "compile" else 0)
     assert sum(layer.is_only_packed for layer in model.transformer.linear_layers) == 13 - is_tied
     model.transformer.unpack()
     assert not model.transformer.is_packed

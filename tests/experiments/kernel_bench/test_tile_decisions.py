@@ -1,8 +1,9 @@
 """Tuning rehearsed with clocks that make one tile the fastest: the table written is what launchers then take."""
 
 import json
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from quicksilver.experiments.harness.json_lines import JsonLines
+from quicksilver.experiments.harness.worker import CallFailed
+from quicksilver.experiments.kernel_bench import tile_decisions
 from quicksilver.experiments.kernel_bench.tile_decisions import Timer, Tuner
 from quicksilver.experiments.kernel_bench.tile_timing import Trial
 from quicksilver.kernels import gate_up, tile_table
@@ -48,6 +51,47 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     tile_table.forget()
 
 
+class _Died(BaseException):
+    """What would have ended a process."""
+
+
+class WorkerHere:
+    """Answers in this process, which outlives what would end a worker's: to start one takes seconds."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def __enter__(self) -> "WorkerHere":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def ask(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+        def die(status: int) -> None:
+            raise _Died(status)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "_exit", die)
+            try:
+                return function(*arguments)
+            except _Died as death:
+                raise CallFailed(f"its process ended with status {death}") from None
+            except Exception as error:
+                raise CallFailed(f"{type(error).__name__}: {error}") from None
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tile_decisions, "Worker", WorkerHere)
+
+
+NO_PROCESS = pytest.mark.usefixtures("no_process")
+
+
 def tuner(folder: Path, timer: Timer) -> Tuner:
     return Tuner("cpu", GPU, 8, JsonLines(folder / "tune.jsonl"), timer)
 
@@ -56,6 +100,7 @@ def taken(size: float) -> Any:
     return SQUARES.tile(size, torch.device("cpu"))
 
 
+@NO_PROCESS
 def test_the_fastest_that_is_right_twice_enters_the_table_that_launchers_read(tmp_path: Path, table: Path) -> None:
     assert tuner(tmp_path, microseconds_without_luck).run(FEW + MANY, FAR) == 0
     assert (taken(3), taken(9)) == (RIGHT, RIGHT)
@@ -74,6 +119,7 @@ def test_the_fastest_that_is_right_twice_enters_the_table_that_launchers_read(tm
     assert all(row["provenance"]["device"] == GPU for row in rows)
 
 
+@NO_PROCESS
 def test_one_that_is_fast_among_many_and_slow_beside_what_ships_does_not_enter(tmp_path: Path, table: Path) -> None:
     assert tuner(tmp_path, microseconds).run(FEW, FAR) == 0
     assert taken(3) == SHIPPED
@@ -102,6 +148,7 @@ def planted(table: Path) -> bytes:
     return table.read_bytes()
 
 
+@NO_PROCESS
 def test_an_interrupted_run_leaves_the_table_whole_and_the_next_goes_on(
         tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, append = planted(table), JsonLines.append
@@ -128,6 +175,7 @@ def test_an_interrupted_run_leaves_the_table_whole_and_the_next_goes_on(
     assert [entry["choice"] for entry in tile_table.read(table)] == ["others", "planted_squares"]
 
 
+@NO_PROCESS
 def test_what_cannot_be_timed_keeps_its_entry_and_counts_as_failed(tmp_path: Path, table: Path) -> None:
     planted(table)
     assert tuner(tmp_path, fault).run(FEW, FAR) == 1
@@ -140,5 +188,10 @@ def test_what_cannot_be_timed_keeps_its_entry_and_counts_as_failed(tmp_path: Pat
 
 
 def test_nothing_is_decided_where_the_tile_that_ships_is_wrong(tmp_path: Path) -> None:
-    choice = tile_table.TileChoice("planted_squares", (tile_table.Bucket(float("inf"), WRONG, (WRONG, RIGHT)),))
+    """In processes of their own: one ends, and the next goes on."""
+    bucket = tile_table.Bucket(float("inf"), WRONG, (WRONG, FATAL, RIGHT))
+    choice = tile_table.TileChoice("planted_squares", (bucket,))
     assert tuner(tmp_path, microseconds).run([[Trial(choice, 0, SquareCase(3), "float32")]], FAR) == 1
+    (row,) = JsonLines(tmp_path / "tune.jsonl").rows()
+    assert [gate["passed"] for gate in row["gates"]] == [False, False, True]
+    assert row["gates"][1]["failed"] == "its process ended with status 9"
