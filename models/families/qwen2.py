@@ -25,6 +25,7 @@ def window_of(fields: Fields) -> tuple[int | None, tuple[int, ...]]:
 
 
 def _describe(fields: Fields) -> Description:
+    fields.expect("use_mrope", False)  # which Qwen2.5's own configurations have
     window, layers = window_of(fields)
     return described(fields, Attention(qkv_bias=True, window=window, windowed_layers=layers))
 
