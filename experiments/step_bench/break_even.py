@@ -37,14 +37,19 @@ def losing_batch(point: StepPoint, tokens: float, card: Card) -> int | None:
     return next((batch for batch in batches if break_even_tokens(point, batch, card) > tokens), None)
 
 
+def rates(card: Card) -> str:
+    """A card with its bandwidth and products, as words."""
+    products = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in card.flops_per_second.items())
+    return f"{card.name}: {card.bytes_per_second / 1e9:,.0f} GB/s, {products}"
+
+
 def section(points: Sequence[StepPoint], card: Card) -> Iterator[str]:
     """The prediction for every block among the points, as lines of a page."""
+    overhead = f"; {1e6 * card.seconds_per_step:.0f} us a step and {1e6 * card.seconds_per_layer:.0f} us a layer" if (
+        card.seconds_per_layer) else ""
     yield f"## Break-even, predicted for {card.name}"
     yield ""
-    overhead = f", {1e6 * card.seconds_per_step:.0f} us a step and {1e6 * card.seconds_per_layer:.0f} us a layer" if (
-        card.seconds_per_layer) else ""
-    rates = ", ".join(f"{rate / 1e12:.3g} TFLOP/s in {name}" for name, rate in card.flops_per_second.items())
-    yield f"By the roofline ({card.bytes_per_second / 1e9:,.0f} GB/s, {rates}{overhead}):"
+    yield f"By the roofline ({rates(card)}{overhead}):"
     yield "the tokens a row that a block's step must commit to be as fast as autoregression, and the smallest batch at"
     yield "which a step that commits so many loses."
     yield ""

@@ -3,7 +3,7 @@
 One denoising step against one autoregressive step, at the shapes of published models, with random weights: milliseconds
 from CUDA graph replay and launched from Python, and the roofline bound, with what it predicts of larger batches: the
 tokens a step must commit not to lose. Every row is recorded as it comes; the same command resumes. Without a GPU it
-computes the bounds and times nothing; device=cpu shapes=tiny is a rehearsal without graphs.
+computes the bounds and times nothing; with device=cpu it takes the steps, of the models that fit the memory.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ from ..harness.machine import this_machine
 from ..harness.progress import Bar, bar, console
 from ..harness.provenance import provenance, provenance_on
 from ..harness.records import Json, describe
-from ..harness.roofline import CARDS
+from ..harness.roofline import CARDS, H200, Card
 from ..harness.worker import LATE_SECONDS, CallFailed, CutShort, Worker, running_environment
-from .break_even import section
-from .page import NO_GPU, Line, write_report
+from .break_even import rates, section
+from .page import DOES_NOT_FIT, NO_GPU, Line, write_report
 from .point import ModelShape, StepPoint
 from .timing import measured, profiled
 
@@ -43,8 +43,9 @@ class StepBench:
     """Every model of `shapes` after each of `contexts` stored positions: the autoregressive step and blocks of
     `blocks`, with each head; and a block of `reference_block` once on the PyTorch reference (None: not). `kernels` is
     auto, reference, cpu or triton. `seconds` is the budget for all rows, split equally over models; on a GPU it
-    includes profiles of the timed points, taken after all times. `card` names the processor that the roofline predicts
-    for: H200, H100, A100, or measured, which is this machine's CPU, after ten seconds of measuring."""
+    includes profiles of the timed points, taken after all times. `card` names the processor whose floors are shown and
+    that the roofline predicts for: H200, H100, A100, or measured, which is this machine's CPU, after ten seconds of
+    measuring; None: measured if `device` is cpu, else H200."""
 
     shapes: Mapping[str, ModelShape]
     contexts: Sequence[int]
@@ -55,7 +56,7 @@ class StepBench:
     kernels: str
     dtype: str
     seconds: float
-    card: str = "H200"
+    card: str | None = None
 
     def __post_init__(self) -> None:
         for name, model in self.shapes.items():
@@ -72,7 +73,7 @@ class StepBench:
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device={self.device!r}: must be one of cpu, cuda")
         check_real("seconds", self.seconds, above=0)
-        if self.card not in (*CARDS, _MEASURED):
+        if self.card not in (*CARDS, _MEASURED, None):
             raise ValueError(f"card={self.card!r}: must be one of {', '.join((*CARDS, _MEASURED))}")
 
     def check(self) -> None:
@@ -122,16 +123,19 @@ class StepBench:
         return num_failed
 
     def _report(self, folder: Path, points: Sequence[StepPoint], rows: Mapping[StepPoint, Json], state: str) -> int:
-        lines = [_line(point, rows.get(point), state) for point in points]
-        if self.card == _MEASURED:
-            with machine_alone():
-                card = this_machine(self.dtype)
-        else:
-            card = CARDS[self.card]
+        card = self._card()
+        lines = [_line(point, rows.get(point), state, card) for point in points]
         prediction = list(section(points, card))
-        path = write_report(folder, lines, [row["provenance"] for row in rows.values()], prediction)
+        path = write_report(folder, lines, [row["provenance"] for row in rows.values()], rates(card), prediction)
         console.print(f"report: {path}", markup=False)
         return sum(line.failed for line in lines)
+
+    def _card(self) -> Card:
+        name = self.card or (_MEASURED if self.device == "cpu" else H200.name)
+        if name != _MEASURED:
+            return CARDS[name]
+        with machine_alone():
+            return this_machine(self.dtype)
 
     def _has_device(self) -> bool:
         return self.device == "cpu" or torch.cuda.is_available()
@@ -139,10 +143,10 @@ class StepBench:
     def _measure(self, points: Sequence[StepPoint], file: JsonLines, rows: dict[StepPoint, Json]) -> None:
         """Fill `rows` with the file's rows for this code on this device, and with those timed now."""
         name = device_name(self.device)
-        held = {row["key"]: row for row in file.rows() if "failed" not in row["result"]}
+        held = {row["key"]: row for row in file.rows() if not row["result"].keys() & {"failed", DOES_NOT_FIT}}
         rows |= {point: held[key] for point in points if (key := _key(point, name)) in held}
-        ends = time.monotonic() + self.seconds
         with machine_alone(), Worker(running_environment(self.device)) as worker, bar("steps", len(points)) as shown:
+            ends = time.monotonic() + self.seconds  # others may have had the machine first
             session = _Session(worker, self.device, file, rows, shown)
             times_end = ends - _PROFILE_SHARE * self.seconds if self.device == "cuda" else ends
             for place, model in enumerate(self.shapes):
@@ -177,7 +181,7 @@ class _Session:
     def profile(self, point: StepPoint, ends: float) -> None:
         """Add the profile to the row of a point, if it has times and no profile yet."""
         row = self.rows[point]
-        if row["result"].keys() & {"failed", "num_kernels", "no_profile"}:
+        if row["result"].keys() & {"failed", DOES_NOT_FIT, "num_kernels", "no_profile"}:
             return
         found = self._ask(profiled, point, ends)
         if found is not None:
@@ -208,11 +212,12 @@ class _Session:
         self.file.append(row)
 
 
-def _line(point: StepPoint, row: Json | None, state: str) -> Line:
+def _line(point: StepPoint, row: Json | None, state: str, card: Card) -> Line:
     result = {"state": state} if row is None else row["result"]
     parameters = point.config.num_matrix_parameters(), point.config.num_active_matrix_parameters()
+    touched = result.get("distinct_experts")
     return Line(point.name, parameters, point.context, point.block, point.head_name, point.kernels,
-                floors=result if "floor_ms" in result else point.floors(),
+                floors=point.floors(sum(touched) / len(touched) if touched else None, card),
                 expected_experts=point.expected_experts(), result=result)
 
 

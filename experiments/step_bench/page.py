@@ -13,19 +13,21 @@ from ..harness.records import Json
 
 NO_GPU = "not measured: no GPU here"
 NOT_ON_A_CPU = "a CPU has none"
+DOES_NOT_FIT = "does_not_fit"
 
 _ON_TERMINAL = {"context": "context", "short step": "step", "short head": "head", "ms": "ms", "floor ms": "floor ms",
                 "% of floor": "%", "x AR": "x AR", "floor x AR": "floor x AR", "launches": "kernels",
                 "launched ms": "launched", "GPU busy %": "busy %", "experts": "experts"}
 _LEFT = ("short step", "short head")
 _NOTES = """\
-*ms* is the median of the replays of a CUDA graph of one step, with the 20th and 80th percentile; *floor* the larger of
-reading weights and stored keys and values once (4.3 TB/s) and of the products (790 TFLOP/s in 16 bits) on an H200.
+*ms* is the median of the replays of a CUDA graph of one step, on a CPU of steps taken, with the 20th and 80th
+percentile; *floor* the larger of reading weights and stored keys and values once and of the products on {card}.
 *x AR* compares with the autoregressive step of the same context, head and kernels: the tokens a step must commit to
 break even; *floor x AR* does so for the floors. *launched ms* is the same step launched from Python; *host gap* what
 that takes more than the graph; *GPU busy* the share of it in which a kernel ran. *experts* are the distinct experts
 that a layer touches, mean over layers, and in brackets what uniform and independent routing would touch; the floor of
-a row that was timed counts those it touched. Weights and masked tokens are random."""
+a row that was timed counts those it touched. Weights and masked tokens are random. A model that does not fit the memory
+that is free is not timed."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,12 @@ class Line:
 
     @property
     def milliseconds(self) -> list[float] | None:
-        """Median, 20th and 80th percentile of a replay."""
-        return self.result.get("graph_ms")
+        """Median, 20th and 80th percentile of a replay, on a CPU of a step taken."""
+        return self.launched if self.is_on_a_cpu else self.result.get("graph_ms")
+
+    @property
+    def is_on_a_cpu(self) -> bool:
+        return self.result.get("no_graph") == NOT_ON_A_CPU
 
     @property
     def launched(self) -> list[float] | None:
@@ -69,24 +75,26 @@ class Line:
 
     @property
     def state(self) -> str | None:
-        """Why there is no replay time; None if there is one."""
-        for name, words in (("state", ""), ("failed", "failed: "), ("no_graph", "no graph: ")):
+        """Why there is no time; None if there is one."""
+        if self.is_on_a_cpu:
+            return None
+        for name, words in (("state", ""), (DOES_NOT_FIT, ""), ("failed", "failed: "), ("no_graph", "no graph: ")):
             if name in self.result:
                 return words + self.result[name]
         return None
 
 
-def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json], prediction: Sequence[str] = ()
-                 ) -> Path:
+def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json], card: str,
+                 prediction: Sequence[str] = ()) -> Path:
     """Write report.md to `folder`, with the lines of a prediction at its end, print the table, and return the page's
-    path. If nothing was timed, head and kernels make no difference and are left out."""
+    path. `card` has the floors. If nothing was timed, head and kernels make no difference and are left out."""
     if not provenances:
         lines = [line for place, line in enumerate(lines) if not any(line.is_step_of(other) for other in lines[:place])]
         lines = [replace(line, head="-", kernels="-") for line in lines]
     lines = sorted(lines, key=lambda line: (line.context, line.kernels != lines[0].kernels, line.head != lines[0].head,
                                             line.block or 0))
     names = list(dict.fromkeys(line.name for line in lines))
-    page = ["# One denoising step against one autoregressive step", "", *_origins(provenances), "", _NOTES]
+    page = ["# One denoising step against one autoregressive step", "", *_origins(provenances), "", _NOTES.format(card=card)]
     for name in names:
         own = [line for line in lines if line.name == name]
         cells = [_cells(line, lines) for line in own]
@@ -96,9 +104,11 @@ def write_report(folder: Path, lines: Sequence[Line], provenances: Sequence[Json
         page += ["", f"## {name}", "", f"{total / 1e6:,.0f}M parameters in the layers' matrices, {active / 1e6:,.0f}M "
                  "of them active at a position.", "", _row(columns), _row(["---"] * len(columns))]
         page += [_row([row[column] for column in columns]) for row in cells]
-        page += ["", *_reasons(own)]
+        page += ["", *(reasons := _reasons(own))]
         too_much = "floor x AR" if "x AR" in used else None
         _print(name, [column for column in used if column in _ON_TERMINAL and column != too_much], cells)
+        for reason in reasons:
+            console.print(reason, markup=False)
     page += prediction
     path = folder / "report.md"
     atomic_write(path, ("\n".join(page).rstrip() + "\n").encode())
@@ -121,7 +131,7 @@ def _reasons(lines: Sequence[Line]) -> list[str]:
     """Why lines have no time: each reason once, with its lines."""
     found: dict[str, list[str]] = {}
     for line in lines:
-        if line.state is not None and line.state not in (NO_GPU, f"no graph: {NOT_ON_A_CPU}"):
+        if line.state not in (None, NO_GPU):
             found.setdefault(line.state, []).append(f"{line.context} {line.step} {line.head} {line.kernels}")
     return [f"- {reason} ({'; '.join(which)})" for reason, which in found.items()]
 
@@ -148,8 +158,9 @@ def _cells(line: Line, lines: Sequence[Line]) -> dict[str, str]:
         "% of floor": _number(_ratio(floor_ms, median), ".0%").rstrip("%"),
         "x AR": _number(_ratio(median, beside and beside.milliseconds and beside.milliseconds[0]), ".2f"),
         "floor x AR": _number(_ratio(floor_ms, beside and beside.floors["floor_ms"]), ".2f"),
-        "launches": _number(line.result.get("num_kernels"), ",d"), "launched ms": _number(launched, ".3f"),
-        "host gap ms": "-" if median is None or launched is None else f"{launched - median:.3f}",
+        "launches": _number(line.result.get("num_kernels"), ",d"),
+        "launched ms": "-" if line.is_on_a_cpu else _number(launched, ".3f"),
+        "host gap ms": "-" if median is None or launched is None or line.is_on_a_cpu else f"{launched - median:.3f}",
         "GPU busy %": _number(_ratio(busy, launched), ".0%").rstrip("%"), "experts": experts}
 
 

@@ -1,7 +1,9 @@
 """A point of the step benchmark: one step of one model at one context, with the parts of a real decode, and its
 roofline bound."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,8 +12,10 @@ from ...kernels.case import Cost
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation
 from ...models import BlockCausal, Causal, Head, Shape, TransformerConfig
+from ...models.families import describe
+from ...models.filling import without_memory
 from ..harness.records import Json
-from ..harness.roofline import Floor, floor
+from ..harness.roofline import H200, Card, floor
 
 _TAU = 0.9  # Fast-dLLM's threshold
 _TOKEN_SEED = 0
@@ -26,6 +30,12 @@ class ModelShape:
 
     def __post_init__(self) -> None:
         check_integer("vocab_size", self.vocab_size, at_least=2)
+
+
+def published(config: Mapping[str, Any]) -> ModelShape:
+    """The shape that `models.load` reads from these values of a config.json. ValueError as from there."""
+    found = describe(dict(config), "config").config
+    return ModelShape(found.vocab_size, found.shape)
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,17 @@ class StepPoint:
         return int(self.block is None)
 
     @property
+    def weight_bytes(self) -> int:
+        """The memory of the weights and tables."""
+        transformer = without_memory(self.config, getattr(torch, self.dtype))
+        return sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))
+
+    @property
+    def store_bytes(self) -> int:
+        """The memory of the stored keys and values, with a spare position."""
+        return (self.length + 1) * self.config.kv_bytes_per_position(getattr(torch, self.dtype).itemsize)
+
+    @property
     def config(self) -> TransformerConfig:
         attention = Causal() if self.block is None else BlockCausal(self.block)
         return TransformerConfig(self.model.vocab_size, self.max_length, attention, self.model.shape)
@@ -103,12 +124,13 @@ class StepPoint:
         known = self.length - self.num_positions
         return Request([*self.tokens()[:known], *[self.mask_id] * self.num_positions], start=self.context)
 
-    def floors(self, num_distinct_experts: float | None = None) -> Json:
-        """Roofline bounds in milliseconds: of reading weights and stored keys and values once, and of the products. A
-        mixture of experts reads `num_distinct_experts`, or, if None, as many as uniform routing would touch."""
+    def floors(self, num_distinct_experts: float | None = None, card: Card = H200) -> Json:
+        """Roofline bounds on a card in milliseconds: of reading weights and stored keys and values once, and of the
+        products. A mixture of experts reads `num_distinct_experts`, or, if None, as many as uniform routing would
+        touch."""
         cost = self.cost(1, num_distinct_experts)
-        memory, compute = self._floor(Cost(cost.num_bytes)), self._floor(Cost(0, cost.num_flops))
-        both = self._floor(cost)
+        memory, compute, both = (floor(part, self.dtype, card) for part in (
+            Cost(cost.num_bytes), Cost(0, cost.num_flops), cost))
         return {"num_bytes": cost.num_bytes, "num_flops": cost.num_flops, "memory_floor_ms": memory.microseconds / 1e3,
                 "compute_floor_ms": compute.microseconds / 1e3, "floor_ms": both.microseconds / 1e3,
                 "bound": both.bound}
@@ -120,9 +142,6 @@ class StepPoint:
                                          bytes_per_element=getattr(torch, self.dtype).itemsize,
                                          num_distinct_experts=num_distinct_experts)
         return Cost(num_bytes, config.forward_flops(fed, fed * (self.context + self.num_positions), fed))
-
-    def _floor(self, cost: Cost) -> Floor:
-        return floor(cost, self.dtype)
 
     def expected_experts(self) -> float | None:
         """Distinct experts per layer under uniform and independent routing; None without experts."""

@@ -20,9 +20,9 @@ from ...kernels.dispatch import Implementation, named, recording, using
 from ..harness.devices import peak_memory_bytes, reset_peak_memory
 from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
-from .page import NOT_ON_A_CPU
+from .page import DOES_NOT_FIT, NOT_ON_A_CPU
 from .point import StepPoint
-from .prepared_step import PreparedStep, weights
+from .prepared_step import DoesNotFit, PreparedStep, weights
 
 _QUANTILES = (0.5, 0.2, 0.8)
 _NUM_WARM_UPS = 3
@@ -144,11 +144,15 @@ def _quantiles(values: Sequence[float]) -> list[float]:
 
 @torch.inference_mode()
 def measured(point: StepPoint, device_name: str, clock: StepClock | None = None) -> Json:
-    """The row of a point: times, roofline bounds, experts touched, and the kernels that ran."""
+    """The row of a point: times, roofline bounds, experts touched, and the kernels that ran; or that it does not
+    fit."""
     device = torch.device(device_name)
     clock = clock or (GraphClock() if device.type == "cuda" else HostClock())
     with using(Implementation.named(point.kernels)), recording() as ran:
-        step = _ready(point, device_name)
+        try:
+            step = _ready(point, device_name)
+        except DoesNotFit as error:
+            return {DOES_NOT_FIT: str(error)}
         reset_peak_memory(device)
         touched = step.distinct_experts()
         facts = ramp(device)
@@ -178,4 +182,4 @@ def profiled(point: StepPoint, device_name: str) -> Json:
 
 
 def _ready(point: StepPoint, device_name: str) -> PreparedStep:
-    return PreparedStep.of(point, weights(point.model, point.max_length, point.dtype, device_name))
+    return PreparedStep.of(point, weights(point, device_name))

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from quicksilver.experiments.harness.json_lines import JsonLines
+from quicksilver.experiments.harness.roofline import Card
 from quicksilver.experiments.harness.worker import CallFailed, CutShort
 from quicksilver.experiments.step_bench import experiment as step_bench
 from quicksilver.experiments.step_bench.experiment import StepBench
@@ -24,7 +27,7 @@ def bench(**changes: Any) -> StepBench:
     settings: dict[str, Any] = {
         "shapes": {"dense": DENSE, "mixed": MIXED}, "contexts": [16, 32], "blocks": [1, 4, 8],
         "heads": {"separate": SeparateHead(), "fused": FusedHead()}, "reference_block": 4, "device": "cpu",
-        "kernels": "auto", "dtype": "float32", "seconds": 1000}
+        "kernels": "auto", "dtype": "float32", "seconds": 1000, "card": "H200"}
     return StepBench(**(settings | changes))
 
 
@@ -145,6 +148,40 @@ def test_a_row_that_fails_is_recorded_with_its_reason_the_others_go_on_and_it_is
     assert bench().run(tmp_path) == 0
     assert worker.asked == 33
     assert "failed" not in report.read_text()
+
+
+def test_a_row_that_does_not_fit_is_recorded_fails_nothing_and_is_tried_again(
+        tmp_path: Path, worker: type[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "does not fit: 33 GB of 23 GB that are free"
+    monkeypatch.setattr(worker, "ask", lambda *_, **__: {"does_not_fit": reason})
+    assert bench().run(tmp_path) == 0
+    assert {row["result"]["does_not_fit"] for row in rows(tmp_path)} == {reason}
+    assert reason in (tmp_path / "steps" / "report.md").read_text()
+    assert bench().run(tmp_path) == 0
+    assert len(rows(tmp_path)) == 64
+
+
+def test_the_time_of_others_on_the_machine_is_not_its_own(
+        tmp_path: Path, worker: type[Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def waits() -> Iterator[None]:
+        Clock.now += 10_000
+        yield
+
+    monkeypatch.setattr(step_bench, "machine_alone", waits)
+    assert bench().run(tmp_path) == 0
+    assert worker.asked == 32
+
+
+def test_floors_are_of_this_machine_where_its_cpu_is_timed(tmp_path: Path, worker: type[Worker],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_bench, "this_machine", lambda dtype: Card("this CPU", 1e9, {dtype: 1e9}))
+    bench(card=None).run(tmp_path)
+    page = (tmp_path / "steps" / "report.md").read_text()
+    assert "on this CPU: 1 GB/s, 0.001 TFLOP/s in float32" in page
+    assert "Break-even, predicted for this CPU" in page
+    bench(card="A100").run(tmp_path)
+    assert "on A100: 2,039 GB/s" in (tmp_path / "steps" / "report.md").read_text()
 
 
 def test_each_model_has_its_share_of_the_time_and_what_is_left_is_said(

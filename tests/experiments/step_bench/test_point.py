@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from quicksilver.experiments.harness.records import describe
 from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
 from quicksilver.models import SeparateHead, Shape
+from quicksilver.models.families import FAMILIES
+from quicksilver.models.filling import without_memory
 
-from tests.test_conf import check_types
+from tests.test_conf import CONF, check_types
 
 OPTIONS = {"LLaDA-8B": "llada_8b", "Qwen3-8B": "qwen3_8b", "LLaDA-MoE-7B-A1B": "llada_moe_7b_a1b",
            "LLaDA2-mini": "llada2_mini"}
@@ -53,6 +57,40 @@ def test_parameters_are_those_that_were_published(name: str, total: float, activ
     num_active = config.num_active_matrix_parameters() + head
     assert num_active <= 1.01 * active
     assert num_active + head >= 0.99 * active
+
+
+# As the files of published weights sum up, the routers' biases of LLaDA2 apart; SDAR-1.7B as Qwen3-1.7B.
+NUM_PARAMETERS = {
+    "SmolLM2-135M": 134_515_008, "Llama-3.1-8B": 8_030_261_248, "Qwen2.5-0.5B": 494_032_768,
+    "Qwen2.5-7B": 7_615_616_512, "Qwen3-0.6B": 596_049_920, "Qwen3-8B": 8_190_735_360,
+    "Qwen3-30B-A3B": 30_532_122_624, "OLMoE-1B-7B": 6_919_161_856, "Mixtral-8x7B": 46_702_792_704,
+    "Mistral-7B": 7_241_732_096, "Gemma-3-1B": 999_885_952, "Gemma-3-4B": 3_880_263_168, "LLaDA-8B": 8_015_581_184,
+    "Dream-7B": 7_615_616_512, "LLaDA-MoE-7B-A1B": 7_356_880_896, "LLaDA2-mini": 16_255_638_528,
+    "LLaDA2-flash": 102_889_697_280, "SDAR-1.7B": 1_720_574_976, "SDAR-8B": 8_190_735_360,
+    "SDAR-30B-A3B": 30_532_122_624, "Fast-dLLM-v2-1.5B": 1_543_714_304, "Fast-dLLM-v2-7B": 7_615_616_512}
+
+
+def test_the_shapes_of_every_family_have_as_many_parameters_as_their_files() -> None:
+    shapes = shape_of("published")
+    found = {name: without_memory(point(model, 64, None).config, torch.bfloat16).num_parameters()
+             for name, model in shapes.items()}
+    assert found == NUM_PARAMETERS
+
+
+def test_every_family_has_a_published_shape_and_every_shape_its_file() -> None:
+    config = compose("config", overrides=["threads=1", "experiment=step_bench", "shapes=published"])
+    architectures = {shape.config.architectures[0] for shape in config.shapes.values()}
+    # Of LLaDA-MoE's two names the published files have this one.
+    assert architectures == {name for family in FAMILIES for name in family.architectures} - {"LLaDAMoEModel"}
+    files = {path.stem for path in (CONF / "shapes").glob("*.yaml")} - {"published", "tiny"}
+    assert {name for option in files for name in shape_of(option)} == NUM_PARAMETERS.keys()
+
+
+def test_a_configuration_that_its_family_does_not_know_is_refused() -> None:
+    config = compose("config", overrides=["threads=1", "experiment=step_bench", "shapes=qwen3_8b",
+                                          "++shapes.Qwen3-8B.config.use_qk_clip=true"])
+    with pytest.raises(InstantiationException, match="config: use_qk_clip: unknown to this family"):
+        instantiate(config.experiment.shapes, _convert_="all")
 
 
 @pytest.mark.parametrize(("name", "context", "milliseconds"), [

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from quicksilver.decoders import DecodeRun
+from quicksilver.decoders import CapturedSteps, DecodeRun
 from quicksilver.decoders.canvas import Canvas
-from quicksilver.experiments.step_bench.point import ModelShape, StepPoint
+from quicksilver.experiments.step_bench import prepared_step
+from quicksilver.experiments.step_bench.point import StepPoint
 from quicksilver.experiments.step_bench.prepared_step import PreparedStep, weights
 from quicksilver.kernels.dispatch import Implementation, recording, using
 from quicksilver.models import (
@@ -17,6 +18,7 @@ from quicksilver.models import (
     KVStore,
     Transformer,
 )
+from quicksilver.models.filling import without_memory
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -27,7 +29,7 @@ from tests.experiments.step_bench.small_steps import DENSE, HEADS, MIXED, name, 
 
 
 def ready(of: StepPoint) -> PreparedStep:
-    return PreparedStep.of(of, weights(of.model, of.max_length, of.dtype, "cpu"))
+    return PreparedStep.of(of, weights(of, "cpu"))
 
 
 POINTS = [point(shape, block, head) for shape in (DENSE, MIXED) for block in (None, 4) for head in HEADS]
@@ -66,7 +68,7 @@ def test_a_step_writes_the_same_buffers_each_time_and_is_taken_back(of: StepPoin
 @pytest.mark.parametrize("of", POINTS, ids=name)
 def test_it_is_the_step_that_the_decoder_would_make(of: StepPoint) -> None:
     """On the canvas and the store that a decode of the request leaves before its last window."""
-    transformer = weights(of.model, of.max_length, of.dtype, "cpu")
+    transformer = weights(of, "cpu")
     step = ready(of)
     assert isinstance(step.run.model, DecodableTransformer)
     model = step.run.model
@@ -135,7 +137,7 @@ def moved(step: PreparedStep, move: Callable[[Tensor], Tensor]) -> PreparedStep:
     tensors = [{name: move(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}
                for holder in (step.block.window, step.block)]
     block = replace(step.block, window=replace(step.block.window, **tensors[0]), **tensors[1])
-    return PreparedStep(step.decoder, there, block, canvas)
+    return PreparedStep(step.runner, there, block, canvas)
 
 
 @pytest.mark.parametrize("implementation", list(Implementation))
@@ -193,13 +195,62 @@ def test_the_triton_path_commits_the_same(of: StepPoint) -> None:
 
 
 def test_weights_are_random_in_the_type_asked_for_and_tables_and_routers_stay_precise() -> None:
-    transformer = weights(ModelShape(40, MIXED), 20, "bfloat16", "cpu")
+    of = point(MIXED, dtype="bfloat16")
+    transformer = weights(of, "cpu")
     for key, parameter in transformer.named_parameters():
         assert parameter.dtype == (torch.float32 if "router" in key else torch.bfloat16)
         assert (parameter != 0).float().mean() > 0.99, key
     assert transformer.cos_LD.dtype == torch.float32
     assert torch.get_default_dtype() == torch.float32
-    assert weights(ModelShape(40, MIXED), 20, "bfloat16", "cpu") is transformer
+    assert weights(of, "cpu") is transformer
+
+
+def test_weights_are_laid_out_as_a_loaded_checkpoint_s_are() -> None:
+    of = point(MIXED, dtype="bfloat16")
+    made, loaded = weights(of, "cpu"), without_memory(of.config, torch.bfloat16)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in made.state_dict().items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in loaded.state_dict().items()}
+    assert of.weight_bytes == sum(tensor.nbytes for tensor in (*made.parameters(), *made.buffers()))
+    store = DecodableTransformer(made, of.mask_id).new_store(1, of.length)
+    assert of.store_bytes == store.num_bytes
+
+
+def test_numbers_that_are_repeated_leave_rows_and_experts_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared_step, "_NUM_DRAWN", 33)  # rows are 32 and 8 wide
+    of = point(MIXED)
+    monkeypatch.setattr(prepared_step, "_held", {})
+    transformer = weights(of, "cpu")
+    for tensor in (transformer.head.weight[:32], transformer.state_dict()["blocks.1.ffn.gate_up_XGE"]):
+        assert len(tensor.flatten(1).unique(dim=0)) == len(tensor)
+
+
+@pytest.mark.parametrize(("free", "fits"), [(10**9, True), (10_000, False), (0, True)])
+def test_what_does_not_fit_is_refused_with_its_size_and_lets_go_of_what_was_held(
+        free: int, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: dict[object, object] = {"other": object()}
+    monkeypatch.setattr(prepared_step, "_held", held)
+    monkeypatch.setattr(prepared_step, "free_memory_bytes", lambda: free)
+    if fits:
+        weights(point(), "cpu")
+        assert len(held) == 1
+    else:
+        with pytest.raises(prepared_step.DoesNotFit, match="does not fit: 0 GB of 0 GB that are free"):
+            weights(point(), "cpu")
+        assert not held
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("of", [point(block=None), point(block=4)], ids=name)
+def test_a_replayed_step_commits_what_a_taken_one_does(of: StepPoint) -> None:
+    taken, replayed = ready(of), PreparedStep.of(of, weights(of, "cpu"), "graph")
+    taken()
+    for _ in range(4):
+        replayed.restore()
+        replayed()
+        for one, other in zip(replayed.committed(), taken.committed(), strict=True):
+            assert torch.equal(one, other)
+    assert isinstance(replayed.runner, CapturedSteps)
+    assert replayed.runner.replays.replayed == 2
 
 
 def test_distinct_experts_are_counted_in_every_mixture_and_nothing_is_left_behind() -> None:
