@@ -25,6 +25,7 @@ from ...kernels.checks import check_integer, check_real
 from ..harness.devices import device_name
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone
+from ..harness.paired import LEAST_ROUNDS, interleaved, median_ratio
 from ..harness.progress import bar, console
 from ..harness.provenance import provenance_on
 from ..harness.records import Json
@@ -32,7 +33,6 @@ from ..harness.worker import ENOUGH_SECONDS, CallFailed, Worker, running_environ
 from . import host_timing
 from .axis import along_axis
 from .experiment import KernelCases, items_of
-from .paired import LEAST_ROUNDS, interleaved, median_ratio
 from .sides import Side, changed, prepare, sample
 from .stages import Item
 

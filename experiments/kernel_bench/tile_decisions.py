@@ -15,11 +15,11 @@ from ...kernels import tile_table
 from ...kernels.atomic_file import atomic_write
 from ..harness.json_lines import JsonLines
 from ..harness.locks import machine_alone
+from ..harness.paired import PairedRatio, paired_ratio
 from ..harness.progress import bar, console
 from ..harness.provenance import provenance_on
 from ..harness.records import Json
 from ..harness.worker import ENOUGH_SECONDS, CallFailed, Worker, running_environment
-from .paired import PairedRatio, paired_ratio
 from .stages import kernels_hash
 from .tile_timing import Trial, samples_of, verdict_of
 

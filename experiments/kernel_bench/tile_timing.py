@@ -12,8 +12,8 @@ from ...kernels.case import Case
 from ...kernels.dispatch import Implementation, using
 from ...kernels.tile_table import Bucket, TileChoice, trying
 from ..harness.gpu_clocks import ramp
+from ..harness.paired import interleaved
 from ..harness.records import Json
-from .paired import interleaved
 from .timing import Clock, CudaClock, cold_sets
 from .verify import TOLERANCES, compared, copied, outputs, verdict
 

@@ -20,9 +20,9 @@ from ...kernels.dispatch import Implementation, using
 from ...kernels.tile_table import TileChoice, observing
 from ..harness.experiment import Unavailable, check_folder
 from ..harness.json_lines import JsonLines
+from ..harness.paired import LEAST_ROUNDS
 from .axis import along_axis
 from .experiment import KernelCases, items_of
-from .paired import LEAST_ROUNDS
 from .stages import Item
 from .tile_decisions import Tuner
 from .tile_timing import Trial

@@ -5,8 +5,8 @@ from itertools import count
 from math import comb
 
 import pytest
-from quicksilver.experiments.kernel_bench import paired
-from quicksilver.experiments.kernel_bench.paired import interleaved, paired_ratio
+from quicksilver.experiments.harness import paired
+from quicksilver.experiments.harness.paired import interleaved, paired_ratio
 
 
 def test_a_ratio_is_of_the_same_round_and_its_interval_by_order_statistics() -> None:
