@@ -17,10 +17,11 @@ from ...decoders import BlockState, Canvas, CapturedSteps, Decoder, DecodeRun
 from ...kernels.host_memory import free_memory_bytes, give_back_unused
 from ...models import Causal, DecodableTransformer, Router, RouterRecorder, Transformer, TransformerConfig
 from ...models.filling import made_room_for, without_memory
-from ...models.packing import PackedAlone
+from ...models.packing import PackedAlone, Packing
 from .point import StepPoint
 
 _WEIGHT_SEED, _STORE_SEED = 0, 1
+_PACKING = PackedAlone()  # as a loaded checkpoint's
 _NUM_DRAWN = 2**20 + 7  # no multiple of a row, so that rows differ
 
 
@@ -34,12 +35,13 @@ class PreparedStep:
     before: Canvas
 
     @classmethod
-    def of(cls, point: StepPoint, transformer: Transformer, capture: str = "none") -> "PreparedStep":
+    def of(cls, point: StepPoint, transformer: Transformer, capture: str = "none", packing: Packing = _PACKING
+           ) -> "PreparedStep":
         """The point's step, with random keys and values in the KV cache. `capture` is as in decodes: with graph or
-        compile the third call and all later ones replay."""
+        compile the third call and all later ones replay. `packing` is that of the weights."""
         transformer = copy.copy(transformer)  # shares the weights; only the attention pattern differs
         transformer.config = point.config
-        model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head, PackedAlone())
+        model = DecodableTransformer(transformer, point.mask_id, point.shift, point.head, packing)
         run = point.decoder.begin(model, [point.request()])
         canvas, store = run.active, run.store
         assert store is not None

@@ -50,7 +50,7 @@ class HostClock:
             began = time.perf_counter()
             step()
             times.append(1e3 * (time.perf_counter() - began))
-        return {"eager_ms": _quantiles(times[1:]), "graph_ms": None, "no_graph": NOT_ON_A_CPU}
+        return {"eager_ms": quantiles(times[1:]), "graph_ms": None, "no_graph": NOT_ON_A_CPU}
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class GraphClock:
             end.record()
             torch.cuda.synchronize()
             times.append(start.elapsed_time(end))
-        return _quantiles(times[1:])
+        return quantiles(times[1:])
 
     def _replayed(self, graph: torch.cuda.CUDAGraph, restore: Callable[[], None]) -> list[float]:
         # Replays are queued ahead of the GPU, so that no launch overhead falls between two events.
@@ -104,7 +104,7 @@ class GraphClock:
             graph.replay()
             end.record()
         torch.cuda.synchronize()
-        return _quantiles([start.elapsed_time(end) for start, end in pairs[_NUM_WARM_UPS:]])
+        return quantiles([start.elapsed_time(end) for start, end in pairs[_NUM_WARM_UPS:]])
 
 
 def summary(activities: Sequence[tuple[str, float]]) -> Json:
@@ -137,7 +137,7 @@ def _events() -> tuple[torch.cuda.Event, torch.cuda.Event]:
     return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
 
 
-def _quantiles(values: Sequence[float]) -> list[float]:
+def quantiles(values: Sequence[float]) -> list[float]:
     """Median, 20th and 80th percentile."""
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(_QUANTILES, dtype=torch.float64)).tolist()
 
