@@ -213,7 +213,7 @@ class _Session:
 
 
 def _line(point: StepPoint, row: Json | None, state: str, card: Card) -> Line:
-    result = {"state": state} if row is None else row["result"]
+    result: Json = {"state": state} if row is None else row["result"]
     parameters = point.config.num_matrix_parameters(), point.config.num_active_matrix_parameters()
     touched = result.get("distinct_experts")
     return Line(point.name, parameters, point.context, point.block, point.head_name, point.kernels,
