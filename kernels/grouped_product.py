@@ -105,12 +105,12 @@ def _grouped_kernel(source_ptr, weight_ptr, last_ptr, order_ptr, count_ptr, resu
                                           BLOCK_EXPERTS)
         if expert >= num_experts:
             return
-        if last_ptr is None:
-            weight_ptr += expert.to(tl.int64) * matrix_size
-        elif expert == num_experts - 1:
-            weight_ptr = last_ptr
-        else:
-            weight_ptr += expert.to(tl.int64) * matrix_size
+        # A branch between two tensors' pointers does not compile for AMD with Triton 3.6; a selection does.
+        if last_ptr is not None:
+            is_last = expert == num_experts - 1
+            weight_ptr = tl.where(is_last, last_ptr, weight_ptr)
+            expert = tl.where(is_last, 0, expert)
+        weight_ptr += expert.to(tl.int64) * matrix_size
     position = first + tl.arange(0, ROWS)
     # Rows and columns past the end repeat the last one; only what is stored is masked.
     existing = tl.minimum(position, end - 1)  # pyright: ignore[reportOperatorIssue]

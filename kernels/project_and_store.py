@@ -103,16 +103,13 @@ def project_and_store(x_BFE: Tensor, delta_BFE: Tensor | None, projection: Proje
     assert_rows_contiguous(positions_BF=rope.positions_BF)
     stride_positions_row = rope.positions_BF.stride(0) if len(rope.positions_BF) == num_rows else 0
     half = rope.cos_LR.shape[1] // 2
-    # Both halves together, and what is kept, are sides of a tensor core's product.
-    half_block, kept_block = (max(least, triton.next_power_of_2(extent)) if extent else 0
-                              for extent, least in ((half, 8), (head_width - 2 * half, 16)))
     is_float32 = x_BFE.element_size() == 4
     rows = 16 if is_float32 else min(MOST_ROWS, max(16, triton.next_power_of_2(num_tokens)))
     launch(_project_kernel, (num_heads + 2 * num_kv_heads, triton.cdiv(num_tokens, rows)), x_BFE, delta_BFE,
            projection.norm_weight_E, projection.eps, projection.weight_NE, projection.bias_N, rope.positions_BF,
            rope.cos_LR, rope.sin_LR, q_weight_D, k_weight_D, qk_eps, total_BFE, q_BFHD, keys_SKD, values_SKD, slot_T,
            num_tokens, num_fed, width, stride_positions_row, H=num_heads, K=num_kv_heads, D=head_width, HALF=half,
-           HALF_BLOCK=half_block, KEPT_BLOCK=kept_block, ROWS=rows, DEPTH=32 if is_float32 else 64,
+           BLOCK=max(8, triton.next_power_of_2(triton.cdiv(head_width, 2))), ROWS=rows, DEPTH=32 if is_float32 else 64,
            num_warps=8 if is_float32 else 4, num_stages=num_pipeline_stages(3))
     return q_BFHD, keys_SKD, values_SKD, total_BFE
 
@@ -122,21 +119,20 @@ def _project_kernel(
         x_ptr, delta_ptr, norm_weight_ptr, eps, weight_ptr, bias_ptr, positions_ptr, cos_ptr, sin_ptr, q_weight_ptr,
         k_weight_ptr, qk_eps, total_ptr, q_ptr, keys_ptr, values_ptr, slot_ptr, num_tokens, num_fed, width,
         stride_positions_row, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr,
-        HALF_BLOCK: tl.constexpr, KEPT_BLOCK: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
+        BLOCK: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr):
     head = tl.program_id(0)
     token = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None]
     exists, depth = token < num_tokens, tl.arange(0, DEPTH)[None, :]
     # Tokens and lines past the end repeat others; they are masked where it counts.
     place = tl.minimum(token, num_tokens - 1) * width + depth
-    # Eight lines of the first half, their eight partners, and so on: a thread then holds both.
-    line = tl.arange(0, max(2 * HALF_BLOCK, 1))
-    turned_dim = tl.minimum(line // 16 * 8 + line % 8, max(HALF - 1, 0)) + line // 8 % 2 * HALF
-    kept_dim = tl.minimum(2 * HALF + tl.arange(0, max(KEPT_BLOCK, 1)), D - 1)
+    # Eight dimensions of the first half, their eight partners, and so on: a thread then holds both.
+    line = tl.arange(0, 2 * BLOCK)
+    low_dim, high_dim = _partners(tl.minimum(line // 16 * 8 + line % 8, (D - 1) // 2), D, HALF)
+    dim = tl.minimum(low_dim + line // 8 % 2 * (high_dim - low_dim), D - 1)
     num_written = tl.where(head == 0, num_tokens, 0)
     weight_ptr += head.to(tl.int64) * D * width
-    turned_place, kept_place = turned_dim[:, None] * width + depth, kept_dim[:, None] * width + depth
-    turned = tl.zeros([max(2 * HALF_BLOCK, 1), ROWS], dtype=tl.float32)
-    kept = tl.zeros([max(KEPT_BLOCK, 1), ROWS], dtype=tl.float32)
+    weight_place = dim[:, None] * width + depth
+    product = tl.zeros([2 * BLOCK, ROWS], dtype=tl.float32)
     squares = tl.zeros([ROWS], dtype=tl.float32)
     for start in range(0, width, DEPTH):
         inside = depth < width - start
@@ -150,60 +146,63 @@ def _project_kernel(
         squares += tl.sum(value * value, axis=1)
         weighted = value * load_numbers(norm_weight_ptr + start, depth, inside)
         weighted = tl.trans(weighted.to(x_ptr.dtype.element_ty))
-        if HALF_BLOCK > 0:
-            weights = tl.load(weight_ptr + turned_place, mask=inside, other=0)
-            turned = tl.dot(weights, weighted, turned, input_precision="ieee")
-        if KEPT_BLOCK > 0:
-            weights = tl.load(weight_ptr + kept_place, mask=inside, other=0)
-            kept = tl.dot(weights, weighted, kept, input_precision="ieee")
+        weights = tl.load(weight_ptr + weight_place, mask=inside, other=0)
+        product = tl.dot(weights, weighted, product, input_precision="ieee")
         place += DEPTH
         weight_ptr += DEPTH
     scale = tl.rsqrt(squares / width + eps)[:, None]
-    low = tl.arange(0, max(HALF_BLOCK, 1))[None, :]
-    kept_column = 2 * HALF + tl.arange(0, max(KEPT_BLOCK, 1))[None, :]
-    in_half, in_kept = low < HALF, kept_column < D
-    x_low, x_high, x_kept = None, None, None
-    squares = tl.zeros([ROWS], dtype=tl.float32)
+    index = tl.arange(0, BLOCK)[None, :]
+    low_dim, high_dim = _partners(index, D, HALF)
+    in_low, in_high = index < (D + 1) // 2, high_dim < D
     if bias_ptr is not None:
         bias_ptr += head * D
-    if HALF_BLOCK > 0:
-        halves = turned.reshape(HALF_BLOCK // 8, 2, 8, ROWS).permute(0, 2, 3, 1)
-        x_low, x_high = tl.split(halves)
-        x_low = _finished(x_low.reshape(HALF_BLOCK, ROWS), scale, bias_ptr, low, in_half, x_ptr)
-        x_high = _finished(x_high.reshape(HALF_BLOCK, ROWS), scale, bias_ptr, low + HALF, in_half, x_ptr)
-        squares += tl.sum(x_low * x_low + x_high * x_high, axis=1)
-    if KEPT_BLOCK > 0:
-        x_kept = _finished(kept, scale, bias_ptr, kept_column, in_kept, x_ptr)
-        squares += tl.sum(x_kept * x_kept, axis=1)
+    x_low, x_high = tl.split(product.reshape(BLOCK // 8, 2, 8, ROWS).permute(0, 2, 3, 1))
+    x_low = _finished(x_low.reshape(BLOCK, ROWS), scale, bias_ptr, low_dim, in_low, x_ptr)
+    x_high = _finished(x_high.reshape(BLOCK, ROWS), scale, bias_ptr, high_dim, in_high, x_ptr)
     is_query, token64 = head < H, token.to(tl.int64)
     slot = token64
     if slot_ptr is not None:
         slot = tl.load(slot_ptr + token, mask=exists, other=0)
     if head >= H + K:
-        store_heads(values_ptr + (head - H - K) * D + slot * (K * D), exists, x_low, x_high, x_kept, D, HALF,
-                    HALF_BLOCK, KEPT_BLOCK)
+        _store_head(values_ptr + (head - H - K) * D + slot * (K * D), exists, x_low, x_high, D, HALF, BLOCK)
         return
     if q_weight_ptr is not None:
-        scale = tl.rsqrt(squares / D + qk_eps)[:, None]
+        scale = tl.rsqrt(tl.sum(x_low * x_low + x_high * x_high, axis=1) / D + qk_eps)[:, None]
         norm_ptr = k_weight_ptr
         if is_query:
             norm_ptr = q_weight_ptr
-        if HALF_BLOCK > 0:
-            x_low *= scale * load_numbers(norm_ptr, low, in_half)
-            x_high *= scale * load_numbers(norm_ptr, low + HALF, in_half)
-        if KEPT_BLOCK > 0:
-            x_kept *= scale * load_numbers(norm_ptr, kept_column, in_kept)
-    if HALF_BLOCK > 0:
+        x_low *= scale * load_numbers(norm_ptr, low_dim, in_low)
+        x_high *= scale * load_numbers(norm_ptr, high_dim, in_high)
+    if HALF > 0:
         position = tl.load(positions_ptr + token // num_fed * stride_positions_row + token % num_fed, mask=exists,
                            other=0)
-        x_low, x_high = rotated(x_low, x_high, cos_ptr + position * (2 * HALF), sin_ptr + position * (2 * HALF),
-                                in_half, HALF, HALF_BLOCK)
+        is_turned = index < HALF
+        y_low, y_high = rotated(x_low, x_high, cos_ptr + position * (2 * HALF), sin_ptr + position * (2 * HALF),
+                                is_turned, HALF, BLOCK)
+        if 2 * HALF < D:
+            y_low, y_high = tl.where(is_turned, y_low, x_low), tl.where(is_turned, y_high, x_high)
+        x_low, x_high = y_low, y_high
     if is_query:
-        store_heads(q_ptr + head * D + token64 * (H * D), exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK,
-                    KEPT_BLOCK)
+        _store_head(q_ptr + head * D + token64 * (H * D), exists, x_low, x_high, D, HALF, BLOCK)
     else:
-        store_heads(keys_ptr + (head - H) * D + slot * (K * D), exists, x_low, x_high, x_kept, D, HALF, HALF_BLOCK,
-                    KEPT_BLOCK)
+        _store_head(keys_ptr + (head - H) * D + slot * (K * D), exists, x_low, x_high, D, HALF, BLOCK)
+
+
+@triton.jit
+def _partners(index, D: tl.constexpr, HALF: tl.constexpr):
+    """The two dimensions of pair `index` of a head: first those that turn together, then the kept ones, as far apart
+    as half of them."""
+    is_kept = (index >= HALF).to(tl.int32)  # a factor: of a selection the compiler does not see runs of neighbours
+    return index + is_kept * HALF, index + HALF + is_kept * ((D + 1) // 2 - HALF)
+
+
+@triton.jit
+def _store_head(target_ptr, exists, x_low, x_high, D: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """Write a head of the tokens that exist [ROWS, 1] to target_ptr [ROWS, 1]."""
+    index = tl.arange(0, BLOCK)[None, :]
+    low_dim, high_dim = _partners(index, D, HALF)
+    tl.store(target_ptr + low_dim, x_low.to(target_ptr.dtype.element_ty), mask=exists & (index < (D + 1) // 2))
+    tl.store(target_ptr + high_dim, x_high.to(target_ptr.dtype.element_ty), mask=exists & (high_dim < D))
 
 
 @triton.jit

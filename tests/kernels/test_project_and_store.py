@@ -28,7 +28,8 @@ def case(**changes: Any) -> ProjectAndStoreCase:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [
     CASE, case(qk_norm=False), case(rotated=24), case(width=16, rotated=16, heads=1, kv_heads=1),
-    case(rotated=0, qk_norm=False), case(rows=1, fed=1, context=1, model_width=8),
+    case(rotated=0, qk_norm=False), case(width=25), case(width=48, rotated=16),
+    case(rows=1, fed=1, context=1, model_width=8),
     case(rows=3, fed=6, context=6, width=32, rotated=32, model_width=64), case(rows=1, fed=33, context=33)], ids=str)
 def test_it_equals_the_reference(case: ProjectAndStoreCase, dtype: torch.dtype) -> None:
     check(project_and_store, reference, case.inputs(dtype, CPU), PRODUCT)
