@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from ..harness.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, own_style
-from .rows import OURS, TimeRow
+from .rows import CLOCKS_AGREE_WITHIN, OURS, TimeRow
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -77,7 +77,11 @@ def _floors(axes: Axes, rows: Sequence[TimeRow], kernels: Sequence[str]) -> None
             is_ours = row.contender == OURS
             axes.plot(row.median_us, place + (0.22 if is_ours else 0.42), marker=marker if is_ours else "|",
                       color=colour if is_ours else GREY, linestyle="none", markersize=6)
-    axes.set(xscale="log", title="Time, hollow: floor; filled: ours; grey: peers", xlabel="microseconds")
+            if is_ours and row.clocks_disagree and row.flushed_us:
+                axes.plot([row.median_us, row.flushed_us[0]], [place + 0.22] * 2, marker="x", markevery=[1],
+                          color=colour, linestyle=":", linewidth=0.8, markersize=5)
+    axes.set(xscale="log", xlabel="microseconds", title="Time, hollow: floor; filled: ours; grey: peers; x: launched "
+             f"from\nPython, where the clocks differ over {CLOCKS_AGREE_WITHIN:g} times")
     axes.set_yticks(range(len(kernels)), kernels)
     axes.set_ylim(len(kernels) - 0.4, -0.6)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -19,6 +19,7 @@ from .crossover import crossover, curves
 from .figure import roofline
 from .host_rows import host_rows, host_table
 from .rows import (
+    CLOCKS_AGREE_WITHIN,
     NO_GPU,
     OURS,
     SHARE_FROM_US,
@@ -83,7 +84,7 @@ def write_report(folder: Path, cases: Sequence[Json], compiled: Sequence[Json], 
         images={name: base64.b64encode(image).decode() for name, image in images.items()},
         lines=kernel_lines(compiled, verdicts, rows), programs=program_rows(compiled), verdicts=verdicts,
         rows=[row for row in rows if row.contender == OURS or has_gpu], ours=OURS, beside=_beside(cases),
-        share_from=SHARE_FROM_US,
+        share_from=SHARE_FROM_US, clocks_agree_within=CLOCKS_AGREE_WITHIN,
         ceilings=next((row for row in reversed(times) if row["contender"] == "ceilings" and "failed" not in row), None),
         tritons=list(dict.fromkeys(record["triton"] for record in compiled)))
     path = folder / "report.html"

@@ -19,6 +19,8 @@ _NOT_INSTALLED = "not installed"
 _BELOW_FLOOR = "rejected: below the floor"
 _MOST_PERCENT = 105  # of the floor, which is a physical limit but for what its bandwidth was rounded to
 _CLOCKS = ("cold_us", "warm_us", "flushed_us")
+CLOCKS_AGREE_WITHIN = 1.25
+"""How many times the longer of two medians may be the shorter where the clocks agree."""
 _LAUNCHED = "launched from Python only"
 
 
@@ -59,6 +61,16 @@ class TimeRow:
         return None if self.median_us is None else "cold" if self.cold_us else "warm"
 
     @property
+    def clock_ratio(self) -> float | None:
+        """Launched from Python over replayed in a graph."""
+        return clock_ratio(self.flushed_us, self.cold_us or self.warm_us)
+
+    @property
+    def clocks_disagree(self) -> bool | None:
+        """Whether the two clocks differ by more than CLOCKS_AGREE_WITHIN; None where one of them is missing."""
+        return clocks_disagree(self.clock_ratio)
+
+    @property
     def terabytes_per_second(self) -> float | None:
         return self.num_bytes / self.median_us / 1e6 if self.median_us else None
 
@@ -79,6 +91,17 @@ class TimeRow:
         least = max(self.num_bytes / self.ceilings["bytes_per_second"],
                     self.num_flops / self.ceilings["flops_per_second"] if self.dtype != "float32" else 0.0)
         return 100 * 1e6 * least / self.median_us
+
+
+def clock_ratio(launched_us: Sequence[float] | None, replayed_us: Sequence[float] | None) -> float | None:
+    """The median launched from Python over that replayed in a graph; None where either was not measured."""
+    return launched_us[0] / replayed_us[0] if launched_us and replayed_us else None
+
+
+def clocks_disagree(ratio: float | None) -> bool | None:
+    """Whether a `clock_ratio` is beyond CLOCKS_AGREE_WITHIN, either way. Above it launching takes a good part of the
+    time, as of small kernels; below it one of the clocks is wrong."""
+    return None if ratio is None else not 1 / CLOCKS_AGREE_WITHIN <= ratio <= CLOCKS_AGREE_WITHIN
 
 
 def time_rows(cases: Sequence[Json], times: Sequence[Json], no_times: str | None) -> list[TimeRow]:
@@ -153,7 +176,7 @@ _PROGRAM_COLUMNS = ("kernel", "target", "triton", "label", "key", "registers", "
                     "occupancy", "tensor_core", "loads", "loop_loads", "wide_loads", "needs_wide_loads", "code_bytes",
                     "compile_seconds", "source_hash", "shapes")
 _TIME_COLUMNS = ("kernel", "shape", "dtype", "contender", "state", "floor_us", "bound", "num_bytes", "num_flops",
-                 "error", "median_us", "cache", "terabytes_per_second", "teraflops_per_second", "percent_of_floor",
+                 "error", "median_us", "cache", "clock_ratio", "clocks_disagree", "terabytes_per_second", "teraflops_per_second", "percent_of_floor",
                  "percent_of_ceiling", "source_hash", "notes")
 
 

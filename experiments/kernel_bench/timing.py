@@ -1,7 +1,8 @@
 """Times a kernel and its peers on a GPU. Runs in a separate process, so that a fault in one call costs one row.
 
 Two clocks, never mixed in a column: `do_bench` launches from Python and flushes the cache before every call; CUDA graph
-replay excludes launch overhead: warm on one set of inputs, cold on at least four that exceed the cache.
+replay excludes launch overhead: warm on one set of inputs, cold on at least four that exceed the cache. A row says
+where the two disagree, as they do of small kernels.
 """
 
 import gc
@@ -21,6 +22,7 @@ from ...kernels.host_memory import cache_bytes, free_memory_bytes
 from ..harness.gpu_clocks import ramp
 from ..harness.records import Json
 from .competitors import OURS, contender
+from .rows import clock_ratio, clocks_disagree
 from .verify import TOLERANCES, compared, copied, outputs, verdict
 
 _LEAST_CACHE_BYTES = 60e6
@@ -130,7 +132,7 @@ def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clo
 
 def times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
     """Each clock's median, 20th and 80th percentile in microseconds, and its `samples`; the memory that a call takes
-    beside its arguments (None on a CPU). No times, but the reason, if a call gives another result afterwards."""
+    beside its arguments (None on a CPU); whether the clocks disagree (rows.clocks_disagree). No times, but the reason, if a call gives another result afterwards."""
     dtype = getattr(torch, dtype_name)
     inputs = [case.inputs(dtype, device)]
     before, extra_bytes = _first_call(function, copied(inputs[0]), device)
@@ -150,7 +152,9 @@ def times(case: Case, dtype_name: str, function: Callable[..., Any], device: tor
     error, num_differ = compared(outputs(function(*copied(inputs[0]))), before)
     if error > TOLERANCES[dtype_name] or num_differ:
         return {"failed": f"another result after timing: error {error:.1e}, {num_differ} integers differ"}
-    return found | {name: quantiles(values) for name, values in samples.items()} | {"samples": samples}
+    found |= {name: quantiles(values) for name, values in samples.items()}
+    ratio = clock_ratio(found.get("flushed_us"), found["cold_us"] or found["warm_us"])
+    return found | {"samples": samples, "clock_ratio": ratio, "clocks_disagree": clocks_disagree(ratio)}
 
 
 def _first_call(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device

@@ -9,6 +9,7 @@ import pytest
 from quicksilver.experiments.harness.worker import CallFailed, Worker
 from quicksilver.experiments.kernel_bench.compile import compiler_environment
 from quicksilver.experiments.kernel_bench.emulate import EMULATED, emulated
+from quicksilver.kernels.project_and_store import ProjectAndStoreCase
 from quicksilver.kernels.rms_norm import AddRMSNormCase
 from quicksilver.kernels.token_statistics import TokenStatisticsCase
 
@@ -71,6 +72,14 @@ def test_a_wrong_bound_and_a_vector_out_of_line_are_found(
         compiler: Worker, case: Any, message: str, target: str) -> None:
     with pytest.raises(CallFailed, match=f"Fault.*{message}"):
         compiler.ask(emulated, case, "bfloat16", target, 0)
+
+
+@pytest.mark.parametrize("target", EMULATED)
+def test_all_threads_that_hold_a_partly_rotated_head_s_sum_of_squares_have_the_same(compiler: Worker, target: str
+                                                                                   ) -> None:
+    case = ProjectAndStoreCase(rows=2, fed=3, context=5, heads=4, kv_heads=2, width=24, rotated=8, qk_norm=True,
+                               model_width=72)
+    assert compiler.ask(emulated, case, "float32", target, 0)["passed"]
 
 
 @pytest.mark.parametrize(("wanted", "temperature", "most"), [

@@ -47,6 +47,15 @@ def test_every_kernel_has_a_line_of_floor_time_and_peers_beside_it(drawn: list[F
     assert beside.get_xlabel() == "microseconds"
 
 
+def test_launches_are_drawn_where_the_clocks_disagree_and_only_there(drawn: list[Figure]) -> None:
+    small = TIME | {"kernel": "norm", "cold_us": [20.0] * 3, "flushed_us": [60.0] * 3}
+    roofline(time_rows([CASE, NO_PRODUCTS], [TIME, small], None), ["here"], None)
+    (line,) = (line for line in drawn[0].axes[1].get_lines() if line.get_marker() == "x")
+    assert marks(line) == [(20, 1.22), (60, 1.22)]
+    assert "x: launched" in drawn[0].axes[1].get_title()
+    assert "1.25 times" in drawn[0].axes[1].get_title()
+
+
 def test_without_times_there_are_floors_alone_and_the_figure_says_so(drawn: list[Figure]) -> None:
     roofline(time_rows([CASE], [], NO_GPU), ["a machine"], NO_GPU)
     assert times(drawn[0]) == [(100, 0)]

@@ -51,6 +51,13 @@ def test_with_times_the_page_shows_the_share_the_ceilings_and_the_clocks(
     assert "no GPU here" not in screen.getvalue()
 
 
+def test_launches_that_disagree_with_the_replay_are_marked(tmp_path: Path, screen: io.StringIO) -> None:
+    page = [write_report(tmp_path, [CASE | {"provenance": PROVENANCE}], [], [], [TIME | ON_GPU | {"flushed_us": times}],
+                         [], has_gpu=True).read_text() for times in ([130.0] * 3, [500.0] * 3)]
+    assert ["4 &times; the replay" in text for text in page] == [False, True]
+    assert "over 1.25 times" in page[0]
+
+
 def test_a_cut_run_is_not_called_right(tmp_path: Path, screen: io.StringIO) -> None:
     cases = [CASE | {"provenance": PROVENANCE}]
     page = write_report(tmp_path, cases, [], [], [], [], has_gpu=True, cut="cut: 3 of 3 verdicts missing").read_text()

@@ -89,6 +89,24 @@ def test_no_launch_from_python_enters_a_column_of_replays() -> None:
     assert line["times_us"] is None
 
 
+@pytest.mark.parametrize(("launched", "times", "disagree"), [
+    (156.0, {}, False), (157.0, {}, True), (100.0, {}, False), (99.0, {}, True),
+    (130.0, {"cold_us": None}, False), (140.0, {"cold_us": None}, True)])
+def test_a_row_is_marked_where_the_two_clocks_differ_by_more_than_a_quarter(
+        launched: float, times: dict[str, None], disagree: bool) -> None:
+    row = time_rows([CASE], [TIME | {"flushed_us": [launched] * 3} | times], None)[0]
+    assert row.clocks_disagree is disagree
+    assert row.clock_ratio == pytest.approx(launched / (110 if times else 125))
+    ours, *_ = csv.DictReader(io.StringIO(times_csv([row])))
+    assert (ours["clocks_disagree"], float(ours["clock_ratio"])) == (str(disagree), pytest.approx(row.clock_ratio, 1e-5))
+
+
+@pytest.mark.parametrize("missing", [("flushed_us",), ("cold_us", "warm_us")])
+def test_one_clock_alone_has_nothing_to_disagree_with(missing: tuple[str, ...]) -> None:
+    row = time_rows([CASE], [TIME | dict.fromkeys(missing)], None)[0]
+    assert (row.clock_ratio, row.clocks_disagree) == (None, None)
+
+
 def test_the_csv_files_have_a_line_a_program_and_a_contender() -> None:
     (program,) = csv.DictReader(io.StringIO(programs_csv([PROGRAM])))
     assert (program["registers"], program["tensor_core"], program["shared_limit"]) == ("90", "HGMMA x8", "232448")

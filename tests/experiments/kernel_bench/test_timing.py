@@ -1,7 +1,9 @@
 """The timing, rehearsed up to the launch: contenders are called on their inputs, and nothing wrong is timed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,24 @@ def test_our_row_holds_every_clock_and_cold_rotates_at_least_four_sets_that_over
     assert row["extra_bytes"] is None  # a CPU does not count it
 
 
+class PlantedClock(FakeClock):
+    """Launches take `launched` microseconds; what is replayed takes eight."""
+
+    def __init__(self, launched: float) -> None:
+        super().__init__()
+        self.launched = launched
+
+    def flushed(self, call: Callable[[], Any]) -> list[float]:
+        super().flushed(call)
+        return [self.launched] * 3
+
+
+@pytest.mark.parametrize(("launched", "disagree"), [(9.5, False), (40.0, True), (6.0, True)])
+def test_a_record_says_where_the_two_clocks_disagree(launched: float, disagree: bool) -> None:
+    row = timed(AddRMSNormCase(1, 8), "float32", OURS, "cpu", PlantedClock(launched))
+    assert (row["clock_ratio"], row["clocks_disagree"]) == (launched / 8, disagree)
+
+
 class Forgetful:
     """A kernel that gives another result from its third call on."""
 
@@ -64,6 +84,7 @@ def test_what_cannot_be_captured_keeps_its_launched_time_and_its_reason() -> Non
     row = timed(AddRMSNormCase(1, 8), "float32", OURS, "cpu", NoGraphClock())
     assert row["flushed_us"] == pytest.approx([10.0, 9.4, 11.2])
     assert row["warm_us"] is None
+    assert row["clocks_disagree"] is None
     assert row["no_graph"] == "RuntimeError: operation not permitted when stream is capturing"
 
 
