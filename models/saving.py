@@ -17,12 +17,15 @@ from torch import Tensor
 
 from ..kernels.atomic_file import UMASK
 from .checkpoints.base import TensorInfo
+from .checkpoints.gguf_file import GgufFile
 from .checkpoints.published_folder import file_of, has_file
 from .checkpoints.safetensors_folder import INDEX
 from .checkpoints.safetensors_writer import NAMES, num_bytes_of, shard_names, sharded, write
 from .families.tensor_names import Assignment
 from .filling import dtypes_of, parts_of
 from .loading import LoadedModel
+from .text.tokenizer_metadata import MODEL
+from .text.tokenizer_writer import write_tokenizer
 
 _SHARD_BYTES = 5_000_000_000
 _DTYPES = "dtype", "torch_dtype"
@@ -34,10 +37,11 @@ _PASSED_ON = ("generation_config.json", "tokenizer.json", "tokenizer_config.json
 
 def save(loaded: LoadedModel, folder: str | Path) -> None:
     """Write the weights as they are now, in their dtype and under their family's names, in shards of at most 5 GB, with
-    the configuration, tokenizer and generation settings as published. The folder must be new or empty, and is there
-    whole or not at all. Python files of a checkpoint are not passed on.
+    the configuration, tokenizer and generation settings as published, or made of a GGUF file's keys. The folder must be
+    new or empty, and is there whole or not at all. Python files of a checkpoint are not passed on.
 
-    ValueError names a folder that holds something; OSError where the disk does not take it."""
+    ValueError names a folder that holds something, or the key of a GGUF's tokenizer that cannot be read; OSError where
+    the disk does not take it."""
     folder = Path(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()) or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"{folder}: must be a new folder or an empty one, which is not written over")
@@ -46,9 +50,7 @@ def save(loaded: LoadedModel, folder: str | Path) -> None:
     try:
         _write_weights(loaded, temporary)
         _write_json(temporary / "config.json", _configuration(loaded))
-        for name in _PASSED_ON if loaded.path.is_dir() else ():
-            if has_file(loaded.path, name):
-                shutil.copyfile(file_of(loaded.path, name), temporary / name)
+        _write_text(loaded, temporary)
         temporary.chmod(0o777 & ~UMASK)
         os.replace(temporary, folder)
     except BaseException:
@@ -61,6 +63,15 @@ def _configuration(loaded: LoadedModel) -> dict[str, Any]:
     dtype = str(loaded.model.transformer.embedding.weight.dtype).removeprefix("torch.")
     named = [name for name in _DTYPES if name in loaded.published]
     return loaded.published | dict.fromkeys(named or _DTYPES[:1], dtype)
+
+
+def _write_text(loaded: LoadedModel, folder: Path) -> None:
+    if loaded.path.is_dir():
+        for name in _PASSED_ON:
+            if has_file(loaded.path, name):
+                shutil.copyfile(file_of(loaded.path, name), folder / name)
+    elif MODEL in GgufFile.opened(loaded.path).header.values:
+        write_tokenizer(loaded.tokenizer, folder)
 
 
 def _write_weights(loaded: LoadedModel, folder: Path) -> None:

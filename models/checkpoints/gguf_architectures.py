@@ -30,12 +30,14 @@ _LLADA_MOE_WORDS = {"expert_width": "expert_intermediate_size", "intermediate_si
 
 @dataclass(frozen=True)
 class Architecture:
-    """`words` are what its config.json calls otherwise than Llama's, `constants` what it must say besides, `biases` the
-    fields there that say whether there are biases, each with a layer that has one then. `renormalises`: whether the
-    weights of the chosen experts sum to 1, and `says_so`: whether config.json has a field for it. `shifts`: whether
-    logits are those of the next token."""
+    """`published` is the architecture in its config.json and `model_type` the name by which transformers finds its
+    class; `words` are what it calls otherwise than Llama's, `constants` what it must say besides, `biases` the fields
+    there that say whether there are biases, each with a layer that has one then. `renormalises`: whether the weights of
+    the chosen experts sum to 1, and `says_so`: whether config.json has a field for it. `shifts`: whether logits are
+    those of the next token."""
 
     published: str
+    model_type: str
     names: TensorNames = _LLAMA_NAMES
     words: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -48,20 +50,20 @@ class Architecture:
 
 
 _QKV_BIAS, _LLADA_BIAS = ("attention_bias", "attn_q"), ("include_qkv_bias", "attn_q")
-_LLAMA = Architecture("LlamaForCausalLM", biases=(_QKV_BIAS, ("mlp_bias", "ffn_gate")), permutes=True)
+_LLAMA = Architecture("LlamaForCausalLM", "llama", biases=(_QKV_BIAS, ("mlp_bias", "ffn_gate")), permutes=True)
 _MIXTRAL = Architecture(
-    "MixtralForCausalLM", MIXTRAL_NAMES, {"num_experts": "num_local_experts"}, permutes=True, renormalises=True,
-    says_so=False)
+    "MixtralForCausalLM", "mixtral", MIXTRAL_NAMES, {"num_experts": "num_local_experts"}, permutes=True,
+    renormalises=True, says_so=False)
 _BY_NAME = {
-    "llama": _LLAMA, "qwen2": Architecture("Qwen2ForCausalLM"),
-    "qwen3": Architecture("Qwen3ForCausalLM", biases=(_QKV_BIAS,)),
-    "qwen3moe": Architecture("Qwen3MoeForCausalLM", words={"expert_width": "moe_intermediate_size"},
+    "llama": _LLAMA, "qwen2": Architecture("Qwen2ForCausalLM", "qwen2"),
+    "qwen3": Architecture("Qwen3ForCausalLM", "qwen3", biases=(_QKV_BIAS,)),
+    "qwen3moe": Architecture("Qwen3MoeForCausalLM", "qwen3_moe", words={"expert_width": "moe_intermediate_size"},
                              biases=(_QKV_BIAS,), renormalises=True),
-    "olmoe": Architecture("OlmoeForCausalLM", biases=(_QKV_BIAS,)),
-    "dream": Architecture("DreamModel", is_causal=False),
-    "llada": Architecture("LLaDAModelLM", LLADA_NAMES, _LLADA_WORDS, _LLADA_CONSTANTS, (_LLADA_BIAS,), permutes=True,
-                          is_causal=False, shifts=False),
-    "llada-moe": Architecture("LLaDAMoEModelLM", words=_LLADA_MOE_WORDS, constants={"qk_layernorm": True},
+    "olmoe": Architecture("OlmoeForCausalLM", "olmoe", biases=(_QKV_BIAS,)),
+    "dream": Architecture("DreamModel", "Dream", is_causal=False),
+    "llada": Architecture("LLaDAModelLM", "llada", LLADA_NAMES, _LLADA_WORDS, _LLADA_CONSTANTS, (_LLADA_BIAS,),
+                          permutes=True, is_causal=False, shifts=False),
+    "llada-moe": Architecture("LLaDAMoEModelLM", "llada", words=_LLADA_MOE_WORDS, constants={"qk_layernorm": True},
                               says_so=False, is_causal=False, shifts=False)}
 
 

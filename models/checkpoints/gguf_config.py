@@ -23,7 +23,8 @@ def config_of(keys: Keys, architecture: Architecture) -> dict[str, Any]:
     keys.signed("split.tensors.count", 0)
     keys.expect(own("attention.causal"), architecture.is_causal)
     keys.expect("diffusion.shift_logits", architecture.shifts)
-    config = {"architectures": [architecture.published]} | _shape(keys) | _experts(keys, architecture)
+    config = {"architectures": [architecture.published], "model_type": architecture.model_type}
+    config |= _shape(keys) | _experts(keys, architecture)
     config |= {field: f"blk.0.{layer}.bias" in keys.header.tensors for field, layer in architecture.biases}
     names = {"bos": "bos", "eos": "eos", "padding": "pad"} | ({} if architecture.is_causal else {"mask": "mask"})
     ids = {to: keys.integer(f"tokenizer.ggml.{name}_token_id", None, at_least=0) for name, to in names.items()}

@@ -15,6 +15,8 @@ from ...kernels.checks import check_integer, check_integers, shown
 from .pre_tokenizers import PreTokenizerType, pre_tokenizer_type
 
 _PREFIX = "tokenizer.ggml."
+MODEL = f"{_PREFIX}model"
+"""The key that a file with a tokenizer has."""
 _SPACE = "\u2581"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _LARGEST_TYPE = 6
@@ -35,9 +37,9 @@ class TokenizerMetadata:
 
     @property
     def model(self) -> str:
-        name = self.values.get(f"{_PREFIX}model")
+        name = self.values.get(MODEL)
         if name not in _MODELS:
-            raise ValueError(f"{self.origin}: {_PREFIX}model={shown(name)}: must be one of {', '.join(_MODELS)}")
+            raise ValueError(f"{self.origin}: {MODEL}={shown(name)}: must be one of {', '.join(_MODELS)}")
         return name
 
     @property

@@ -1,17 +1,37 @@
 """What is saved is what was loaded, or nothing is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Type
 from quicksilver.models import LoadedModel, load, save, saving
 from quicksilver.models.checkpoints.safetensors_header import tensors_in
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.models.checkpoints.gguf_models import SIZE, Written
 from tests.models.families.transformers_model import Variant
+from tests.models.text.corpus import TEXTS
+from tests.models.text.folders import CHAT, byte_level, folder_with
+from tests.models.text.recorded_ids import PATH
+
+RECORDED = json.loads(PATH.read_text())
+BYTES = RECORDED["byte_level"] | {"tokenizer.ggml.pre": "qwen2"}
+FROM_GGUF = [
+    Written("llama", "LlamaForCausalLM", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+            RECORDED["sentence_piece"] | {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}),
+    Written("llama", "LlamaForCausalLM", keys=BYTES | {"tokenizer.ggml.add_bos_token": True}, type=Type.Q4_1,
+            extra={"rope_freqs.weight": np.linspace(1, 8, 8, dtype=np.float32)}),
+    Written("qwen2", "Qwen2ForCausalLM", {"tie_word_embeddings": True}, BYTES),
+    Written("qwen3", "Qwen3ForCausalLM", {"head_dim": 32}, BYTES | {"tokenizer.ggml.add_eos_token": True},
+            type=Type.Q8_0),
+]
 
 
 @pytest.fixture
@@ -63,6 +83,65 @@ def test_it_is_cut_into_shards(loaded: LoadedModel, tmp_path: Path, monkeypatch:
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert all(torch.equal(tensor, weights[name]) for name, tensor in again.state_dict().items())
     load(tmp_path / "again", device="cpu", say=lambda line: None)
+
+
+@pytest.mark.parametrize("written", FROM_GGUF, ids=str)
+def test_a_gguf_becomes_a_folder_for_transformers_and_for_us(written: Written, tmp_path: Path) -> None:
+    """The same logits, the same ids, but for texts that begin with BOS, which get a second one from transformers, and
+    those whose characters its Qwen2 composes."""
+    keys = {**written.keys, "tokenizer.chat_template": CHAT}
+    loaded = load(replace(written, keys=keys).write(tmp_path), device="cpu", say=lambda line: None)
+    save(loaded, tmp_path / "again")
+    theirs: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()
+    ours = load(tmp_path / "again", device="cpu", say=lambda line: None)
+    tokens_BL = torch.randint(0, SIZE["vocab_size"], (2, 80), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted, found = (model.logits(model.transformer.sequence_hidden(tokens_BL))
+                         for model in (loaded.model, ours.model))
+        distance = (theirs(tokens_BL).logits - wanted).abs().max() / wanted.abs().max()
+    assert torch.equal(found, wanted)
+    assert distance < 1e-5
+    text, again = loaded.tokenizer, ours.tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "again")
+    for line in (line for line in TEXTS if not line.startswith(text.special_tokens["bos_token"])):
+        for adds in (False, True):
+            ids = text.encode(line, add_special_tokens=adds)
+            assert again.encode(line, add_special_tokens=adds) == ids
+            assert normalize("NFC", line) != line or tokenizer.encode(line, add_special_tokens=adds) == ids
+        assert again.decode(ids) == tokenizer.decode(ids, skip_special_tokens=True) == text.decode(ids)
+    assert (again.special_tokens, again.end_ids) == (text.special_tokens, text.end_ids)
+    assert theirs.generation_config.eos_token_id == list(text.end_ids)
+    asked = [{"role": "user", "content": "a  12 b"}]
+    ids = text.apply_chat_template(asked)
+    assert ids == again.apply_chat_template(asked)
+    assert ids == tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+
+
+def test_a_gguf_without_a_tokenizer_is_saved_without_one(tmp_path: Path) -> None:
+    save(load(FROM_GGUF[0].write(tmp_path), device="cpu", say=lambda line: None), tmp_path / "with")
+    bare = replace(FROM_GGUF[2], keys={"tokenizer.ggml.eos_token_id": 3})
+    save(load(bare.write(tmp_path), device="cpu", say=lambda line: None), tmp_path / "without")
+    assert {path.name for path in (tmp_path / "without").iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "with").iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}
+
+
+def test_a_ggufs_tokenizer_that_cannot_be_read_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    odd = replace(FROM_GGUF[2], keys=BYTES | {"tokenizer.ggml.pre": "unheard-of"})
+    loaded = load(odd.write(tmp_path), device="cpu", say=lambda line: None)
+    with pytest.raises(ValueError, match="tokenizer.ggml.pre='unheard-of': must be one of"):
+        save(loaded, tmp_path / "again")
+    assert not [path for path in tmp_path.iterdir() if "again" in path.name]
+
+
+def test_a_folders_tokenizer_goes_along(tmp_path: Path) -> None:
+    Variant("Llama").saved(tmp_path / "published")
+    folder = folder_with(tmp_path / "published", byte_level(), files={"chat_template.jinja": CHAT})
+    save(load(folder, device="cpu", say=lambda line: None), tmp_path / "again")
+    found, wanted = (AutoTokenizer.from_pretrained(path) for path in (tmp_path / "again", folder))
+    assert [found.encode(text) for text in TEXTS] == [wanted.encode(text) for text in TEXTS]
+    assert found.chat_template == wanted.chat_template == CHAT
+    assert found.special_tokens_map == wanted.special_tokens_map
 
 
 @pytest.mark.parametrize("what", ["a file in it", "a file", "a link"])

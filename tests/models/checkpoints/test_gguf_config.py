@@ -21,8 +21,8 @@ def config_of(written: Written, folder: Path, keys: dict[str, Any]) -> dict[str,
 
 def test_it_is_that_of_the_model(tmp_path: Path) -> None:
     found = config_of(LLAMA, tmp_path, {"general.name": "a", "quantize.imatrix.file": "b", "tokenizer.ggml.pre": "c"})
-    assert found == {"architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False, "attention_bias": False,
-                     "mlp_bias": False, **SIZE}
+    assert found == {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": False,
+                     "attention_bias": False, "mlp_bias": False, **SIZE}
 
 
 def test_what_is_unknown_is_kept_for_the_family_to_refuse(tmp_path: Path) -> None:
