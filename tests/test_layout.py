@@ -125,6 +125,7 @@ TESTED_ELSEWHERE = {
     "models/hf_positions.py": "models/test_hf_probe.py",
     "models/kv_store.py": "kernels/test_rotate_and_store.py",
     "models/routers.py": "models/test_balancing.py",
+    "models/text/template_worker.py": "models/text/test_template_process.py",
     "decoders/canvas.py": "decoders/test_decoder.py",
     "decoders/decode_run.py": "decoders/test_decoder.py",
     "decoders/caches/base.py": "decoders/caches/test_exact.py",

@@ -61,3 +61,15 @@ def test_what_a_template_may_not_is_one_line(source: str, message: str) -> None:
         ChatTemplate(source, TOKENS, "folder").rendered(messages)
     assert "\n" not in str(refused.value)
     assert messages == MESSAGES
+
+
+def test_what_is_no_json_is_named() -> None:
+    with pytest.raises(ValueError, match="refuses .*: its variables must be values of JSON .*complex"):
+        ChatTemplate(CHAT, TOKENS, "folder").rendered(MESSAGES, variables={"tools": [1j]})
+
+
+def test_a_message_of_a_template_is_one_line_and_short() -> None:
+    template = ChatTemplate("{{ raise_exception('no\n' * 1000) }}", TOKENS, "folder")
+    with pytest.raises(ValueError, match=r"TemplateError: no no no") as refused:
+        template.rendered(MESSAGES)
+    assert len(str(refused.value)) < 1000
