@@ -5,12 +5,16 @@
     block-causal          the current block, and in its first forward also the finished block before it, to store it;
                           for block-causal models
     block-causal, apart   the current block; a separate forward stores the finished block
+
+A model with shift 1 (Fast-dLLM v2) predicts a block's first token at the last position of the block before it, which is
+finished, so that the answer there no longer changes: that position is fed again with every step of the current block.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
 from ...models.adapter import LanguageModel, Plan
 from ...models.attention import BlockCausal, Causal
@@ -81,22 +85,42 @@ class _ForBlockCausal(Cache, Protocol):
 
     def check_model(self, model: LanguageModel, windows: Windows) -> None:
         assert isinstance(windows, GridBlocks)
-        if model.spec.pattern != BlockCausal(windows.size) or model.spec.shift:
+        if model.spec.pattern != BlockCausal(windows.size):
             raise ValueError(f"cache {self} with {windows} and attention {model.spec.pattern}: needs a block-causal "
-                             "model of the same block size without shift")
+                             "model of the same block size")
 
 
-def block_forward(state: StepState) -> Plan:
-    """A forward of the window alone; earlier positions are read from the store."""
+def _block_forward(state: StepState) -> Plan:
+    """A forward of the window, after the position that predicts its first one where the model shifts; earlier positions
+    are read from the store."""
     window = state.window
+    if _feeds_predictor(state):
+        first_B1 = window.query_BQ[:, :1]
+        exists_B1 = (first_B1 > 0) & (first_B1 < state.canvas.length)
+        feed_BF = torch.cat((torch.where(exists_B1, first_B1 - 1, state.canvas.length), window.query_BQ), dim=1)
+        return _fed_with(state, feed_BF)
     is_one = window.query_BQ.shape[1] == window.reach - window.begin
     return Plan(window.query_BQ, context=window.reach, no_mask=is_one and not window.padded and state.is_exact,
                 spare=state.spare(window.reach))
 
 
-def block_layout(state: StepState, phase: int = 0) -> Layout:
+def _feeds_predictor(state: StepState) -> bool:
+    """Whether the window's first position is predicted by one before it, in some row."""
+    window = state.window
+    return state.shift > 0 and window.begin > window.query_BQ.shape[1] - window.size
+
+
+def _fed_with(state: StepState, feed_BF: Tensor) -> Plan:
+    """A forward of the window and what else is fed."""
+    window = state.window
+    if window.padded:
+        feed_BF = feed_BF.sort(dim=1).values
+    return Plan(feed_BF, window.query_BQ, context=window.reach, spare=state.spare(window.reach))
+
+
+def _block_layout(state: StepState, phase: int = 0) -> Layout:
     reach = state.window.reach
-    return Layout((phase, reach + state.spare(reach)), reach)
+    return Layout((phase, int(_feeds_predictor(state)), reach + state.spare(reach)), reach)
 
 
 @dataclass(frozen=True)
@@ -104,14 +128,11 @@ class BlockCausalCache(_ForBlockCausal):
     def plan(self, state: StepState) -> Plan:
         window = state.window
         if state.index or window.before_BP is None:
-            return block_forward(state)
-        feed_BF = torch.cat((window.before_BP, window.query_BQ), dim=1)
-        if window.padded:
-            feed_BF = feed_BF.sort(dim=1).values
-        return Plan(feed_BF, window.query_BQ, context=window.reach, spare=state.spare(window.reach))
+            return _block_forward(state)
+        return _fed_with(state, torch.cat((window.before_BP, window.query_BQ), dim=1))
 
     def layout(self, state: StepState) -> Layout:
-        return block_layout(state, phase=min(state.index, 1))
+        return _block_layout(state, phase=min(state.index, 1))
 
 
 @dataclass(frozen=True)
@@ -122,7 +143,7 @@ class BlockCausalCacheApart(_ForBlockCausal):
         return Plan(window.before_BP, window.before_BP[:, :0], context=window.begin)
 
     def plan(self, state: StepState) -> Plan:
-        return block_forward(state)
+        return _block_forward(state)
 
     def layout(self, state: StepState) -> Layout:
-        return block_layout(state)
+        return _block_layout(state)

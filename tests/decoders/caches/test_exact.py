@@ -11,7 +11,6 @@ from quicksilver.decoders import (
     BlockCausalCache,
     BlockCausalCacheApart,
     Blocks,
-    Cache,
     Decoder,
     Even,
     Floor,
@@ -52,16 +51,18 @@ BLOCK_DECODERS: list[tuple[Windows, Schedule, Policy, ExpertShape | None]] = [
     (GridBlocks(4), Free(Linear(4)), Remdm(Rescaled(0.5)), None)]
 
 
-def model_of(pattern: AttentionPattern, seed: int, experts: ExpertShape | None = None) -> DecodableTransformer:
+def model_of(pattern: AttentionPattern, seed: int, experts: ExpertShape | None = None,
+             shift: int | None = None) -> DecodableTransformer:
     return DecodableTransformer(random_transformer(pattern, seed, experts=experts), MASK_ID,
-                                shift=int(pattern == Causal()))
+                                shift=int(pattern == Causal()) if shift is None else shift)
 
 
-def grid_requests(seed: int) -> list[Request]:
-    """Rows that end on a grid of 4, whose prompts end anywhere, one of them with a token given in its completion."""
+def grid_requests(seed: int, shift: int = 0) -> list[Request]:
+    """Rows that end on a grid of 4, whose prompts end anywhere from `shift` on, one of them with a token given in its
+    completion."""
     rng, requests = np.random.default_rng(seed), []
     for row in range(5):
-        start = int(rng.integers(0, 11))
+        start = int(rng.integers(shift, 11))
         stop = 4 * int(rng.integers(start // 4 + 1, 7))
         tokens = rng.integers(0, MASK_ID, size=stop)
         tokens[start + (stop - start > 3 and row == 0) :] = MASK_ID
@@ -96,12 +97,13 @@ def test_append_is_recomputation(seeds: range, experts: ExpertShape | None) -> N
 @pytest.mark.parametrize(("windows", "schedule", "policy", "experts"), BLOCK_DECODERS, ids=[
     f"{windows}-{type(policy).__name__}-{'experts' if experts else 'dense'}"
     for windows, _, policy, experts in BLOCK_DECODERS])
+@pytest.mark.parametrize("shift", [0, 1], ids=["", "shifted"])
 @SEEDS
-def test_block_causal_caches_are_recomputation(seeds: range, windows: Windows, schedule: Schedule, policy: Policy,
-                                               experts: ExpertShape | None) -> None:
+def test_block_causal_caches_are_recomputation(seeds: range, shift: int, windows: Windows, schedule: Schedule,
+                                               policy: Policy, experts: ExpertShape | None) -> None:
     num_dropped = num_edits = 0
     for seed in seeds:
-        model, requests = model_of(BlockCausal(4), seed, experts), grid_requests(seed)
+        model, requests = model_of(BlockCausal(4), seed, experts, shift), grid_requests(seed, shift)
         decoder = Decoder(windows, schedule, Greedy(), policy, Recompute(), (None, END_ID)[seed % 2])
         exact = run(decoder, model, requests)
         fused, apart = (run(replace(decoder, cache=cache), model, requests) for cache in BLOCK_CAUSAL)
@@ -136,6 +138,17 @@ def test_the_fused_store_saves_a_forward_a_block_and_no_position() -> None:
     assert positions_and_keys(replace(decoder, cache=BlockCausalCacheApart()), model, request) == (12 + 3, fed, seen)
 
 
+def test_a_shifted_model_is_fed_the_position_that_predicts_a_block() -> None:
+    """With every step of a block but its first, which feeds the finished block whole, or none before it."""
+    model = model_of(BlockCausal(4), 0, shift=1)
+    decoder = Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCache())
+    found = run(decoder, model, [Request.completing([1] * 4, 8, mask_id=MASK_ID)])
+    assert [plan.feed_BF.tolist()[0] for plan in found.plans] == [
+        [0, 1, 2, 3, 4, 5, 6, 7], [3, 4, 5, 6, 7], [4, 5, 6, 7, 8, 9, 10, 11], [7, 8, 9, 10, 11]]
+    apart = run(replace(decoder, cache=BlockCausalCacheApart()), model, [Request.completing([1], 3, mask_id=MASK_ID)])
+    assert [plan.feed_BF.tolist()[0] for plan in apart.plans] == [[0, 1, 2, 3]] * 2
+
+
 def test_without_a_prompt_there_is_nothing_to_store_before_the_first_block() -> None:
     model, request = model_of(BlockCausal(4), 0), Request([MASK_ID] * 8)
     decoder = Decoder(GridBlocks(4), Linear(2), Greedy(), TopProbability(), BlockCausalCacheApart())
@@ -168,9 +181,3 @@ def test_what_is_stored_of_a_block_is_that_of_its_last_tokens() -> None:
         torch.testing.assert_close(mine[:, :, :16], theirs[:, :, :16], rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("cache", BLOCK_CAUSAL, ids=str)
-def test_a_next_token_model_is_refused_a_block_causal_cache(cache: Cache) -> None:
-    decoder = Decoder(GridBlocks(4), Linear(1), Greedy(), TopProbability(), cache)
-    model = replace(model_of(BlockCausal(4), 0), shift=1)
-    with pytest.raises(ValueError, match="without shift"):
-        decoder.decode(model, [Request.completing([1], 7, mask_id=MASK_ID)])

@@ -14,6 +14,7 @@ from quicksilver.decoders import (
     CapturedSteps,
     Completion,
     Decoder,
+    Recompute,
     Request,
     StepState,
     Windows,
@@ -31,6 +32,7 @@ from quicksilver.kernels.moe_router import Routing
 from quicksilver.models import (
     AttentionPattern,
     Bidirectional,
+    BlockCausal,
     Causal,
     DecodableTransformer,
     ExpertShape,
@@ -100,6 +102,18 @@ def test_the_first_step_of_a_layout_is_taken_the_second_captured_and_the_others_
     assert (runner.replays.taken, runner.replays.captured, runner.replays.replayed) == (2, 1, 5)
     decoded(runner, model)
     assert (runner.replays.taken, runner.replays.captured, runner.replays.replayed) == (2, 2, 12)
+
+
+def test_steps_of_a_shifted_model_of_blocks_are_replayed() -> None:
+    """Also where it first decodes from the row's first block on, and rows differ."""
+    model, decoder = replace(random_model(BlockCausal(4)), shift=1), presets.block_diffusion(4, 4)
+    runner = CapturedSteps(decoder)
+    for lengths in ((1, 1), (5, 5), (1, 9), (9, 9), (1, 1)):
+        requests = [Request.completing([1] * length, 16 - length, mask_id=MASK_ID) for length in lengths]
+        wanted = tokens(replace(decoder, cache=Recompute()).decode(model, requests))
+        assert tokens(decoder.decode(model, requests)) == wanted
+        assert tokens(generate(model, decoder, requests, runner=runner).completions) == wanted
+    assert runner.replays.replayed > runner.replays.taken
 
 
 def test_weights_that_change_between_decodes_are_seen() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from quicksilver.decoders import Recompute, presets
+from quicksilver.decoders import BlockCausalCache, BlockCausalCacheApart, Cache, Recompute, presets
 from quicksilver.models import BlockCausal, load
 
 from tests.models.families.plain import InBlocks, everything
@@ -68,9 +68,9 @@ def test_fed_block_after_block_it_gives_the_same(tmp_path: Path) -> None:
     check_cached(published(), 4, tmp_path)
 
 
-def test_it_decodes_as_a_plain_model(tmp_path: Path) -> None:
-    """The cache of blocks takes no shift, so that it is computed anew."""
-    check_decodes(published(), replace(presets.block_diffusion(4, 2), cache=Recompute()), tmp_path)
+@pytest.mark.parametrize("cache", [Recompute(), BlockCausalCache(), BlockCausalCacheApart()], ids=str)
+def test_it_decodes_as_a_plain_model(cache: Cache, tmp_path: Path) -> None:
+    check_decodes(published(), replace(presets.block_diffusion(4, 2), cache=cache), tmp_path)
 
 
 def test_the_mask_token_is_the_one_of_its_code_where_the_configuration_names_none(tmp_path: Path) -> None:
