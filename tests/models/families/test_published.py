@@ -70,6 +70,12 @@ SDAR_8B = QWEN | {
     "vocab_size": 151936,
 }
 SDAR_4B = SDAR_8B | {"hidden_size": 2560, "intermediate_size": 9728}
+SDAR_30B = SDAR_8B | {  # of Qwen3-30B-A3B's sizes
+    "architectures": ["SDARMoeForCausalLM"], "decoder_sparse_step": 1, "hidden_size": 2048, "intermediate_size": 6144,
+    "mlp_only_layers": [], "model_type": "sdar_moe", "moe_intermediate_size": 768, "norm_topk_prob": True,
+    "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48, "num_key_value_heads": 4,
+    "output_router_logits": False, "router_aux_loss_coef": 0.001,
+}
 FAST_DLLM_7B = QWEN | {
     "architectures": ["Fast_dLLM_QwenForCausalLM"], "bd_size": 32, "conplemenrary_mask": True, "eos_token_id": 151645,
     "hidden_size": 3584, "intermediate_size": 18944, "layer_types": ["full_attention"] * 28,
@@ -83,9 +89,10 @@ FAST_DLLM_7B = QWEN | {
     (LLADA_8B, Bidirectional(), 0, 126336, 8.0), (DREAM_7B, Bidirectional(), 1, 151666, 7.6),
     (LLADA_MOE_7B, Bidirectional(), 0, 156895, 7.4), (LLADA2_MINI, BlockCausal(32), 0, 156895, 16.3),
     (LLADA2_FLASH, BlockCausal(32), 0, 156895, 102.9), (SDAR_8B, BlockCausal(4), 0, 151669, 8.2),
-    (SDAR_4B, BlockCausal(4), 0, 151669, 4.4), (FAST_DLLM_7B, BlockCausal(32), 1, 151665, 7.6),
+    (SDAR_4B, BlockCausal(4), 0, 151669, 4.4), (SDAR_30B, BlockCausal(4), 0, 151669, 30.5),
+    (FAST_DLLM_7B, BlockCausal(32), 1, 151665, 7.6),
 ], ids=["LLaDA-8B", "Dream-7B", "LLaDA-MoE-7B-A1B", "LLaDA2-mini", "LLaDA2-flash", "SDAR-8B", "SDAR-4B",
-        "Fast-dLLM v2 7B"])
+        "SDAR-30B-A3B", "Fast-dLLM v2 7B"])
 def test_every_field_of_a_published_configuration_is_known(config: dict[str, Any], pattern: AttentionPattern,
                                                            shift: int, mask_id: int, billions: float) -> None:
     found = describe(config, "config.json")
