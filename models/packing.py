@@ -3,6 +3,8 @@
     beside   a second copy of what pays, where memory allows: what is trained between decodes is kept as it lies
     alone    one copy, where packing pays for every number of rows that a decoder feeds: a loaded model takes the memory
              of its weights once
+
+Either way they lie on huge pages where Linux has some (kernels/huge_pages.py).
 """
 
 from collections import Counter
@@ -12,6 +14,7 @@ from typing import Protocol
 
 from ..kernels.checks import real_field
 from ..kernels.host_memory import free_memory_bytes
+from ..kernels.huge_pages import use_huge_pages
 from ..kernels.packed_linear import pays
 from .linear import Linear
 from .mixture import MoELayer
@@ -28,6 +31,7 @@ class Packing(Protocol):
 class PackedBeside:
     def pack(self, transformer: Transformer) -> None:
         transformer.pack()
+        _lay_out(transformer)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class PackedAlone:
         if _bytes_of(rest) <= min(self.most_beside * num_bytes, free_memory_bytes() // 2):
             for layer in rest:
                 layer.pack(num_bytes)
+        _lay_out(transformer)
 
     def packer(self, transformer: Transformer) -> Callable[[str], None]:
         """What packs a parameter by its name, alone, if it is a layer's own weight and that pays: for one who fills
@@ -66,6 +71,11 @@ class PackedAlone:
                 owners[name].pack_alone(num_bytes)
 
         return pack_alone
+
+
+def _lay_out(transformer: Transformer) -> None:
+    """Have the packed weights on huge pages, as far as Linux can."""
+    use_huge_pages(layer.packed.packed for layer in transformer.linear_layers if layer.packed is not None)
 
 
 def _bytes_of(layers: Sequence[Linear | MoELayer]) -> int:
