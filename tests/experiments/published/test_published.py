@@ -15,6 +15,7 @@ from quicksilver.decoders import generate, presets
 from quicksilver.experiments.published.wheel import WeightsUnavailable
 from quicksilver.models import LoadedModel, load
 from quicksilver.models.filling import parts_of
+from quicksilver.models.saving import save
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,6 +113,21 @@ def test_its_weights_are_those_of_transformers(loaded: LoadedModel, reference: A
     ours = {part.name: weight for part, weight in parts_of(loaded.model.transformer, assignments)}
     assert set(theirs) - set(ours) <= {"lm_head.weight"}
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
+def test_saved_as_safetensors_both_load_it_again_to_the_bit(
+        path: Path, loaded: LoadedModel, reference: Any, tmp_path: Path) -> None:
+    from transformers import LlamaForCausalLM
+
+    save(loaded, tmp_path / "saved")
+    theirs: Any = LlamaForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    wanted = reference.state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in theirs.state_dict().items())
+    assert theirs.config.rope_parameters == reference.config.rope_parameters
+    again, prompt = load(tmp_path / "saved", dtype=torch.float32, device="cpu"), prompts(path)[0]
+    found, before = (generate(one.model, presets.autoregressive(), [prompt], num_new=NUM_NEW).completions[0].completion
+                     for one in (again, loaded))
+    assert found == before
 
 
 def test_loading_takes_little_more_memory_than_its_weights(path: Path) -> None:
