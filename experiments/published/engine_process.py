@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from ...kernels.dispatch import named, recording
 from ..harness.records import Json
-from .engines import Engine, Running, Task, versions
+from .engines import Engine, Running, Task
 
 _STATUS = Path("/proc/self/status")
 _SECONDS_BETWEEN_LOOKS = 0.005
@@ -53,7 +54,8 @@ def started(engine: Engine, path: Path, task: Task) -> Json:
     began = time.perf_counter()
     with watched_memory() as seen:
         _running["engine"] = engine.start(path, task)
-    return {"start_seconds": time.perf_counter() - began, "start_peak_bytes": max(seen), "versions": versions(engine)}
+    return {"start_seconds": time.perf_counter() - began, "start_peak_bytes": max(seen),
+            "versions": {name: metadata.version(name) for name in ("torch", *engine.libraries)}}
 
 
 def decoded(prompt: list[int]) -> Json:

@@ -9,7 +9,6 @@ positions behind the prompt. llama.cpp gives the logits of the last of these alo
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -288,11 +287,6 @@ class _Products:
                 F.linear(x_FK, weight_NK)
 
         return run
-
-
-def versions(engine: Engine) -> dict[str, str]:
-    """Of the distributions that an engine is made of."""
-    return {name: metadata.version(name) for name in ("torch", *engine.libraries)}
 
 
 def _find(library: str, remedy: str) -> None:

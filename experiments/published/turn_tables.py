@@ -59,8 +59,8 @@ def _are_compared(ours: OwnEngine, theirs: Engine) -> bool:
 
 def engines_table(found: Json, width: int) -> Table:
     """A line for each engine, of medians over rounds."""
-    laid_out = Table("engine", "tokens/s", "ms a token", "ms to the first", f"ms for {width} positions", "own memory, MB",
-                     "prompts answered as by transformers in float32")
+    laid_out = Table("engine", "tokens/s", "ms a token", "ms to the first", f"ms for {width} positions",
+                     "own memory, MB", "prompts answered as by transformers in float32")
     answers = _answers(found["engines"].get(REFERENCE, {}), found["prompt_ids"])
     for name, engine in found["engines"].items():
         if "failed" in engine:
@@ -69,7 +69,8 @@ def engines_table(found: Json, width: int) -> Table:
         token, first, forward = (1e3 * statistics.median(turn["took"][measure] for turn in engine["rounds"])
                                  for measure in MEASURES)
         own = _answers(engine, found["prompt_ids"])
-        same = "" if None in own or not answers else f"{sum(map(_same, own, answers))} of {len(own)}"
+        num_same = sum(one == other for one, other in zip(own, answers, strict=False))
+        same = "" if None in own or not answers else f"{num_same} of {len(own)}"
         laid_out.add_row(name, f"{1e3 / token:.1f}", f"{token:.2f}", f"{first:.1f}", f"{forward:.1f}",
                          f"{_peak(engine) / 1e6:.0f}", same)
     return laid_out
@@ -91,10 +92,6 @@ def ratios_table(found: Json, width: int) -> Table:
 def _answers(engine: Json, prompts: Sequence[list[int]]) -> list[list[int] | None]:
     """The tokens after each prompt; those of the first rounds, in which each prompt had its turn."""
     return [turn["tokens"] for turn in engine.get("rounds", [])[: len(prompts)]]
-
-
-def _same(one: list[int] | None, other: list[int] | None) -> bool:
-    return one == other
 
 
 def _peak(engine: Json) -> int:

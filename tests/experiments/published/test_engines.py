@@ -18,7 +18,6 @@ from quicksilver.experiments.published.engines import (
     ProductsEngine,
     Task,
     TransformersEngine,
-    versions,
 )
 from quicksilver.models import load
 
@@ -126,8 +125,3 @@ def test_llama_cpp_computes_each_prompt_anew_and_each_forward_behind_it(
         run()
         assert (llama.computed, llama.n_tokens) == (TASK.width, len(PROMPT) + TASK.width)
     assert (llama.options["n_threads"], llama.options["n_threads_batch"]) == (1, 1)
-
-
-def test_what_an_engine_is_made_of_is_on_record() -> None:
-    assert versions(OwnEngine("float32", "graph")).keys() == {"torch", "quicksilver"}
-    assert versions(ProductsEngine("float32")).keys() == {"torch"}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from quicksilver.decoders import presets
@@ -20,10 +20,14 @@ OPTIONS: dict[str, Any] = {
     "threads": 1}
 
 
+def experiment(**changes: Any) -> EnginesInTurns:
+    return EnginesInTurns(**(OPTIONS | changes))
+
+
 class Here:
     """A worker in this process, with engines of its own; each call is noted."""
 
-    order: list[str] = []
+    order: ClassVar[list[str]] = []
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._running: dict[str, Any] = {}
@@ -55,7 +59,7 @@ def test_engines_take_turns_and_what_cannot_run_is_on_record(
     monkeypatch.setattr("quicksilver.experiments.published.engines.find_spec",
                         lambda name: None if name == "llama_cpp" else name)
     Here.order.clear()
-    assert EnginesInTurns(**OPTIONS).run(tmp_path) == 0
+    assert experiment().run(tmp_path) == 0
     (path,) = (tmp_path / "records").glob("*.json")
     result = json.loads(path.read_text())["result"]
     engines = result["engines"]
@@ -72,7 +76,7 @@ def test_engines_take_turns_and_what_cannot_run_is_on_record(
 
 @pytest.mark.slow
 def test_in_processes_of_their_own_the_same(tmp_path: Path) -> None:
-    assert EnginesInTurns(**OPTIONS | {"others": []}).run(tmp_path) == 0
+    assert experiment(others=[]).run(tmp_path) == 0
     (path,) = (tmp_path / "records").glob("*.json")
     result = json.loads(path.read_text())["result"]
     assert result["engines"].keys() == {"ours, float32, replayed", "F.linear alone, float32"}
@@ -80,11 +84,11 @@ def test_in_processes_of_their_own_the_same(tmp_path: Path) -> None:
 
 
 def test_a_dtype_that_the_processor_does_not_multiply_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = OPTIONS | {"dtypes": ["float32", "bfloat16"], "others": ["transformers"]}
+    options = {"dtypes": ["float32", "bfloat16"], "others": ["transformers"]}
     names = {}
     for precision in ("float32", "bfloat16"):
         monkeypatch.setattr(in_turns, "fast_precision", lambda device, found=precision: found)
-        names[precision] = [engine.name for engine in EnginesInTurns(**options).engines]
+        names[precision] = [engine.name for engine in experiment(**options).engines]
     assert names["float32"] == ["ours, float32, replayed", "transformers, float32", "F.linear alone, float32"]
     assert set(names["bfloat16"]) - set(names["float32"]) == {
         "ours, bfloat16, replayed", "transformers, bfloat16", "F.linear alone, bfloat16"}
@@ -98,9 +102,9 @@ def test_a_dtype_that_the_processor_does_not_multiply_is_left_out(monkeypatch: p
     ({"captures": ["graph", "graph"]}, "must all be different")], ids=str)
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EnginesInTurns(**OPTIONS | changes)
+        experiment(**changes)
 
 
 def test_a_prompt_that_is_too_short_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prompts='Hi.*must have num_prompt=40"):
-        EnginesInTurns(**OPTIONS | {"prompts": ["Hi there"], "num_prompt": 40}).run(tmp_path)
+        experiment(prompts=["Hi there"], num_prompt=40).run(tmp_path)
