@@ -212,6 +212,7 @@ class DecodableTransformer:
         return by_position(self.transformer.head, hidden_BQE)
 
     def forward_cost(self, num_fed: int, num_keys_seen: int, num_queried: int, num_stored_read: int) -> tuple[int, int]:
-        size = self.transformer.head.weight.element_size()
+        size = self.transformer.norm.weight.element_size()
+        num_bytes = self.config.forward_bytes(num_fed, num_stored_read, num_queried, bytes_per_element=size)
         return (self.config.forward_flops(num_fed, num_keys_seen, num_queried),
-                self.config.forward_bytes(num_fed, num_stored_read, num_queried, bytes_per_element=size))
+                num_bytes - self.transformer.saved_bytes(with_head=num_queried > 0))

@@ -43,17 +43,22 @@ def made_room_for(transformer: Transformer, device: torch.device) -> Transformer
     return transformer
 
 
+def _not_kept(assignment: Assignment) -> bool:
+    return False
+
+
 def fill(transformer: Transformer, checkpoint: Checkpoint, assignments: Iterable[Assignment],
-         filled: Callable[[str], None]) -> None:
-    """Copy every tensor to its place, those of the largest places first; `filled` is told the name of each that is
-    whole, and may pack it. ValueError names a tensor that holds a number that is not finite in its dtype."""
+         filled: Callable[[str], None], kept: Callable[[Assignment], bool] = _not_kept) -> None:
+    """Copy every tensor to its place, those of the largest places first, but for what `kept` has taken as it lies in the
+    file; `filled` is told the name of each place that is whole, and may pack it. ValueError names a tensor that holds a number that is not finite in its dtype."""
     places = _places(transformer)
     # The memory of a place is taken when it is written, and what packing takes beside it is least at the end.
     ordered = sorted(assignments, key=lambda assignment: (-places[assignment.target].nbytes, assignment.target))
     with torch.no_grad():
         for target, same in groupby(ordered, key=lambda assignment: assignment.target):
             for assignment in same:
-                _fill(places[target], checkpoint, assignment)
+                if not kept(assignment):
+                    _fill(places[target], checkpoint, assignment)
             filled(target)
 
 

@@ -1,12 +1,14 @@
 """A linear layer that multiplies by its packed weight where it holds one (kernels/packed_linear.py): a copy, or the
-weight itself, which is given back when it is read."""
+weight itself, which is given back when it is read; or by one of few bits (kernels/quantized_linear.py)."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..kernels.packed_linear import PackedWeight, linear, pays, pays_alone
+from ..kernels.quantized_linear import QuantizedWeight, quantized_linear
 from .only_packed import OnlyPacked
+from .quantized_parameter import QuantizedParameter
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -32,17 +34,22 @@ class Linear(nn.Linear):
         return isinstance(self.weight, OnlyPacked)
 
     @property
+    def is_quantized(self) -> bool:
+        return isinstance(self.weight, QuantizedParameter)
+
+    @property
     def num_weight_bytes(self) -> int:
-        return self.weight.nbytes
+        return self.weight.quantized.num_bytes if isinstance(self.weight, QuantizedParameter) else self.weight.nbytes
 
     def pays(self, model_bytes: int) -> bool:
         """Whether packing would make it faster in a model whose layers' weights take so many bytes."""
-        return not self.is_only_packed and pays(self.weight, model_bytes)
+        return not (self.is_only_packed or self.is_quantized) and pays(self.weight, model_bytes)
 
     def pack(self, model_bytes: int = 0) -> int:
         """Pack the weight as it is now, if that pays on its device in a model whose layers' weights take so many bytes.
         Returns the bytes of the copy, 0 where the weight is held packed alone."""
-        self._copy = None if self.is_only_packed else PackedWeight.of(self.weight, model_bytes)
+        has_one = self.is_only_packed or self.is_quantized
+        self._copy = None if has_one else PackedWeight.of(self.weight, model_bytes)
         return 0 if self._copy is None else self._copy.num_bytes
 
     def pack_alone(self, model_bytes: int) -> int:
@@ -50,6 +57,8 @@ class Linear(nn.Linear):
         that it takes."""
         if isinstance(self.weight, OnlyPacked):
             return self.weight.packed.num_bytes
+        if self.is_quantized:
+            return 0
         packed = PackedWeight.of(self.weight, model_bytes) if pays_alone(self.weight, model_bytes) else None
         if packed is None:
             return 0
@@ -68,8 +77,30 @@ class Linear(nn.Linear):
         if isinstance(self.weight, OnlyPacked):
             self.weight.give_back()
 
+    def quantize(self, quantized: QuantizedWeight) -> None:
+        """Hold the weight in so few bits alone, as do others that have it; it is multiplied so, and not trained."""
+        self.unpack()
+        assert isinstance(self.weight, nn.Parameter)
+        QuantizedParameter.become(self.weight, quantized)
+
+    def dequantize(self) -> None:
+        """Hold the weight in floats, rounded as it was."""
+        if isinstance(self.weight, QuantizedParameter):
+            self.weight.dequantize()
+
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(self.weight, QuantizedParameter):
+            return quantized_linear(input, self.weight.quantized, self.bias)
         return linear(input, self.weight, self.bias, self.packed)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_copy": None}
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding, whose weight may be that of a quantised head: then the rows that are looked up become floats."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(self.weight, QuantizedParameter):
+            return self.weight.quantized.rows(input).to(self.weight.dtype)
+        return super().forward(input)

@@ -28,6 +28,7 @@ from .families.tensor_names import Assignment
 from .filling import fill, made_room_for, without_memory
 from .heads import Head, SeparateHead
 from .packing import PackedAlone
+from .quantization import FORMATS, Quantization, QuantizedFilling
 from .text import CheckpointTokenizer
 from .transformer import Transformer
 
@@ -61,36 +62,45 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def load(source: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+def load(source: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str | None = None,
          max_length: int | None = None, mask_id: int | None = None, head: Head | None = None,
          ignoring: Sequence[str] = (), revision: str | None = None, say: Callable[[str], None] = _say) -> LoadedModel:
     """The model of a folder with config.json and safetensors, of a GGUF file, or of "owner/name" on Hugging Face's hub
     at a revision (None: the main branch), from its cache where there is no network. A folder of that name here counts
     first.
 
-    dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU), device where they go (None: a GPU where
-    there is one), max_length how many positions can be decoded (None: as many as the configuration names), mask_id the
-    mask token of a model that does not name its own. Fields of config.json that are not known are refused but for
-    those of `ignoring`. `say` is told, before it is taken, how much memory the weights will take. No code of a
+    dtype is that of the weights (None: float32 on a CPU, bfloat16 on a GPU); "int4" or "int8" holds those of linear
+    layers in so few bits, on a CPU, and all else in float32 (models/quantization.py). device is where they go (None: a
+    GPU where there is one), max_length how many positions can be decoded (None: as many as the configuration names),
+    mask_id the mask token of a model that does not name its own. Fields of config.json that are not known are refused
+    but for those of `ignoring`. `say` is told, before it is taken, how much memory the weights will take. No code of a
     checkpoint is run.
 
     ValueError names the field, tensor or file that is missing, unknown, damaged or of another shape or type, and says
     so where the weights do not fit the memory that is free."""
     checkpoint = _opened(located(source, revision))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, _DTYPES))}")
+    quantization = Quantization(dtype) if isinstance(dtype, str) and dtype in FORMATS else None
+    if dtype is None:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    elif quantization is None and dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, (*_DTYPES, *FORMATS)))}")
+    if quantization is not None and device.type != "cpu":
+        raise ValueError(f"dtype={dtype} with device={device}: must be on cpu")
     description = _described(checkpoint, ignoring, max_length)
     assignments = _checked(checkpoint, description)
-    transformer = without_memory(description.config, dtype)
-    _check_memory(checkpoint.path, transformer, device, say)
+    transformer = without_memory(description.config, torch.float32 if isinstance(dtype, str) else dtype)
+    filling = None if quantization is None else QuantizedFilling(quantization, transformer, checkpoint, assignments)
+    _check_memory(checkpoint.path, transformer, device, filling, say)
     transformer = made_room_for(transformer, device)
     packing = PackedAlone()
-    fill(transformer, checkpoint, assignments, packing.packer(transformer))
+    if filling is None:
+        fill(transformer, checkpoint, assignments, packing.packer(transformer))
+    else:
+        fill(transformer, checkpoint, assignments, filling.filled, filling.kept)
     give_back_unused()  # of what lay beside the weights as they were packed, before more is taken
     model = DecodableTransformer(transformer.eval(), _mask_id(description, mask_id), description.shift,
-                                 head=SeparateHead() if head is None else head, packing=packing)
+                                 head=SeparateHead() if head is None else head, packing=quantization or packing)
     if transformer.copied_bytes:
         say(f"{checkpoint.path}: {transformer.copied_bytes / 1e9:.2f} GB of it are held a second time, packed for "
             "faster products")
@@ -189,11 +199,14 @@ def _listed(names: list[str]) -> str:
     return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
 
 
-def _check_memory(path: Path, transformer: Transformer, device: torch.device, say: Callable[[str], None]) -> None:
+def _check_memory(path: Path, transformer: Transformer, device: torch.device, filling: QuantizedFilling | None,
+                  say: Callable[[str], None]) -> None:
     num_bytes = sum(tensor.nbytes for tensor in (*transformer.parameters(), *transformer.buffers()))
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
-    dtype = str(transformer.embedding.weight.dtype).removeprefix("torch.")
-    size = f"{path}: {transformer.num_parameters():,} parameters, {num_bytes / 1e9:.2f} GB in {dtype} on {device}"
+    how = f"in {str(transformer.embedding.weight.dtype).removeprefix('torch.')}"
+    if filling is not None:
+        num_bytes, how = num_bytes - filling.saved_bytes, f"as {filling.words}, the rest {how},"
+    size = f"{path}: {transformer.num_parameters():,} parameters, {num_bytes / 1e9:.2f} GB {how} on {device}"
     if free and num_bytes > free:
         raise ValueError(f"{size}: more than the {free / 1e9:.2f} GB that are free")
     say(size)

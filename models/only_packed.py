@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..kernels.packed_linear import PackedWeight
 
 # What does not read the numbers.
-_ASKS: frozenset[Any] = frozenset({
+ASKS: frozenset[Any] = frozenset({
     *(getattr(Tensor, name).__get__ for name in (
         "shape", "dtype", "device", "layout", "ndim", "nbytes", "itemsize", "requires_grad", "is_leaf", "grad_fn",
         "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta", "is_sparse", "is_mkldnn", "is_quantized", "is_nested")),
@@ -46,7 +46,7 @@ class OnlyPacked(nn.Parameter):
     def __torch_function__(cls, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        if func not in _ASKS:
+        if func not in ASKS:
             for weight in _within((args, kwargs)):
                 weight.give_back()
         with torch._C.DisableTorchFunctionSubclass():

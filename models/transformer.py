@@ -17,9 +17,10 @@ from .attention import AttentionMask
 from .config import Shape, TransformerConfig
 from .kv_store import KVWrite
 from .layers import Attention, ForwardContext, GeGLU, SwiGLU, View, norm_of
-from .linear import Linear
+from .linear import Embedding, Linear
 from .mixture import MoELayer, Router
 from .only_packed import OnlyPacked
+from .quantized_parameter import QuantizedParameter
 from .rope import RopeScaling, frequencies, rotary_tables
 
 
@@ -70,7 +71,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         shape = config.shape
-        self.embedding = nn.Embedding(config.vocab_size, shape.width)
+        self.embedding = Embedding(config.vocab_size, shape.width)
         # The position after the last is padding: decoders feed it to fill ragged rows.
         num_positions = config.max_length + 1
         self.position_table = nn.Embedding(num_positions, shape.width) if shape.position_table else None
@@ -169,6 +170,11 @@ class Transformer(nn.Module):
         for layer in self.layers_to_pack:
             layer.unpack()
 
+    def dequantize(self) -> None:
+        """Hold quantised weights in floats, with the values that were multiplied: to train, move or save them."""
+        for layer in self.linear_layers:
+            layer.dequantize()
+
     @property
     def layers_to_pack(self) -> list[Linear | MoELayer]:
         return [module for module in self.modules() if isinstance(module, Linear | MoELayer)]
@@ -193,12 +199,19 @@ class Transformer(nn.Module):
         return sum(layer.packed.num_bytes for layer in self.linear_layers
                    if layer.packed is not None and not layer.is_only_packed)
 
+    def saved_bytes(self, *, with_head: bool) -> int:
+        """How much less the linear layers read than in floats of their dtype, where they are quantised."""
+        return sum(layer.in_features * layer.out_features * layer.weight.element_size() - layer.num_weight_bytes
+                   for layer in self.linear_layers if layer.is_quantized and (with_head or layer is not self.head))
+
     def weights_version(self) -> Hashable:
         """Where the weights and tables lie, packed copies included, and how often each was written, as far as PyTorch
         counts."""
-        own = (tensor for tensor in (*self.parameters(), *self.buffers()) if not isinstance(tensor, OnlyPacked))
+        all_tensors = (*self.parameters(), *self.buffers())
+        own = (tensor for tensor in all_tensors if not isinstance(tensor, OnlyPacked | QuantizedParameter))
         packed = tuple(layer.packed.identity for layer in self.layers_to_pack if layer.packed is not None)
-        return packed, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
+        quantized = tuple(id(tensor.quantized) for tensor in all_tensors if isinstance(tensor, QuantizedParameter))
+        return packed, quantized, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
 
     def num_parameters(self) -> int:
         """All parameters, those of every expert included."""
