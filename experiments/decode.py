@@ -17,6 +17,7 @@ from ..models import Head, load_checkpoint
 from .harness.devices import check_dtype
 from .harness.progress import console
 from .study.checks import capture_field, check_invariance, check_machine, check_tasks
+from .study.runner import cast
 from .study.setup import TaskSetup, family_for
 from .training.evaluator import Evaluator, batches, canvases
 from .training.recipe import TrainingPoint
@@ -76,7 +77,7 @@ class Decode:
         else:
             transformer = load_checkpoint(Path(self.checkpoint), expect=point.config())
         torch.set_num_threads(self.threads)
-        evaluator = point.evaluator(transformer.to(self.device, getattr(torch, self.dtype)), self.decoder, self.head,
+        evaluator = point.evaluator(cast(transformer, self.device, self.dtype), self.decoder, self.head,
                                     capture=self.capture)
         problems = setup.task.test_problems(self.num_items)
         requests = evaluator.requests(setup.task, problems, self.seeds[0])

@@ -49,8 +49,9 @@ def _not_kept(assignment: Assignment) -> bool:
 
 def fill(transformer: Transformer, checkpoint: Checkpoint, assignments: Iterable[Assignment],
          filled: Callable[[str], None], kept: Callable[[Assignment], bool] = _not_kept) -> None:
-    """Copy every tensor to its place, those of the largest places first, but for what `kept` has taken as it lies in the
-    file; `filled` is told the name of each place that is whole, and may pack it. ValueError names a tensor that holds a number that is not finite in its dtype."""
+    """Copy every tensor to its place, those of the largest places first, but for what `kept` has taken as the file
+    holds it; `filled` is told the name of each place that is whole, and may pack it. ValueError names a tensor that
+    holds a number that is not finite in its dtype."""
     places = _places(transformer)
     # The memory of a place is taken when it is written, and what packing takes beside it is least at the end.
     ordered = sorted(assignments, key=lambda assignment: (-places[assignment.target].nbytes, assignment.target))

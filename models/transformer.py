@@ -211,7 +211,8 @@ class Transformer(nn.Module):
         own = (tensor for tensor in all_tensors if not isinstance(tensor, OnlyPacked | QuantizedParameter))
         packed = tuple(layer.packed.identity for layer in self.layers_to_pack if layer.packed is not None)
         quantized = tuple(id(tensor.quantized) for tensor in all_tensors if isinstance(tensor, QuantizedParameter))
-        return packed, quantized, tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
+        lying = tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in own)
+        return packed, quantized, lying
 
     def num_parameters(self) -> int:
         """All parameters, those of every expert included."""

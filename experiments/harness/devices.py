@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from ...models.quantization import FORMATS
+
 _ONEDNN_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of ONEDNN_MAX_CPU_ISA under which oneDNN has no bfloat16 instructions for matrix products."""
 
@@ -46,8 +48,11 @@ def check_device(device: str) -> None:
 
 
 def check_dtype(dtype: str, device: str) -> None:
-    """ValueError unless the device multiplies weights of this dtype in instructions of its own."""
+    """ValueError unless the device multiplies weights of this dtype in instructions of its own, or, a CPU, in so few
+    bits (models/quantization.py)."""
     allowed = ("float32", "bfloat16") if fast_precision(device) == "bfloat16" else ("float32",)
+    if device == "cpu":
+        allowed += tuple(FORMATS)
     if dtype not in allowed:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(allowed)} on this {device}")
 

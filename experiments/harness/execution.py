@@ -7,11 +7,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...kernels.dispatch import Ran, named, recording
 from ...models import DecodableTransformer, LanguageModel, Transformer
+from ...models.quantized_parameter import QuantizedParameter
 from .devices import device_name
 from .records import Json
 
 _PRODUCTS = frozenset({"linear", "matmul", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "_grouped_mm",
-                       "_linear_pointwise", "mkldnn_linear"})
+                       "_linear_pointwise", "mkldnn_linear", "_weight_int4pack_mm_for_cpu", "_weight_int8pack_mm"})
 
 
 class ProductTypes(TorchDispatchMode):
@@ -34,9 +35,16 @@ def seen(transformer: Transformer, products: ProductTypes, ran: Ran) -> Json:
     that ran; of linear layers F.linear, unless weights are packed."""
     kernels = named(ran)
     return {"device": device_name(transformer.head.weight.device), "threads": torch.get_num_threads(),
-            "dtypes": {"weights": _names({parameter.dtype for parameter in transformer.parameters()}),
+            "dtypes": {"weights": _weights(transformer),
                        "products": _names(products.seen)}, "linear": kernels.pop("linear", "F.linear"),
             "kernels": kernels}
+
+
+def _weights(transformer: Transformer) -> list[str]:
+    """The dtypes of floats, and how quantised weights are held."""
+    held = {parameter.quantized.form.value for parameter in transformer.parameters()
+            if isinstance(parameter, QuantizedParameter)}
+    return [*_names({parameter.dtype for parameter in transformer.parameters()}), *sorted(held)]
 
 
 def _names(dtypes: set[torch.dtype]) -> list[str]:

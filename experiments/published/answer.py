@@ -22,6 +22,7 @@ from ...decoders.generation import GenerationStream
 from ...kernels.checks import check_integer
 from ...kernels.dispatch import Implementation, named, recording, using
 from ...models import LoadedModel
+from ...models.quantization import FORMATS
 from ...models.text import CheckpointTokenizer
 from ..harness.devices import wait_for
 from ..harness.locks import machine_alone
@@ -31,7 +32,8 @@ from ..harness.records import ADDED_LATER, Json, RecordStore
 from ..study.checks import capture_field, check_different, check_machine
 from ..training.recipe import LARGEST_SEED
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype | str] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, **{name: name for name in FORMATS}}
 _LIBRARIES = ("gguf", "tokenizers")
 
 
@@ -42,8 +44,8 @@ class Weights(Protocol):
         """ValueError with the reason if it cannot be loaded."""
         ...
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
-        """The model, its weights in `dtype` on the device; what is fetched is kept in `folder`."""
+    def load(self, folder: Path, dtype: torch.dtype | str, device: str) -> LoadedModel:
+        """The model, its weights in `dtype`, one of DTYPES, on the device; what is fetched is kept in `folder`."""
         ...
 
 
@@ -155,7 +157,7 @@ def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
         "decode_seconds": ended - first, "num_steps": steps,
         "decode_tokens_per_second": (len(completion.completion) - 1) / (ended - first) if steps > 1 else None,
         "kernels": named(ran),
-        "dtype": str(model.transformer.head.weight.dtype).removeprefix("torch."),
+        "dtype": point.dtype,
         "model": f"{loaded.published['architectures'][0]} in {type(model).__name__}",
         "accounting": generation.accounting.to_json(model),
         "steps": None if runner is None else runner.replays.to_json(),

@@ -30,7 +30,7 @@ class PublishedModel:
         return describe_checkpoint(self.path, max_length=self.max_length, ignoring=self.ignoring,
                                    revision=self.revision)
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+    def load(self, folder: Path, dtype: torch.dtype | str, device: str) -> LoadedModel:
         """The model, its weights in `dtype` on `device`; nothing is kept in `folder`."""
         return load(self.path, dtype=dtype, device=device, max_length=self.max_length, mask_id=self.mask_id,
                     ignoring=self.ignoring, revision=self.revision,

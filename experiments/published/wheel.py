@@ -43,7 +43,7 @@ class WheelWeights:
         if missing:
             raise ValueError(f"weights={self.package}: reading them needs {', '.join(missing)}: {_EXTRA}")
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+    def load(self, folder: Path, dtype: torch.dtype | str, device: str) -> LoadedModel:
         """The model, its weights in `dtype` on the device; the file is kept in `folder`. WeightsUnavailable with the
         reason."""
         return load(self.fetched(folder), dtype=dtype, device=device,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ...models import Transformer
+from ...models.quantization import FORMATS, Quantization
 from ..harness.locks import exclusive
 from ..harness.progress import console
 from ..harness.provenance import provenance
@@ -17,6 +18,14 @@ from ..training.side_by_side import train_side_by_side
 from ..training.trainer import is_trained, load_or_train
 
 _POINT_FAILURES = (RuntimeError, MemoryError, FloatingPointError)
+
+
+def cast(model: Transformer, device: str, dtype: str) -> Transformer:
+    """The model itself, on a device with weights of a dtype, or quantised as a format says (models/quantization.py)."""
+    if dtype not in FORMATS:
+        return model.to(device, getattr(torch, dtype))
+    Quantization(dtype).pack(model)
+    return model
 
 
 class Runner:
@@ -56,11 +65,11 @@ class Runner:
 
     def model_in(self, point: TrainingPoint, device: str, dtype: str) -> Transformer:
         """The model on a device with weights of a dtype. A copy of another dtype than the trained weights' is kept."""
-        model, wanted = self.model(point), getattr(torch, dtype)
-        if model.head.weight.dtype != wanted:
+        model = self.model(point)
+        if str(model.head.weight.dtype) != f"torch.{dtype}":
             if (point, dtype) not in self._cast:
-                self._cast[point, dtype] = copy.deepcopy(model).to(wanted)
-            model = self._cast[point, dtype]
+                self._cast[point, dtype] = cast(copy.deepcopy(model), device, dtype)
+            return self._cast[point, dtype]
         return model.to(device)
 
     def record(self, point: object, measure: Callable[[], Json]) -> Json:
