@@ -4,8 +4,8 @@
                                                               for the high and the low four bits, of its Q8_0
     rows                         w = q scale                  q of 8 bits
 
-The operators (`aten::_weight_int4pack_mm_for_cpu`, `_weight_int8pack_mm`) are fast with activations, scales and zeros in
-bfloat16; they sum in float32 and round the result to bfloat16. Activations of other dtypes are rounded, and the result
+The operators (`aten::_weight_int4pack_mm_for_cpu`, `_weight_int8pack_mm`) are fast with activations, scales and zeros
+in bfloat16; they sum in float32 and round the result to bfloat16. Activations of other dtypes are rounded, and the result
 is given in theirs. A row's bits do not depend on how many others are multiplied with it.
 
 They are fast for few rows and with AVX-512: SmolLM2-135M's products, on two cores of an AMD EPYC, take 3.0 ms for one

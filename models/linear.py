@@ -86,7 +86,7 @@ class Linear(nn.Linear):
     def dequantize(self) -> None:
         """Hold the weight in floats, rounded as it was."""
         if isinstance(self.weight, QuantizedParameter):
-            self.weight.dequantize()
+            self.weight.become_floats()
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(self.weight, QuantizedParameter):

@@ -80,16 +80,10 @@ def load(source: str | Path, *, dtype: torch.dtype | str | None = None, device: 
     so where the weights do not fit the memory that is free."""
     checkpoint = _opened(located(source, revision))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    quantization = Quantization(dtype) if isinstance(dtype, str) and dtype in FORMATS else None
-    if dtype is None:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    elif quantization is None and dtype not in _DTYPES:
-        raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, (*_DTYPES, *FORMATS)))}")
-    if quantization is not None and device.type != "cpu":
-        raise ValueError(f"dtype={dtype} with device={device}: must be on cpu")
+    float_dtype, quantization = _held(dtype, device)
     description = _described(checkpoint, ignoring, max_length)
     assignments = _checked(checkpoint, description)
-    transformer = without_memory(description.config, torch.float32 if isinstance(dtype, str) else dtype)
+    transformer = without_memory(description.config, float_dtype)
     filling = None if quantization is None else QuantizedFilling(quantization, transformer, checkpoint, assignments)
     _check_memory(checkpoint.path, transformer, device, filling, say)
     transformer = made_room_for(transformer, device)
@@ -105,6 +99,21 @@ def load(source: str | Path, *, dtype: torch.dtype | str | None = None, device: 
         say(f"{checkpoint.path}: {transformer.copied_bytes / 1e9:.2f} GB of it are held a second time, packed for "
             "faster products")
     return LoadedModel(model, checkpoint.path, checkpoint.config, description)
+
+
+def _held(dtype: torch.dtype | str | None, device: torch.device) -> tuple[torch.dtype, Quantization | None]:
+    """The dtype of floats, and how linear layers are quantised, if they are."""
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32, None
+    name = str(dtype).removeprefix("torch.")  # which has an int4 and an int8 too
+    if name in FORMATS:
+        if device.type != "cpu":
+            raise ValueError(f"dtype={name} with device={device}: must be on cpu")
+        return torch.float32, Quantization(name)
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype={dtype}: must be one of {', '.join(map(str, (*_DTYPES, *FORMATS)))}")
+    assert isinstance(dtype, torch.dtype)
+    return dtype, None
 
 
 def describe_checkpoint(source: str | Path, *, max_length: int | None = None, ignoring: Sequence[str] = (),

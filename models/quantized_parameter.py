@@ -26,8 +26,8 @@ class QuantizedParameter(nn.Parameter):
         weight.__class__ = cls
         weight.quantized = quantized  # pyright: ignore[reportAttributeAccessIssue]
 
-    def dequantize(self) -> None:
-        """Become floats, of the values that were multiplied."""
+    def become_floats(self) -> None:
+        """Become a parameter as others are, of the values that were multiplied."""
         dtype, quantized = self.dtype, self.quantized
         del self.quantized
         self.__class__ = nn.Parameter  # pyright: ignore[reportAttributeAccessIssue]
@@ -61,5 +61,5 @@ class QuantizedParameter(nn.Parameter):
     def __reduce_ex__(self, protocol: Any) -> Any:
         self._refuse()
 
-    def __repr__(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{type(self).__name__}({self.quantized.form.value}, shape={[*self.quantized.shape]})"

@@ -198,8 +198,8 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest
     Variant("Llama", {"hidden_size": 64}).saved(tmp_path)
     with pytest.raises(ValueError, match="dtype=int3: must be one of torch.float32, .*, int4, int8"):
         loaded(tmp_path, "int3")
-    with pytest.raises(ValueError, match="dtype=int4 with device=cuda: must be on cpu"):
-        load(tmp_path, dtype="int4", device="cuda", say=lambda line: None)
+    with pytest.raises(ValueError, match="dtype=int8 with device=cuda: must be on cpu"):
+        load(tmp_path, dtype=torch.int8, device="cuda", say=lambda line: None)
     with pytest.raises(ValueError, match="format='int4' on meta: must be on cpu"):
         Quantization("int4").pack(transformer().to("meta"))
     with pytest.raises(ValueError, match="format='int2': must be one of int4, int8"):
