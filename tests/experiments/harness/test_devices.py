@@ -33,7 +33,8 @@ def test_a_process_that_may_not_use_the_instructions_takes_float32(
     assert fast_precision("cpu") == precision
 
 
-@pytest.mark.parametrize(("fast", "allowed"), [("bfloat16", ["float32", "bfloat16"]), ("float32", ["float32"])])
+@pytest.mark.parametrize(("fast", "allowed"), [
+    ("bfloat16", ["float32", "bfloat16", "int4", "int8"]), ("float32", ["float32", "int4", "int8"])])
 def test_a_dtype_without_instructions_is_refused(fast: str, allowed: list[str], monkeypatch: pytest.MonkeyPatch
                                                  ) -> None:
     monkeypatch.setattr(devices, "fast_precision", lambda device: fast)
@@ -42,6 +43,8 @@ def test_a_dtype_without_instructions_is_refused(fast: str, allowed: list[str], 
     for dtype in {"bfloat16", "float16", "fast"} - set(allowed):
         with pytest.raises(ValueError, match=f"dtype='{dtype}': must be one of {', '.join(allowed)} on this cpu"):
             devices.check_dtype(dtype, "cpu")
+    with pytest.raises(ValueError, match="dtype='int4': must be one of float32.* on this cuda"):
+        devices.check_dtype("int4", "cuda")
 
 
 def test_this_processor_has_a_fast_precision() -> None:

@@ -46,7 +46,7 @@ class Tiny:
     def check(self) -> None:
         pass
 
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+    def load(self, folder: Path, dtype: torch.dtype | str, device: str) -> LoadedModel:
         torch.manual_seed(1)
         config = LlamaConfig(vocab_size=259, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
                              num_attention_heads=2, max_position_embeddings=128, initializer_range=0.5)
@@ -148,7 +148,7 @@ def test_each_seed_draws_an_answer_of_its_own_and_the_same_again(tmp_path: Path)
 @pytest.mark.parametrize(("changes", "message"), [
     ({"prompt": " "}, "prompt=' ': must hold a text"), ({"num_new": 0}, "num_new=0: must be"),
     ({"seeds": []}, "seeds=.*needs at least one"), ({"seeds": [1, 1]}, "must all be different"),
-    ({"dtype": "int4"}, "dtype='int4': must be one of float32, bfloat16"), ({"device": "tpu"}, "device='tpu'"),
+    ({"dtype": "int3"}, "dtype='int3': must be one of float32, bfloat16, int4, int8"), ({"device": "tpu"}, "device='tpu'"),
 ], ids=str)
 def test_what_cannot_be_answered_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,7 @@ class Conversation(Bytes):
 
 
 class Talking(Tiny):
-    def load(self, folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
+    def load(self, folder: Path, dtype: torch.dtype | str, device: str) -> LoadedModel:
         loaded = super().load(folder, dtype, device)
         vars(loaded)["tokenizer"] = Conversation()
         return loaded
@@ -66,7 +66,7 @@ def test_what_is_too_long_is_said_to_be_and_the_conversation_goes_on(
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"num_new": 0}, "num_new=0"), ({"seed": -1}, "seed=-1"), ({"dtype": "int4"}, "dtype='int4'"),
+    ({"num_new": 0}, "num_new=0"), ({"seed": -1}, "seed=-1"), ({"dtype": "int3"}, "dtype='int3'"),
     ({"device": "tpu"}, "device='tpu'"), ({"capture": "often"}, "capture='often'")])
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -90,6 +90,14 @@ def test_a_decode_in_another_dtype_takes_copies_of_both_models(runner: Runner, d
     assert measure(replace(diffusion, num_items=4), runner)["dtypes"]["weights"] == ["float32"]
 
 
+def test_a_decode_in_eight_bits_takes_copies_and_says_how_they_are_held(runner: Runner, diffusion: DecodePoint) -> None:
+    result = measure(replace(diffusion, num_items=4, dtype="int8"), runner)
+    assert result["dtypes"]["weights"] == ["float32", "weights of 8 bits in rows"]
+    assert "bfloat16" in result["dtypes"]["products"]
+    assert result["linear"] == "cpu (weights of 8 bits in rows)"
+    assert not runner.model(diffusion.model).head.is_quantized
+
+
 def test_replayed_steps_give_the_same_answers_and_are_counted(runner: Runner, diffusion: DecodePoint) -> None:
     taken, replayed = (measure(replace(diffusion, num_items=20, capture=capture), runner)
                        for capture in ("none", "graph"))
