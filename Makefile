@@ -69,16 +69,18 @@ report: .venv/sweep  ## every page of results/ made again from its records alone
 # Nine minutes in all. A measurement that runs out of its time (124) keeps what it has, and the next call goes on; tests
 # that do, and whatever does not end when it is told to (137), have failed. ARGS go to every measurement, KERNEL_ARGS,
 # STEP_ARGS and SWEEP_ARGS to one.
-gpu:  ## with a GPU and the PYTHON that knows it: kernels tested; whole steps; kernels beside floors and peers; the sweep
+gpu:  ## with a GPU and the PYTHON that knows it: its peaks; kernels tested; whole steps; kernels beside floors and peers; the sweep
 	status=0; within() { timeout -k 5 -s INT "$$@"; }; \
 	measured_within() { within "$$@" || [ $$? = 124 ] || status=1; }; \
 	parallel=; if $(PYTHON) -c "import xdist" > /dev/null 2>&1; then parallel="-n 8"; fi; \
+	measured_within 30 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench "experiment.kernels={}" \
+		experiment.seconds=25 "experiment.targets=[]" experiment.cpu_seconds=0 $(ARGS); \
 	within 100 $(PYTHON) -m pytest -q -p no:cacheprovider -W default $$parallel -m "not slow" $(GPU_TESTS) || status=1; \
-	measured_within 125 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=100 \
+	measured_within 120 $(PYTHON) -m quicksilver.experiments experiment=step_bench experiment.seconds=95 \
 		$(ARGS) $(STEP_ARGS); \
-	measured_within 165 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench experiment.seconds=140 \
+	measured_within 150 $(PYTHON) -m quicksilver.experiments experiment=kernel_bench experiment.seconds=125 \
 		"experiment.targets=[]" experiment.num_processes=4 $(ARGS) $(KERNEL_ARGS); \
-	measured_within 125 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
+	measured_within 110 $(PYTHON) -m quicksilver.experiments "experiment.batch_sizes=[1,16,128]" \
 		"experiment.num_items=[32,128,512]" $(ARGS) $(SWEEP_ARGS); \
 	exit $$status
 
