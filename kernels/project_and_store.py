@@ -22,7 +22,7 @@ from . import rms_norm, rotate_and_store
 from .autocast import autocast_dtype
 from .case import Cost
 from .dispatch import kernel, launch, num_pipeline_stages, runs_triton
-from .heads_in_halves import load_numbers, rotated, store_heads
+from .heads_in_halves import load_numbers, rotated
 from .rotate_and_store import KVSlots, QKNorm, Rope, RotateAndStoreCase
 from .tensor_checks import assert_contiguous, assert_rows_contiguous, check_dtype, check_shape
 

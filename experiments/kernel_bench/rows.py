@@ -176,8 +176,8 @@ _PROGRAM_COLUMNS = ("kernel", "target", "triton", "label", "key", "registers", "
                     "occupancy", "tensor_core", "loads", "loop_loads", "wide_loads", "needs_wide_loads", "code_bytes",
                     "compile_seconds", "source_hash", "shapes")
 _TIME_COLUMNS = ("kernel", "shape", "dtype", "contender", "state", "floor_us", "bound", "num_bytes", "num_flops",
-                 "error", "median_us", "cache", "clock_ratio", "clocks_disagree", "terabytes_per_second", "teraflops_per_second", "percent_of_floor",
-                 "percent_of_ceiling", "source_hash", "notes")
+                 "error", "median_us", "cache", "clock_ratio", "clocks_disagree", "terabytes_per_second",
+                 "teraflops_per_second", "percent_of_floor", "percent_of_ceiling", "source_hash", "notes")
 
 
 def programs_csv(records: Sequence[Json]) -> str:

@@ -132,7 +132,8 @@ def timed(case: Case, dtype_name: str, name: str, device_name: str = "cuda", clo
 
 def times(case: Case, dtype_name: str, function: Callable[..., Any], device: torch.device, clock: Clock) -> Json:
     """Each clock's median, 20th and 80th percentile in microseconds, and its `samples`; the memory that a call takes
-    beside its arguments (None on a CPU); whether the clocks disagree (rows.clocks_disagree). No times, but the reason, if a call gives another result afterwards."""
+    beside its arguments (None on a CPU); `clocks_disagree`.
+    No times, but the reason, if a call gives another result afterwards."""
     dtype = getattr(torch, dtype_name)
     inputs = [case.inputs(dtype, device)]
     before, extra_bytes = _first_call(function, copied(inputs[0]), device)

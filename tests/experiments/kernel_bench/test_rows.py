@@ -98,7 +98,8 @@ def test_a_row_is_marked_where_the_two_clocks_differ_by_more_than_a_quarter(
     assert row.clocks_disagree is disagree
     assert row.clock_ratio == pytest.approx(launched / (110 if times else 125))
     ours, *_ = csv.DictReader(io.StringIO(times_csv([row])))
-    assert (ours["clocks_disagree"], float(ours["clock_ratio"])) == (str(disagree), pytest.approx(row.clock_ratio, 1e-5))
+    assert (ours["clocks_disagree"], float(ours["clock_ratio"])) == (
+        str(disagree), pytest.approx(row.clock_ratio, 1e-5))
 
 
 @pytest.mark.parametrize("missing", [("flushed_us",), ("cold_us", "warm_us")])
