@@ -1,6 +1,6 @@
 """A published model beside the field's engines on this machine, all from the same GGUF file:
 
-    python -m quicksilver.experiments experiment=engines
+    python -m quicksilver.experiments experiment=peers
 
 Each engine (`engines.py`) has a process of its own, and they take turns: in each round every one decodes the same
 prompt, then takes forwards of `width` positions behind it. An engine that cannot run is on record with its reason.
