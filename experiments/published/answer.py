@@ -8,7 +8,7 @@ never read from a record.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from importlib.util import find_spec
@@ -18,9 +18,9 @@ from typing import Protocol
 import torch
 
 from ...decoders import CapturedSteps, Decoder, stream_generate
-from ...decoders.generation import GenerationStream
+from ...decoders.generation import Generation, GenerationStream
 from ...kernels.checks import check_integer
-from ...kernels.dispatch import Implementation, named, recording, using
+from ...kernels.dispatch import Implementation, Ran, named, recording, using
 from ...models import LoadedModel
 from ...models.quantization import FORMATS
 from ...models.text import CheckpointTokenizer
@@ -139,8 +139,9 @@ def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
     prompt = prompt_of(tokenizer, point.prompt)
     decoder = replace(point.decoder, end_id=tokenizer.end_ids)
     runner = CapturedSteps.named(point.capture, decoder)
-    unseen = 0 if not point.warm else 1 if runner is None else 2
-    for read in [written, *[_first_step] * unseen]:
+
+    def decoded(read: Callable[[GenerationStream], float]) -> tuple[Generation, float, float, Ran]:
+        """What was decoded, the seconds to the first token and from there on, and the kernels that ran."""
         with recording() as ran:
             began = time.perf_counter()
             stream = stream_generate(model, decoder, [prompt], num_new=point.num_new, tokenizer=tokenizer,
@@ -148,14 +149,18 @@ def answered(point: AnswerPoint, loaded: LoadedModel) -> Json:
             first = read(stream)
             wait_for(model.spec.device)
             ended = time.perf_counter()
-    generation = stream.finish()
+        return stream.finish(), first - began, ended - first, ran
+
+    generation, prefill_seconds, decode_seconds, ran = decoded(written)
+    for _ in range(0 if not point.warm else 1 if runner is None else 2):
+        generation, prefill_seconds, decode_seconds, ran = decoded(_first_step)
     (completion,), steps = generation.completions, len(generation.trace.steps)
     assert generation.texts is not None
     return {
         "text": generation.texts[0], "tokens": completion.completion, "num_prompt_tokens": len(prompt),
-        "prefill_seconds": first - began, "prefill_tokens_per_second": len(prompt) / (first - began),
-        "decode_seconds": ended - first, "num_steps": steps,
-        "decode_tokens_per_second": (len(completion.completion) - 1) / (ended - first) if steps > 1 else None,
+        "prefill_seconds": prefill_seconds, "prefill_tokens_per_second": len(prompt) / prefill_seconds,
+        "decode_seconds": decode_seconds, "num_steps": steps,
+        "decode_tokens_per_second": (len(completion.completion) - 1) / decode_seconds if steps > 1 else None,
         "kernels": named(ran),
         "dtype": point.dtype,
         "model": f"{loaded.published['architectures'][0]} in {type(model).__name__}",

@@ -148,7 +148,8 @@ def test_each_seed_draws_an_answer_of_its_own_and_the_same_again(tmp_path: Path)
 @pytest.mark.parametrize(("changes", "message"), [
     ({"prompt": " "}, "prompt=' ': must hold a text"), ({"num_new": 0}, "num_new=0: must be"),
     ({"seeds": []}, "seeds=.*needs at least one"), ({"seeds": [1, 1]}, "must all be different"),
-    ({"dtype": "int3"}, "dtype='int3': must be one of float32, bfloat16, int4, int8"), ({"device": "tpu"}, "device='tpu'"),
+    ({"dtype": "int3"}, "dtype='int3': must be one of float32, bfloat16, int4, int8"),
+    ({"device": "tpu"}, "device='tpu'"),
 ], ids=str)
 def test_what_cannot_be_answered_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
