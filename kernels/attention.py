@@ -35,6 +35,10 @@ from .tensor_checks import assert_contiguous
 _MOST_SPLIT_QUERIES = 64
 
 
+LARGEST_WIDTH = 256
+"""Of a head, for which there are tiles."""
+
+
 def reference(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys) -> Tensor:
     """Attention of q [B, F, H, D] over keys and values [B, C, K, D] (float; H a multiple of K, D at most 256), of which
     each query sees what `visible` says: [B, F, H, D]. Tensors are of one dtype, except under autocast, where PyTorch
@@ -56,9 +60,9 @@ def _check(q_BFHD: Tensor, k_BCKD: Tensor, v_BCKD: Tensor, visible: VisibleKeys)
     if k_BCKD.shape != v_BCKD.shape or k_BCKD.shape[::3] != (batch, head_width):
         raise ValueError(f"q {[*q_BFHD.shape]}, k {[*k_BCKD.shape]}, v {[*v_BCKD.shape]}: must be of one B and D, keys "
                          "and values of one shape")
-    if num_heads % num_kv_heads or head_width > 256:
+    if num_heads % num_kv_heads or head_width > LARGEST_WIDTH:
         raise ValueError(f"{num_heads} query heads, {num_kv_heads} key/value heads, width {head_width}: the first must "
-                         "be a multiple of the second, and heads at most 256 wide")
+                         f"be a multiple of the second, and heads at most {LARGEST_WIDTH} wide")
     dtypes = q_BFHD.dtype, k_BCKD.dtype, v_BCKD.dtype
     if len(set(dtypes)) > 1 and autocast_dtype(q_BFHD) is None:
         raise ValueError(f"q, k and v of {', '.join(map(str, dtypes))}: must be of one dtype")

@@ -172,16 +172,18 @@ class DecodableTransformer:
         return self.mask_id < self.config.vocab_size
 
     def check(self, *, shows_mask: bool) -> None:
-        """ValueError if the model would see masks and has no mask token."""
+        """ValueError if the model would see masks and has no mask token, or if it denoises."""
+        if self.config.shape.denoiser:
+            raise ValueError("a model that denoises a canvas of random tokens cannot be decoded yet: there is no "
+                             "decoder that renoises tokens uniformly, conditions a step on the logits of the last and "
+                             "encodes a finished canvas causally")
         if shows_mask and not self.has_mask_token:
             raise ValueError(f"mask_id={self.mask_id}: the model has no mask token, which guidance needs to mask a "
                              "prompt; give that of one of its tokens")
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
-        shape = self.config.shape
-        return KVStore.empty(num_layers=shape.num_layers, num_rows=num_rows, length=length,
-                             num_kv_heads=shape.num_kv_heads, head_width=shape.head_width,
-                             like=self.transformer.norm.weight)
+        heads_N = [(heads.num_kv_heads, heads.width) for heads in self.config.shape.all_heads]
+        return KVStore.of_heads(heads_N, num_rows=num_rows, length=length, like=self.transformer.norm.weight)
 
     def weights_version(self) -> Hashable:
         return self.transformer.weights_version()

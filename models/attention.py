@@ -87,6 +87,18 @@ class SlidingWindow:
 
 
 @dataclass(frozen=True)
+class CanvasWindow(SlidingWindow):
+    """Every position of a canvas, which begins at `start`, sees all of it, and of what comes before the same last
+    window - 1 (DiffusionGemma)."""
+
+    start: int
+
+    def first(self, query_BQ: Tensor) -> Tensor:
+        """As SlidingWindow's, the same for all of the canvas."""
+        return torch.full_like(query_BQ, self.start - self.window + 1)
+
+
+@dataclass(frozen=True)
 class BD3LMMask:
     """BD3-LM's training mask over [noisy | clean] (arXiv 2503.09573). A noisy position sees its own noisy block and the
     clean blocks before it; a clean position sees the clean blocks up to its own. Position p of the clean half is given

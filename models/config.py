@@ -8,6 +8,7 @@ This is an estimate: trained routers prefer some experts, and neighbouring posit
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..kernels.checks import check_instance, check_integers, integer_field, real_field
 from ..kernels.moe_router import Routing
@@ -24,7 +25,10 @@ class ExpertShape:
     `dense_layers`.
 
     Each expert is a SwiGLU network of `expert_width`. `shared_width` is that of a shared expert, which every position
-    passes (0: none). `selection_bias` adds a bias per expert to the scores, for selection only."""
+    passes (0: none). `selection_bias` adds a bias per expert to the scores, for selection only.
+
+    `beside_dense`: the layers have their dense network too, and the experts beside it are GeGLU networks with norms of
+    their own, whose router normalises what it reads and scales each expert's weight (Gemma 4)."""
 
     num_experts: int
     expert_width: int
@@ -33,6 +37,7 @@ class ExpertShape:
     num_dense_layers: int = 0
     selection_bias: bool = False
     dense_layers: tuple[int, ...] = field(default=(), metadata=_ADDED_LATER)
+    beside_dense: bool = field(default=False, metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
         integer_field(self, "num_experts")
@@ -42,11 +47,30 @@ class ExpertShape:
         integer_field(self, "num_dense_layers", at_least=0)
         check_instance("selection_bias", self.selection_bias, bool)
         object.__setattr__(self, "dense_layers", tuple(check_integers("dense_layers", self.dense_layers)))
+        check_instance("beside_dense", self.beside_dense, bool)
+        if self.beside_dense and (self.shared_width or self.selection_bias):
+            raise ValueError(f"beside_dense=True with shared_width={self.shared_width} and selection_bias="
+                             f"{self.selection_bias}: must be without a shared expert and a bias")
         self.routing.check_experts(self.num_experts)
 
     def expected_distinct(self, num_positions: int) -> float:
         """The expected number of distinct experts in one layer, if positions select independently and uniformly."""
         return self.num_experts * (1 - (1 - self.routing.top_k / self.num_experts) ** num_positions)
+
+
+class Heads(NamedTuple):
+    """Those of one layer. Where `values_are_keys`, its values are its keys as they were projected."""
+
+    num_heads: int
+    num_kv_heads: int
+    width: int
+    values_are_keys: bool
+
+    @property
+    def projected(self) -> list[int]:
+        """How many numbers queries, keys and values, if they are apart, are projected to."""
+        kinds = (self.num_heads, *(self.num_kv_heads,) * (1 if self.values_are_keys else 2))
+        return [number * self.width for number in kinds]
 
 
 @dataclass(frozen=True)
@@ -63,7 +87,14 @@ class Shape:
 
     Gemma's have norms also behind attention and feed-forward (`post_norms`), whose weights, like all, count from 1
     (`norm_offset`); GELU for SiLU; embeddings times `embedding_scale`; scores times `attention_scale` (None: 1 /
-    sqrt(head_dim)); and a rotary theta of their own in layers with a window."""
+    sqrt(head_dim)); and a rotary theta of their own in layers with a window.
+
+    Gemma 4's, and DiffusionGemma's, have other heads in layers without a window (`full_head_dim`, `full_kv_heads`;
+    None: as the others), whose values may be their keys before norm and rotation (`values_from_keys`); values
+    normalised without a weight (`value_norm`); norms that round after the weight (`float_norms`); layers whose outputs
+    are scaled (`layer_scales`); and logits bent to within `logit_cap` of 0. DiffusionGemma runs the same layers a
+    second time, with scales of their own, to denoise a canvas, whose embeddings are conditioned on its last logits
+    (`denoiser`)."""
 
     width: int = 128
     num_layers: int = 4
@@ -92,6 +123,14 @@ class Shape:
     gelu: bool = field(default=False, metadata=_ADDED_LATER)
     embedding_scale: float | None = field(default=None, metadata=_ADDED_LATER)
     attention_scale: float | None = field(default=None, metadata=_ADDED_LATER)
+    full_head_dim: int | None = field(default=None, metadata=_ADDED_LATER)
+    full_kv_heads: int | None = field(default=None, metadata=_ADDED_LATER)
+    values_from_keys: bool = field(default=False, metadata=_ADDED_LATER)
+    value_norm: bool = field(default=False, metadata=_ADDED_LATER)
+    float_norms: bool = field(default=False, metadata=_ADDED_LATER)
+    layer_scales: bool = field(default=False, metadata=_ADDED_LATER)
+    logit_cap: float | None = field(default=None, metadata=_ADDED_LATER)
+    denoiser: bool = field(default=False, metadata=_ADDED_LATER)
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "num_kv_heads", "ffn_width"):
@@ -103,12 +142,22 @@ class Shape:
             integer_field(self, "head_dim")
         elif self.width % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide width={self.width}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads={self.num_kv_heads}: must divide num_heads={self.num_heads}")
-        if self.rope_width % 2:
-            raise ValueError(f"rope_fraction={self.rope_fraction}: must rotate an even number of the head's "
-                             f"{self.head_width} dimensions, not {self.rope_width}")
-        for name in ("clip_qkv", "window_rope_theta", "embedding_scale", "attention_scale"):
+        for name in ("full_head_dim", "full_kv_heads"):
+            if getattr(self, name) is not None:
+                integer_field(self, name)
+        for name in ("num_kv_heads", "full_kv_heads"):
+            number = getattr(self, name)
+            if number is not None and self.num_heads % number:
+                raise ValueError(f"{name}={number}: must divide num_heads={self.num_heads}")
+        for head_width, rotated in ((self.head_width, self.window_rope_width),
+                                    (self.full_head_dim or self.head_width, self.rope_width)):
+            if rotated % 2:
+                raise ValueError(f"rope_fraction={self.rope_fraction}: must rotate an even number of the head's "
+                                 f"{head_width} dimensions, not {rotated}")
+        if self.full_head_dim is not None and self.window_rope_theta is None:
+            raise ValueError(f"full_head_dim={self.full_head_dim} with window_rope_theta=None: must have a theta for "
+                             "each width")
+        for name in ("clip_qkv", "window_rope_theta", "embedding_scale", "attention_scale", "logit_cap"):
             if getattr(self, name) is not None:
                 real_field(self, name, above=0)
         if self.window is not None:
@@ -122,18 +171,34 @@ class Shape:
             if self.experts.num_dense_layers >= self.num_layers:
                 raise ValueError(f"num_dense_layers={self.experts.num_dense_layers}: must leave some of the "
                                  f"{self.num_layers} layers to the experts")
+            if self.experts.beside_dense and not (self.gelu and self.post_norms):
+                raise ValueError(f"beside_dense=True with gelu={self.gelu} and post_norms={self.post_norms}: must be "
+                                 "with both")
 
     @property
     def head_width(self) -> int:
         return self.width // self.num_heads if self.head_dim is None else self.head_dim
 
+    def heads_of(self, layer: int) -> Heads:
+        """A layer's heads."""
+        if layer in self.windowed_layers:
+            return Heads(self.num_heads, self.num_kv_heads, self.head_width, False)
+        return Heads(self.num_heads, self.full_kv_heads or self.num_kv_heads, self.full_head_dim or self.head_width,
+                     self.values_from_keys)
+
     @property
-    def attention_width(self) -> int:
-        """Of all query heads together."""
-        return self.num_heads * self.head_width
+    def all_heads(self) -> list[Heads]:
+        """Each layer's heads."""
+        return [self.heads_of(layer) for layer in range(self.num_layers)]
 
     @property
     def rope_width(self) -> int:
+        """How much of a head is rotated; of layers without a window, where theirs are of another width."""
+        return round((self.full_head_dim or self.head_width) * self.rope_fraction)
+
+    @property
+    def window_rope_width(self) -> int:
+        """The same in layers with a window."""
         return round(self.head_width * self.rope_fraction)
 
     def is_dense(self, layer: int) -> bool:
@@ -173,8 +238,9 @@ class TransformerConfig:
     def _num_layer_weights(self, num_experts: float) -> float:
         """Weights in the matrices of all layers, with `num_experts` experts of each mixture."""
         s, experts = self.shape, self.shape.experts
-        qkv = s.width * s.head_width * (s.num_heads + 2 * s.num_kv_heads)
-        total = s.num_layers * (qkv + s.width * s.attention_width) + 3 * s.num_dense_layers * s.width * s.ffn_width
+        attention = s.width * sum(sum(heads.projected) + heads.num_heads * heads.width for heads in s.all_heads)
+        num_dense = s.num_layers if experts is not None and experts.beside_dense else s.num_dense_layers
+        total = attention + 3 * num_dense * s.width * s.ffn_width
         if experts is None:
             return total
         mixture = s.width * (experts.num_experts + 3 * experts.shared_width + 3 * num_experts * experts.expert_width)
@@ -184,13 +250,13 @@ class TransformerConfig:
         """FLOPs of forwards that feed `num_fed` positions, which see `num_keys_seen` keys in total, and run the head at
         `num_queried` positions: 2 per active weight and position, 4 H D per (query, key) pair and layer."""
         s = self.shape
-        attention = 4 * s.num_layers * s.attention_width * num_keys_seen
+        attention = 4 * sum(heads.num_heads * heads.width for heads in s.all_heads) * num_keys_seen
         products = 2 * self.num_active_matrix_parameters() * num_fed
         return products + attention + 2 * s.width * self.vocab_size * num_queried
 
     def kv_bytes_per_position(self, bytes_per_element: int = 4) -> int:
         """Bytes of the keys and values of one stored position."""
-        return 2 * self.shape.num_layers * self.shape.num_kv_heads * self.shape.head_width * bytes_per_element
+        return 2 * sum(heads.num_kv_heads * heads.width for heads in self.shape.all_heads) * bytes_per_element
 
     def forward_bytes(self, num_fed: int, num_stored_read: int, num_queried: int, *, bytes_per_element: int = 4,
                       num_distinct_experts: float | None = None) -> int:

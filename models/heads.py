@@ -16,7 +16,7 @@ from torch import Tensor
 from ..kernels.batch_invariance import check_device
 from ..kernels.lm_head_statistics import lm_head_statistics
 from ..kernels.token_statistics import StatisticsRequest, TokenStatistics, token_statistics
-from .linear import Linear
+from .linear import CappedLinear, Linear
 
 
 class Head(Protocol):
@@ -34,7 +34,8 @@ def _logits(hidden_BQE: Tensor, lm_head: Linear) -> Tensor:
     16-bit states are rounded to 16 bits (to multiples of 1/8 in bfloat16 between 16 and 32)."""
     if hidden_BQE.is_cuda and hidden_BQE.dtype in (torch.float16, torch.bfloat16) and torch.version.hip is None:
         logits_TV = torch.mm(hidden_BQE.flatten(0, 1), lm_head.weight.T, out_dtype=torch.float32)
-        return logits_TV.view(*hidden_BQE.shape[:2], -1)
+        logits_BQV = logits_TV.view(*hidden_BQE.shape[:2], -1)
+        return lm_head.capped(logits_BQV) if isinstance(lm_head, CappedLinear) else logits_BQV
     return lm_head(hidden_BQE)
 
 
@@ -78,10 +79,13 @@ class SeparateHead:
 
 @dataclass(frozen=True)
 class FusedHead:
-    """ValueError from `statistics` where the request needs all logits (top_k, top_p, divergence, credit)."""
+    """ValueError from `statistics` where the request needs all logits (top_k, top_p, divergence, credit), and where
+    logits are capped."""
 
     materializes_logits: ClassVar[bool] = False
 
     def statistics(self, hidden_BQE: Tensor, lm_head: Linear, banned_id: int | None, request: StatisticsRequest
                    ) -> TokenStatistics:
+        if isinstance(lm_head, CappedLinear):
+            raise ValueError(f"head=fused with logits capped at {lm_head.cap:g}: must be separate")
         return lm_head_statistics(hidden_BQE, lm_head.weight, banned_id, request)

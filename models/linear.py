@@ -3,6 +3,7 @@ weight itself, which is given back when it is read; or by one of few bits (kerne
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..kernels.packed_linear import PackedWeight, linear, pays, pays_alone
@@ -104,3 +105,20 @@ class Embedding(nn.Embedding):
         if isinstance(self.weight, QuantizedParameter):
             return self.weight.quantized.rows(input).to(self.weight.dtype)
         return super().forward(input)
+
+
+class CappedLinear(Linear):
+    """Linear without a bias, whose results, in float32, are bent to within `cap` of 0, as Gemma has it:
+    cap tanh(y / cap)."""
+
+    def __init__(self, width: int, num_outputs: int, cap: float) -> None:
+        super().__init__(width, num_outputs, bias=False)
+        self.cap = cap
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.capped(super().forward(input))
+
+    def capped(self, product: Tensor) -> Tensor:
+        """What comes of a product with the weight, in float32 (float64 of float64)."""
+        wide = product if product.dtype == torch.float64 else product.float()
+        return self.cap * torch.tanh(wide / self.cap)

@@ -160,6 +160,9 @@ class _Predicted:
 
     def nll(self, hidden_BQE: Tensor) -> Tensor:
         """NLL in nats of each predicted token, row by row: float32 [M]."""
+        if self.model.config.shape.logit_cap is not None:
+            raise ValueError(f"logit_cap={self.model.config.shape.logit_cap:g}: must be none in training, whose loss "
+                             "reads the head's weights")
         return masked_cross_entropy(hidden_BQE[self.is_predicted_BQ], self.model.head.weight, self.token_M)
 
 

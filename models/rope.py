@@ -6,6 +6,7 @@
     Llama3Scaling   f / factor for wavelengths above original / low, f below original / high, between them a mixture
     YarnScaling     the same between rotations, and cos and sin times 1 + ln(factor) / 10     (YaRN, 2309.00071)
     DividedScaling  f_i / divisor_i                                                       (LongRoPE, 2402.13753)
+    ProportionalScaling  the first f_i / factor, 0 for the others                         (Gemma 4)
 """
 
 import math
@@ -125,6 +126,26 @@ class DividedScaling:
         if len(self.divisors) != len(frequency_H):
             raise ValueError(f"divisors: {len(self.divisors)} of them: must be {len(frequency_H)}, one a frequency")
         return frequency_H / torch.tensor(self.divisors, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ProportionalScaling:
+    """Of the pairs of dimensions the first `fraction` turn, and the others not at all."""
+
+    fraction: float
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        real_field(self, "fraction", at_least=0, at_most=1)
+        real_field(self, "factor", above=0)
+
+    @property
+    def amplitude(self) -> float:
+        return 1.0
+
+    def scaled(self, frequency_H: Tensor, theta: float) -> Tensor:
+        turning = int(self.fraction * 2 * len(frequency_H) // 2)
+        return torch.cat((frequency_H[:turning] / self.factor, torch.zeros_like(frequency_H[turning:])))
 
 
 def frequencies(rope_width: int, theta: float, scaling: RopeScaling | None) -> Tensor:

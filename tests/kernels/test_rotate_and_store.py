@@ -132,3 +132,19 @@ def test_any_shape(num_rows: int, num_fed: int, kv_heads: int, group: int, width
     torch.manual_seed(seed)
     rotated = 2 * min(half, width // 2)
     _check(_case(num_rows, num_fed, group * kv_heads, kv_heads, width, rotated, norm=norm, dtype=dtype))
+
+
+def test_a_store_of_layers_with_two_kinds_of_heads_keeps_each_by_itself() -> None:
+    store = KVStore.of_heads([(4, 2), (1, 6), (4, 2), (1, 6)], num_rows=2, length=5, like=torch.zeros(()))
+    assert store.num_bytes == 2 * 4 * 2 * 2 * 6 * (4 * 2 + 1 * 6)
+    write = store.write(torch.tensor([[3, 0]] * 2), 4)
+    put = [torch.randn(2, 2, 2, *heads) for heads in ((4, 2), (1, 6), (4, 2), (1, 6))]
+    for layer, (k_BFKD, v_BFKD) in enumerate(put):
+        write.put(layer, k_BFKD, v_BFKD)
+    kept = store.rows(torch.tensor([1])).write(torch.tensor([[4]]), 4)
+    for layer, stored in enumerate(put):
+        for found, wanted in zip(kept.context_of(layer), stored, strict=True):
+            assert torch.equal(found[:, [3, 0]], wanted[1:])
+    one_kind = KVStore.of_heads([(4, 2)] * 3, num_rows=2, length=5, like=torch.zeros(()))
+    assert one_kind.others is None
+    assert one_kind.keys_NBLKD.shape == (3, 2, 6, 4, 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from quicksilver.kernels.attention import attention
 from quicksilver.models import AttentionPattern, Bidirectional, BlockCausal, Causal
-from quicksilver.models.attention import AttentionMask, BD3LMMask, SlidingWindow
+from quicksilver.models.attention import AttentionMask, BD3LMMask, CanvasWindow, SlidingWindow
 
 POSITIONS = torch.arange(12)[None]
 
@@ -71,6 +71,16 @@ def test_a_window_over_keys_with_gaps_is_the_same_as_mask_and_as_interval(window
     assert by_interval is not None
     assert torch.equal(visible, by_interval)
     assert AttentionMask(Causal(), query, key).within(None) is None
+
+
+@pytest.mark.parametrize("window", [1, 4, 50])
+def test_all_of_a_canvas_sees_it_and_the_same_last_positions_before_it(window: int) -> None:
+    mask = AttentionMask(CanvasWindow(Bidirectional(), window, start=7), POSITIONS[:, 7:], POSITIONS)
+    visible, by_interval = mask.visible_BKFC, mask.ranges.visible_BKFC
+    assert visible is not None
+    assert by_interval is not None
+    assert torch.equal(visible.expand_as(by_interval), by_interval)
+    assert visible[0, 0].tolist() == [[k > 7 - window for k in range(12)]] * 5
 
 
 @pytest.mark.parametrize("pattern", [Causal(), Bidirectional(), BlockCausal(4)], ids=str)

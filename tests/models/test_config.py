@@ -14,6 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import MAX_LENGTH, random_transformer
 
 EXPERTS = ExpertShape(num_experts=6, expert_width=20, routing=Routing(top_k=2), shared_width=12, num_dense_layers=1)
+FULL_HEADS = {"full_head_dim": 12, "full_kv_heads": 1, "values_from_keys": True, "windowed_layers": (0,), "window": 9,
+              "window_rope_theta": 10.0, "value_norm": True}
+BESIDE = {"experts": ExpertShape(6, 20, Routing(top_k=2), beside_dense=True), "gelu": True, "post_norms": True}
 
 
 def grouped_flops(rows: tuple[int, int], weights: tuple[int, int, int], *_: object, **__: object) -> int:
@@ -22,7 +25,7 @@ def grouped_flops(rows: tuple[int, int], weights: tuple[int, int, int], *_: obje
 
 
 @pytest.mark.parametrize("options", [{}, {"num_kv_heads": 4}, {"num_kv_heads": 1}, {"head_dim": 12},
-                                     {"experts": EXPERTS},
+                                     {"experts": EXPERTS}, FULL_HEADS, BESIDE,
                                      {"experts": replace(EXPERTS, num_dense_layers=0, dense_layers=(1,))}], ids=str)
 def test_flops_are_those_that_the_model_does(options: dict[str, Any]) -> None:
     model = random_transformer(Bidirectional(), **options)
@@ -72,7 +75,8 @@ def test_distinct_experts_are_as_many_as_uniform_draws_touch(num_positions: int,
     ("width", 0), ("num_heads", 3), ("num_kv_heads", 3), ("rope_fraction", 1.5), ("rope_fraction", 0.1),
     ("norm_eps", 0), ("ffn_width", "wide"), ("rope_theta", -1), ("experts", 8),
     ("head_dim", 0), ("clip_qkv", -1.0), ("window", 0), ("windowed_layers", (4,)), ("windowed_layers", (1,)),
-    ("attention_scale", 0), ("embedding_scale", "wide"), ("window_rope_theta", 0)])
+    ("attention_scale", 0), ("embedding_scale", "wide"), ("window_rope_theta", 0), ("full_head_dim", 0),
+    ("full_head_dim", 12), ("full_kv_heads", 3), ("logit_cap", 0)])
 def test_a_bad_shape_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{field}\W"):
         Shape(**{field: value})
@@ -80,7 +84,7 @@ def test_a_bad_shape_is_refused(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize(("field", "value"), [
     ("num_experts", 0), ("expert_width", 1.5), ("routing", 8), ("shared_width", -1), ("num_dense_layers", -1),
-    ("selection_bias", 1), ("dense_layers", (-1,))])
+    ("selection_bias", 1), ("dense_layers", (-1,)), ("beside_dense", 1)])
 def test_a_bad_mixture_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{field}\W"):
         ExpertShape(**{"num_experts": 8, "expert_width": 4, "routing": Routing(2), field: value})
@@ -91,6 +95,12 @@ def test_experts_that_the_routing_or_the_depth_cannot_serve_are_refused() -> Non
         ExpertShape(8, 4, Routing(9))
     with pytest.raises(ValueError, match="num_dense_layers=4: must leave some of the 4 layers"):
         Shape(experts=ExpertShape(8, 4, Routing(2), num_dense_layers=4))
+    with pytest.raises(ValueError, match="beside_dense=True with shared_width=3"):
+        ExpertShape(8, 4, Routing(2), shared_width=3, beside_dense=True)
+    with pytest.raises(ValueError, match="beside_dense=True with gelu=False and post_norms=True"):
+        Shape(**BESIDE | {"gelu": False})
+    with pytest.raises(ValueError, match="must rotate an even number of the head's 13 dimensions"):
+        Shape(**FULL_HEADS | {"full_head_dim": 13})
 
 
 def test_a_bad_config_is_refused() -> None:

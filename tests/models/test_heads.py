@@ -8,7 +8,7 @@ from quicksilver.kernels.statistics_request import Bans
 from quicksilver.kernels.token_statistics import StatisticsRequest
 from quicksilver.models import FusedHead, Head, SeparateHead
 from quicksilver.models.heads import statistics_by_position
-from quicksilver.models.linear import Linear
+from quicksilver.models.linear import CappedLinear, Linear
 
 from ..strict_device import DEVICE, rehearsal
 
@@ -44,3 +44,18 @@ def test_bans_are_those_of_each_position_where_positions_are_taken_by_themselves
         for statistics in (head.statistics, partial(statistics_by_position, head)):
             found = statistics(hidden_BQE, lm_head, 5, StatisticsRequest(bans=bans))
             assert found.token_BQ.tolist() == [[2, 3], [4, 2]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_capped_logits_are_bent_in_float32_and_the_fused_head_refuses_them(dtype: torch.dtype) -> None:
+    lm_head = CappedLinear(3, 5, cap=2.0).to(dtype)
+    hidden_BQE, question = torch.randn(2, 3, 3, dtype=dtype), StatisticsRequest(frozenset({"log_prob"}))
+    with torch.no_grad():
+        product = (hidden_BQE @ lm_head.weight.T).float()
+        wanted = 2 * (product / 2).tanh()
+        torch.testing.assert_close(lm_head(hidden_BQE), wanted)
+        found = SeparateHead().statistics(hidden_BQE, lm_head, None, question)
+    assert found.log_prob_BQ is not None
+    torch.testing.assert_close(found.log_prob_BQ, wanted.log_softmax(-1).amax(-1))
+    with pytest.raises(ValueError, match="head=fused with logits capped at 2: must be separate"):
+        FusedHead().statistics(hidden_BQE, lm_head, None, question)

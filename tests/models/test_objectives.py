@@ -223,3 +223,10 @@ def test_a_row_without_targets_has_a_likelihood_of_one() -> None:
     assert (mean[[0, 2]] > 0).all()
     nothing, error = exact_k_nll(model, tokens, target & False, mask_id=MASK_ID, num_draws=2, generator=generator())
     assert nothing.tolist() == error.tolist() == [0, 0, 0]
+
+
+def test_a_model_with_capped_logits_is_not_trained() -> None:
+    tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
+    with pytest.raises(ValueError, match="logit_cap=30: must be none in training"):
+        AutoregressiveNLL().loss(random_transformer(Causal(), logit_cap=30.0), tokens, tokens == 0, mask_id=MASK_ID,
+                                 generator=generator())

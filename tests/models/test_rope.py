@@ -8,6 +8,7 @@ import torch
 from quicksilver.models.rope import (
     LinearScaling,
     Llama3Scaling,
+    ProportionalScaling,
     RopeScaling,
     YarnScaling,
     frequencies,
@@ -27,7 +28,8 @@ THETA, WIDTH = 500_000.0, 32
     (YarnScaling(4.0, 64, 8.0, 2.0, 0.7, truncate=False),
      {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 8.0, "beta_slow": 2.0,
       "attention_factor": 0.7, "truncate": False}),
-], ids=["linear", "llama3", "yarn", "yarn with all options"])
+    (ProportionalScaling(0.4, 2.0), {"rope_type": "proportional", "partial_rotary_factor": 0.4, "factor": 2.0}),
+], ids=["linear", "llama3", "yarn", "yarn with all options", "proportional"])
 def test_frequencies_are_those_of_transformers(scaling: RopeScaling, values: dict[str, Any]) -> None:
     config = LlamaConfig(head_dim=WIDTH, max_position_embeddings=256, rope_parameters={"rope_theta": THETA} | values)
     wanted_H, amplitude = ROPE_INIT_FUNCTIONS[values["rope_type"]](config, torch.device("cpu"))
