@@ -83,6 +83,10 @@ def load(source: str | Path, *, dtype: torch.dtype | str | None = None, device: 
     float_dtype, quantization = _held(dtype, device)
     description = _described(checkpoint, ignoring, max_length)
     assignments = _checked(checkpoint, description)
+    unread = names_unread(checkpoint, description)
+    if unread:
+        say(f"{checkpoint.path}: {len(unread)} tensors of {', '.join(description.unread)} not read: this library has "
+            "no such part")
     transformer = without_memory(description.config, float_dtype)
     filling = None if quantization is None else QuantizedFilling(quantization, transformer, checkpoint, assignments)
     _check_memory(checkpoint.path, transformer, device, filling, say)
@@ -181,11 +185,17 @@ def _checked(checkpoint: Checkpoint, description: Description) -> list[Assignmen
     embedding = f"{description.names.embedding}.weight"
     if tied is not None and tied in tensors and not torch.equal(checkpoint.read(tied), checkpoint.read(embedding)):
         raise ValueError(f"{checkpoint.path}: tensor {tied}: must be the embedding, to which the configuration ties it")
-    unexpected = [name for name in tensors if name not in wanted and name != tied and not name.endswith(_DERIVED)]
+    known = {*wanted, *names_unread(checkpoint, description), tied}
+    unexpected = [name for name in tensors if name not in known and not name.endswith(_DERIVED)]
     if unexpected:
         raise ValueError(f"{checkpoint.path}: {_listed(unexpected)} unexpected: no part of the model that its "
                          "configuration describes")
     return assignments
+
+
+def names_unread(checkpoint: Checkpoint, description: Description) -> list[str]:
+    """The names of a checkpoint's tensors that belong to parts that are not here."""
+    return [name for name in checkpoint.tensors if name.startswith(description.unread)] if description.unread else []
 
 
 def _tied_head(description: Description) -> str | None:
@@ -195,7 +205,8 @@ def _tied_head(description: Description) -> str | None:
 
 def _check_table(checkpoint: Checkpoint, config: TransformerConfig) -> None:
     """ValueError where a configuration claims so many positions that their angles would take more than the weights."""
-    table_bytes = 2 * 4 * (config.max_length + 1) * config.shape.rope_width
+    widths = config.shape.rope_width + (config.shape.window_rope_width if config.shape.window_rope_theta else 0)
+    table_bytes = 2 * 4 * (config.max_length + 1) * widths
     weights_bytes = 4 * sum(math.prod(info.shape) for info in checkpoint.tensors.values())
     if table_bytes > max(weights_bytes, _TABLE_BYTES):
         raise ValueError(f"{checkpoint.path}: max_length={config.max_length:,}, that of the configuration where none "

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from ..kernels.atomic_file import UMASK
 from .checkpoints.base import TensorInfo
 from .checkpoints.gguf_file import GgufFile
 from .checkpoints.published_folder import file_of, has_file
-from .checkpoints.safetensors_folder import INDEX
+from .checkpoints.safetensors_folder import INDEX, SafetensorsFolder
 from .checkpoints.safetensors_writer import NAMES, num_bytes_of, shard_names, sharded, write
 from .families.tensor_names import Assignment
 from .filling import dtypes_of, parts_of
-from .loading import LoadedModel
+from .loading import LoadedModel, names_unread
 from .text.tokenizer_metadata import MODEL
 from .text.tokenizer_writer import write_tokenizer
 
@@ -37,8 +37,9 @@ _PASSED_ON = ("generation_config.json", "tokenizer.json", "tokenizer_config.json
 
 def save(loaded: LoadedModel, folder: str | Path) -> None:
     """Write the weights as they are now, in their dtype and under their family's names, in shards of at most 5 GB, with
-    the configuration, tokenizer and generation settings as published, or made of a GGUF file's keys. The folder must be
-    new or empty, and is there whole or not at all. Python files of a checkpoint are not passed on.
+    the configuration, tokenizer, generation settings and the tensors of parts that were not read as published, or made
+    of a GGUF file's keys. The folder must be new or empty, and is there whole or not at all. Python files of a
+    checkpoint are not passed on.
 
     ValueError names a folder that holds something, or the key of a GGUF's tokenizer that cannot be read; OSError where
     the disk does not take it."""
@@ -80,8 +81,14 @@ def _write_weights(loaded: LoadedModel, folder: Path) -> None:
     dtypes = dtypes_of(transformer)
     infos = {part.name: TensorInfo(part.shape, NAMES[dtypes[assignment.target]])
              for assignment in assignments for part in assignment.parts}
+    tensors = _tensors(loaded, assignments)
+    if loaded.description.unread:
+        published = SafetensorsFolder.opened(loaded.path)
+        unread = names_unread(published, loaded.description)
+        infos |= {name: published.tensors[name] for name in unread}
+        tensors = chain(tensors, map(published.read, unread))
     shards = sharded(infos, _SHARD_BYTES)
-    files, tensors = shard_names(len(shards)), _tensors(loaded, assignments)
+    files = shard_names(len(shards))
     for file, names in zip(files, shards, strict=True):
         write(folder / file, {name: infos[name] for name in names}, islice(tensors, len(names)))
     if len(files) > 1:

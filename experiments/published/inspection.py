@@ -67,6 +67,8 @@ class Inspection:
         yield "layers", _layers(shape)
         if shape.experts is not None:
             yield "experts", _experts(shape.experts)
+        if description.unread:
+            yield "not read", ", ".join(description.unread)
         yield "vocabulary", f"{config.vocab_size:,} tokens{', the head tied to it' if shape.tied_embeddings else ''}"
         yield "parameters", f"{num_weights:,}, of which a position uses {active:,}"
         yield "memory", (f"{num_weights * size / 1e9:.2f} GB in {self.dtype}, and "
@@ -95,12 +97,18 @@ class Inspection:
 def _layers(shape: Shape) -> str:
     kept = "" if shape.num_kv_heads == shape.num_heads else f", {shape.num_kv_heads} of keys and values"
     windows = f"; {len(shape.windowed_layers)} see {shape.window:,} positions" if shape.windowed_layers else ""
+    kinds = set(shape.all_heads)
+    if len(kinds) > 1 and windows:
+        full = next(heads for layer, heads in enumerate(shape.all_heads) if layer not in shape.windowed_layers)
+        of = "keys that are values too" if full.values_are_keys else "keys and values"
+        windows += f", the others have {full.num_heads} heads of {full.width}, {full.num_kv_heads} of {of}"
     return (f"{shape.num_layers} of width {shape.width:,}, {shape.num_heads} heads of {shape.head_width}{kept}, "
             f"feed-forward {shape.ffn_width:,}{windows}")
 
 
 def _experts(experts: ExpertShape) -> str:
     shared = f", and a shared one of {experts.shared_width:,}" if experts.shared_width else ""
+    shared += ", beside a dense network" if experts.beside_dense else ""
     return (f"{experts.num_experts} of {experts.expert_width:,}, {experts.routing.top_k} for each position by "
             f"{experts.routing.scoring.value}{shared}")
 
@@ -113,6 +121,8 @@ def _attention(description: Description) -> str:
         kind = f"causal by blocks of {pattern.block}"
     else:
         kind = "bidirectional"
+    if description.config.shape.denoiser:
+        kind += "; of a canvas of random tokens that is denoised, both ways"
     return f"{kind}; a position's logits are of {'the next' if description.shift else 'its own'} token"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from ...kernels.checks import shown
 from .base import Description, Family
+from .diffusion_gemma import DIFFUSION_GEMMA
 from .dream import DREAM
 from .fast_dllm import FAST_DLLM
 from .fields import Fields
@@ -21,7 +22,7 @@ from .qwen3 import QWEN3, QWEN3_MOE
 from .sdar import SDAR, SDAR_MOE
 
 FAMILIES = (GEMMA3, LLAMA, MISTRAL, MIXTRAL, OLMOE, QWEN2, QWEN3, QWEN3_MOE,
-            LLADA, DREAM, LLADA_MOE, LLADA2, SDAR, SDAR_MOE, FAST_DLLM)
+            LLADA, DREAM, LLADA_MOE, LLADA2, SDAR, SDAR_MOE, FAST_DLLM, DIFFUSION_GEMMA)
 _REFUSED = {
     "NemotronLabsDiffusionModel": "its committed tokens are causal and only the open block sees itself whole, and its "
                                   "queries are scaled by their position, neither of which this library has",
@@ -49,7 +50,8 @@ def describe(values: dict[str, Any], origin: str, ignoring: tuple[str, ...] = ()
     except ValueError as error:
         named = str(error).startswith(origin)  # what a Shape refuses does not say of which configuration
         raise error if named else ValueError(f"{origin}: {error}") from None
-    special_ids = {name: fields.take(f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    named = {name: fields.take(f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    special_ids = {**found.special_ids, **{name: value for name, value in named.items() if value is not None}}
     fields.check_all_read(ignoring)
     return replace(found, architecture=names[0],
                    special_ids={name: value for name, value in special_ids.items() if value is not None})

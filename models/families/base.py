@@ -16,7 +16,8 @@ from .tensor_names import TensorNames
 @dataclass(frozen=True)
 class Description:
     """A model of a family. `mask_id` is None where the configuration names none; `special_ids` are the ids of other
-    tokens as it names them: bos, eos (one or several), pad."""
+    tokens as it names them: bos, eos (one or several), pad. Tensors whose names begin as `unread` says belong to parts
+    that are not here: they are left where they are, and saved as they were."""
 
     config: TransformerConfig
     names: TensorNames
@@ -24,6 +25,7 @@ class Description:
     mask_id: int | None = None
     architecture: str = ""
     special_ids: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     @property
     def needs_mask(self) -> bool:

@@ -2,7 +2,7 @@
 (rope_parameters)."""
 
 from ...kernels.checks import shown
-from ..rope import DividedScaling, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from ..rope import DividedScaling, LinearScaling, Llama3Scaling, ProportionalScaling, RopeScaling, YarnScaling
 from .fields import Fields
 
 _THETA = 10_000.0  # of transformers, where a configuration names none
@@ -25,7 +25,8 @@ def rope_of_table(table: Fields | None, fields: Fields, theta: float, fraction: 
     """Theta and scaling of a table like rope_parameters, in which theta may be missing, or all of it."""
     if table is None:
         return theta, None
-    table.expect("partial_rotary_factor", fraction)
+    if table.take("rope_type", None) != "proportional":  # which says so where half of a head does not turn
+        table.expect("partial_rotary_factor", fraction)
     return table.real("rope_theta", theta), _scaling(table, fields)
 
 
@@ -45,9 +46,11 @@ def _scaling(table: Fields, fields: Fields) -> RopeScaling | None:
                             table.real("attention_factor", None), table.flag("truncate", True))
     elif kind == "longrope":
         found = _divided(table)
+    elif kind == "proportional":
+        found = ProportionalScaling(table.real("partial_rotary_factor", 1.0), table.real("factor", 1.0))
     else:
         raise ValueError(f"{table.origin}: rope_type={shown(kind)}: must be one of default, linear, llama3, longrope, "
-                         "yarn")
+                         "proportional, yarn")
     table.check_all_read()
     return found
 

@@ -56,10 +56,10 @@ class TensorNames:
     def assignments(self, config: TransformerConfig) -> Iterator[Assignment]:
         """One for each parameter and buffer of a Transformer, its experts one by one, without a tied head."""
         shape, table = config.shape, (config.vocab_size, config.shape.width)
-        yield _whole("embedding.weight", self.embedding + ".weight", table)
+        yield whole("embedding.weight", self.embedding + ".weight", table)
         if not shape.tied_embeddings:
-            yield _whole("head.weight", self.head + ".weight", table)
-        yield _whole("norm.weight", self.norm + ".weight", (shape.width,))
+            yield whole("head.weight", self.head + ".weight", table)
+        yield whole("norm.weight", self.norm + ".weight", (shape.width,))
         for layer in range(shape.num_layers):
             for found in self._layer(shape, layer):
                 parts = (Part(self.layer.format(layer=layer) + part.name, part.shape) for part in found.parts)
@@ -67,45 +67,47 @@ class TensorNames:
 
     def _layer(self, shape: Shape, layer: int) -> Iterator[Assignment]:
         width = shape.width
-        yield _whole("attention_norm.weight", self.attention_norm + ".weight", (width,))
-        yield _whole("ffn_norm.weight", self.ffn_norm + ".weight", (width,))
+        yield whole("attention_norm.weight", self.attention_norm + ".weight", (width,))
+        yield whole("ffn_norm.weight", self.ffn_norm + ".weight", (width,))
         if shape.post_norms:
-            yield _whole("attention_post_norm.weight", self.attention_post_norm + ".weight", (width,))
-            yield _whole("ffn_post_norm.weight", self.ffn_post_norm + ".weight", (width,))
-        heads = [number * shape.head_width for number in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads)]
-        yield from _linear("attention.qkv_proj", self.qkv, (heads, width), has_bias=shape.qkv_bias)
-        yield from _linear("attention.o_proj", (self.o,), ([width], shape.attention_width), has_bias=shape.o_bias)
+            yield whole("attention_post_norm.weight", self.attention_post_norm + ".weight", (width,))
+            yield whole("ffn_post_norm.weight", self.ffn_post_norm + ".weight", (width,))
+        heads = shape.heads_of(layer)
+        qkv = self.qkv[: len(heads.projected)]
+        yield from linear("attention.qkv_proj", qkv, (heads.projected, width), has_bias=shape.qkv_bias)
+        yield from linear("attention.o_proj", (self.o,), ([width], heads.num_heads * heads.width),
+                           has_bias=shape.o_bias)
         if shape.qk_norm:
-            q_width, k_width = heads[:2] if shape.joint_qk_norm else (shape.head_width, shape.head_width)
-            yield _whole("attention.q_norm.weight", self.q_norm + ".weight", (q_width,))
-            yield _whole("attention.k_norm.weight", self.k_norm + ".weight", (k_width,))
-        if shape.experts is not None and not shape.is_dense(layer):
+            q_width, k_width = heads.projected[:2] if shape.joint_qk_norm else (heads.width, heads.width)
+            yield whole("attention.q_norm.weight", self.q_norm + ".weight", (q_width,))
+            yield whole("attention.k_norm.weight", self.k_norm + ".weight", (k_width,))
+        if shape.experts is not None and not shape.is_dense(layer) and not shape.experts.beside_dense:
             yield from self._mixture(shape.experts, width)
             return
         ffn_width, has_bias = shape.ffn_width, shape.ffn_bias
-        yield from _linear("ffn.gate_up_proj", self.gate_up, ([ffn_width] * 2, width), has_bias=has_bias)
-        yield from _linear("ffn.down_proj", (self.down,), ([width], ffn_width), has_bias=has_bias)
+        yield from linear("ffn.gate_up_proj", self.gate_up, ([ffn_width] * 2, width), has_bias=has_bias)
+        yield from linear("ffn.down_proj", (self.down,), ([width], ffn_width), has_bias=has_bias)
 
     def _mixture(self, experts: ExpertShape, width: int) -> Iterator[Assignment]:
         inner, shared = experts.expert_width, experts.shared_width
-        yield _whole("ffn.router.weight", self.router + ".weight", (experts.num_experts, width))
+        yield whole("ffn.router.weight", self.router + ".weight", (experts.num_experts, width))
         if experts.selection_bias:
-            yield _whole("ffn.router.bias_X", self.expert_bias, (experts.num_experts,))
+            yield whole("ffn.router.bias_X", self.expert_bias, (experts.num_experts,))
         for expert in range(experts.num_experts):
             gate_up = (Part(name.format(expert=expert) + ".weight", (inner, width)) for name in self.expert_gate_up)
             yield Assignment("ffn.gate_up_XGE", tuple(gate_up), expert)
             down = Part(self.expert_down.format(expert=expert) + ".weight", (width, inner))
             yield Assignment("ffn.down_XEM", (down,), expert)
         if shared:
-            yield from _linear("ffn.shared.gate_up_proj", self.shared_gate_up, ([shared] * 2, width), has_bias=False)
-            yield from _linear("ffn.shared.down_proj", (self.shared_down,), ([width], shared), has_bias=False)
+            yield from linear("ffn.shared.gate_up_proj", self.shared_gate_up, ([shared] * 2, width), has_bias=False)
+            yield from linear("ffn.shared.down_proj", (self.shared_down,), ([width], shared), has_bias=False)
 
 
-def _whole(target: str, name: str, shape: tuple[int, ...]) -> Assignment:
+def whole(target: str, name: str, shape: tuple[int, ...]) -> Assignment:
     return Assignment(target, (Part(name, shape),))
 
 
-def _linear(target: str, names: tuple[str, ...], size: tuple[list[int], int], *, has_bias: bool
+def linear(target: str, names: tuple[str, ...], size: tuple[list[int], int], *, has_bias: bool
             ) -> Iterator[Assignment]:
     """The weight and bias of a layer whose outputs are so many for each name, or all for one name."""
     outputs, width = size

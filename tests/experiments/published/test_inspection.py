@@ -33,6 +33,18 @@ def test_it_says_what_the_model_is_and_what_a_step_takes_at_least(
     assert "after 632 positions" in lines["least"]  # as many as the model has, in the last line
 
 
+def test_it_says_what_else_diffusion_gemma_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diffusion_gemma = pytest.importorskip("tests.models.families.test_diffusion_gemma")
+    diffusion_gemma.Variant().saved(tmp_path)
+    Inspection(PublishedModel(str(tmp_path)), **OPTIONS).run(tmp_path)
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["layers"] == ("3 of width 48, 4 heads of 16, 2 of keys and values, feed-forward 80; 1 see 6 "
+                               "positions, the others have 4 heads of 24, 1 of keys that are values too")
+    assert lines["experts"].endswith("2 for each position by softmax, beside a dense network")
+    assert lines["not"] == "read      model.encoder.vision_tower, model.encoder.embed_vision"
+    assert lines["attention"].startswith("causal; of a canvas of random tokens that is denoised, both ways; ")
+
+
 @pytest.mark.parametrize(("changes", "reason"), [
     ({"dtype": "int3"}, "dtype='int3': must be one of float32, bfloat16, float16"),
     ({"card": "B200"}, "card='B200': must be one of H200, H100, A100"), ({"blocks": []}, r"blocks=\[\]"),
