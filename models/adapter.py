@@ -17,7 +17,7 @@ from ..kernels.token_statistics import StatisticsRequest, TokenStatistics
 from .attention import AttentionMask, AttentionPattern, Bidirectional
 from .config import TransformerConfig
 from .heads import Head, SeparateHead, statistics_by_position
-from .kv_store import KVStore
+from .kv_store import KVStore, store_of_heads
 from .packing import PackedBeside, Packing
 from .transformer import Transformer
 
@@ -183,7 +183,7 @@ class DecodableTransformer:
 
     def new_store(self, num_rows: int, length: int) -> KVStore:
         heads_N = [(heads.num_kv_heads, heads.width) for heads in self.config.shape.all_heads]
-        return KVStore.of_heads(heads_N, num_rows=num_rows, length=length, like=self.transformer.norm.weight)
+        return store_of_heads(heads_N, num_rows=num_rows, length=length, like=self.transformer.norm.weight)
 
     def weights_version(self) -> Hashable:
         return self.transformer.weights_version()

@@ -132,9 +132,8 @@ def moved(step: PreparedStep, move: Callable[[Tensor], Tensor]) -> PreparedStep:
             held.update({key: move(value.detach()) for key, value in held.items() if value is not None})
     grid = replace(run.grid, first_BQ=move(run.grid.first_BQ), stop_B=move(run.grid.stop_B))
     canvas = Canvas(*map(move, vars(run.active).values()))
-    moved_store = KVStore(move(store.keys_NBLKD), move(store.values_NBLKD))
     there = DecodeRun(DecodableTransformer(transformer, model.mask_id, model.shift, model.head), run.requests, canvas,
-                      canvas, run.spans, grid, moved_store, run.rows, run.masked_from)
+                      canvas, run.spans, grid, KVStore(*map(move, vars(store).values())), run.rows, run.masked_from)
     tensors = [{name: move(value) for name, value in vars(holder).items() if isinstance(value, Tensor)}
                for holder in (step.block.window, step.block)]
     block = replace(step.block, window=replace(step.block.window, **tensors[0]), **tensors[1])
