@@ -14,9 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import MAX_LENGTH, random_transformer
 
 EXPERTS = ExpertShape(num_experts=6, expert_width=20, routing=Routing(top_k=2), shared_width=12, num_dense_layers=1)
-FULL_HEADS = {"full_head_dim": 12, "full_kv_heads": 1, "values_from_keys": True, "windowed_layers": (0,), "window": 9,
-              "window_rope_theta": 10.0, "value_norm": True}
-BESIDE = {"experts": ExpertShape(6, 20, Routing(top_k=2), beside_dense=True), "gelu": True, "post_norms": True}
+FULL_HEADS: dict[str, Any] = {
+    "full_head_dim": 12, "full_kv_heads": 1, "values_from_keys": True, "windowed_layers": (0,), "window": 9,
+    "window_rope_theta": 10.0, "value_norm": True}
+BESIDE: dict[str, Any] = {
+    "experts": ExpertShape(6, 20, Routing(top_k=2), beside_dense=True), "gelu": True, "post_norms": True}
 
 
 def grouped_flops(rows: tuple[int, int], weights: tuple[int, int, int], *_: object, **__: object) -> int:
@@ -97,10 +99,11 @@ def test_experts_that_the_routing_or_the_depth_cannot_serve_are_refused() -> Non
         Shape(experts=ExpertShape(8, 4, Routing(2), num_dense_layers=4))
     with pytest.raises(ValueError, match="beside_dense=True with shared_width=3"):
         ExpertShape(8, 4, Routing(2), shared_width=3, beside_dense=True)
+    bad: tuple[dict[str, Any], ...] = {"gelu": False}, {"full_head_dim": 13}
     with pytest.raises(ValueError, match="beside_dense=True with gelu=False and post_norms=True"):
-        Shape(**BESIDE | {"gelu": False})
+        Shape(**BESIDE | bad[0])
     with pytest.raises(ValueError, match="must rotate an even number of the head's 13 dimensions"):
-        Shape(**FULL_HEADS | {"full_head_dim": 13})
+        Shape(**FULL_HEADS | bad[1])
 
 
 def test_a_bad_config_is_refused() -> None:
