@@ -9,6 +9,7 @@ from ...decoders.presets import PRESETS
 
 _WIDTH = 100
 _MOST_EXPERIMENTS = 12
+_LINES_OF_NAMES = 2
 PARTS = ("windows", "schedule", "sampler", "policy", "cache", "guidance")
 
 
@@ -28,8 +29,7 @@ def usage() -> str:
         "", "Experiments (frontier where none is named; experiment.KEY=VALUE sets what one owns):",
         *_experiments(options("experiment")),
         "", "Groups (GROUP=help lists the options of one; -m runs all of GROUP=A,B):",
-        *textwrap.wrap(", ".join(options("task")), _WIDTH, initial_indent=f"  {'task':14}  ",
-                       subsequent_indent=18 * " "),
+        *_wrapped("task", ", ".join(options("task"))),
         _line("decoder", 14, f"{len(PRESETS)} presets with knobs, as decoder=llada decoder.steps=4; or parts"),
         _line("", 14, f"of decoder=parts: {', '.join(PARTS)}"),
         _line("model", 14, f"{', '.join(options('model'))}; pair=experts: both models with mixtures of experts"),
@@ -43,10 +43,10 @@ def usage() -> str:
 def _experiments(found: dict[str, str]) -> Iterator[str]:
     """A line each; those for which there is no room are named alone."""
     names = list(found)
-    shown = names if len(names) <= _MOST_EXPERIMENTS else names[: _MOST_EXPERIMENTS - 1]
+    shown = names if len(names) <= _MOST_EXPERIMENTS else names[: _MOST_EXPERIMENTS - _LINES_OF_NAMES]
     yield from (_line(name, 14, _about(found[name])) for name in shown)
     if len(shown) < len(names):
-        yield _line("also", 14, f"{', '.join(names[len(shown) :])} (experiment=help)")
+        yield from _wrapped("also", f"{', '.join(names[len(shown) :])} (experiment=help)")
 
 
 def listed(group: str) -> Iterator[str]:
@@ -61,6 +61,10 @@ def listed(group: str) -> Iterator[str]:
     width = max(map(len, found), default=0)
     for name, text in found.items():
         yield _line(name, width, _about(text))
+
+
+def _wrapped(name: str, names: str) -> list[str]:
+    return textwrap.wrap(names, _WIDTH, initial_indent=f"  {name:14}  ", subsequent_indent=18 * " ")
 
 
 def _line(name: str, width: int, about: str) -> str:

@@ -21,8 +21,8 @@ _ON_TERMINAL = {"context": "context", "short step": "step", "short head": "head"
 _LEFT = ("short step", "short head")
 _NOTES = """\
 *ms* is the median of the replays of a CUDA graph of one step, on a CPU of steps taken, with the 20th and 80th
-percentile; *floor* the larger of reading weights and stored keys and values once and of the products on
-{card}.
+percentile; *floor* the larger of reading weights and stored keys and values once and of the products
+on {card}.
 *x AR* compares with the autoregressive step of the same context, head and kernels: the tokens a step must commit to
 break even; *floor x AR* does so for the floors. *launched ms* is the same step launched from Python; *host gap* what
 that takes more than the graph; *GPU busy* the share of it in which a kernel ran. *experts* are the distinct experts

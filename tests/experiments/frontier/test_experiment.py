@@ -154,7 +154,7 @@ def test_answers_are_the_same_alone_and_in_batches(tmp_path: Path, frontier: Bui
     ({"seeds": []}, "at least one of each"), ({"tasks": {}}, "at least one of each"), ({"seeds": [-1]}, "seeds=-1"),
     ({"threads": 0}, "threads=0"), ({"seeds": [0, 0]}, "seeds=.*must all be different"),
     ({"thresholds": [0.9, 0.9]}, "thresholds=.*must all be different"), ({"tasks": {"x": 3}}, "task.x=3"),
-    ({"dtype": "int8"}, "dtype='int8': must be one of float32"),
+    ({"dtype": "int3"}, "dtype='int3': must be one of float32"),
     ({"capture": "graphs"}, "capture='graphs': must be one of auto, none, graph, compile")])
 def test_a_bad_experiment_is_refused(frontier: Build, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -80,8 +80,9 @@ def test_the_shapes_of_every_family_have_as_many_parameters_as_their_files() -> 
 def test_every_family_has_a_published_shape_and_every_shape_its_file() -> None:
     config = compose("config", overrides=["threads=1", "experiment=step_bench", "shapes=published"])
     architectures = {shape.config.architectures[0] for shape in config.shapes.values()}
-    # Of LLaDA-MoE's two names the published files have this one.
-    assert architectures == {name for family in FAMILIES for name in family.architectures} - {"LLaDAMoEModel"}
+    # Of LLaDA-MoE's two names the published files have the other, and DiffusionGemma's steps are not taken yet.
+    left_out = {"LLaDAMoEModel", "DiffusionGemmaForBlockDiffusion"}
+    assert architectures == {name for family in FAMILIES for name in family.architectures} - left_out
     files = {path.stem for path in (CONF / "shapes").glob("*.yaml")} - {"published", "tiny"}
     assert {name for option in files for name in shape_of(option)} == NUM_PARAMETERS.keys()
 
