@@ -51,9 +51,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("accelerate", reason="transformers reads GGUF files with it")
-    settings: Any = OmegaConf.load(ROOT / "conf" / "experiment" / "smollm2.yaml")
+    settings: Any = OmegaConf.load(ROOT / "conf" / "model" / "smollm2.yaml")
     try:
-        return instantiate(settings.experiment.weights).fetched(tmp_path_factory.mktemp("weights"))
+        return instantiate(settings).fetched(tmp_path_factory.mktemp("weights"))
     except WeightsUnavailable as error:
         pytest.skip(f"not available: {error}")
 
