@@ -1,6 +1,7 @@
 """DiffusionGemma's variants equal transformers' own, as encoder and as denoiser, and its published rule on our forwards
 gives the tokens of its generate."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from torch import Tensor, nn
 if not hasattr(transformers, "DiffusionGemmaConfig"):
     pytest.skip(f"transformers {transformers.__version__} has no DiffusionGemma, 5.13 does", allow_module_level=True)
 
+FORWARD = inspect.signature(transformers.DiffusionGemmaForBlockDiffusion.forward).parameters
+# As versions call it.
+CACHE = "cache" if "cache" in FORWARD else "past_key_values"
 VOCABULARY, CANVAS, WINDOW, PROMPT = 97, 8, 6, 30
 TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "head_dim": 16,
@@ -137,12 +141,12 @@ def test_its_logits_are_those_of_transformers_and_it_is_saved_whole(variant: Var
     encoded = drawn(2, PROMPT)
     for part in encoded.split((PROMPT - CANVAS, CANVAS), dim=1):
         canvas = drawn(2, CANVAS, seed=part.shape[1])
-        first = theirs(input_ids=part, cache=cache, decoder_input_ids=canvas)
-        cache = first.cache
+        first = theirs(input_ids=part, decoder_input_ids=canvas, **{CACHE: cache})
+        cache = getattr(first, CACHE)
         product = theirs.lm_head(first.encoder_last_hidden_state)
         assert difference(ours.encode(part), cap * (product / cap).tanh()) < 1e-5
         assert difference(ours.denoise(canvas), first.logits) < 1e-5
-        second = theirs(cache=cache, decoder_input_ids=canvas, self_conditioning_logits=first.logits / 0.4)
+        second = theirs(decoder_input_ids=canvas, self_conditioning_logits=first.logits / 0.4, **{CACHE: cache})
         assert difference(ours.denoise(canvas, first.logits / 0.4), second.logits) < 1e-5
         assert difference(first.logits, second.logits) > 1e-3
     save(loaded, tmp_path / "again")
