@@ -148,6 +148,43 @@ def test_what_it_says_of_transformers_and_smollm2() -> None:
             f"{len(answer['tokens'])} tokens: {answer['decode_tokens_per_second']:.1f} tokens/s") in RESULTS
 
 
+def engines() -> Any:
+    """The comparison of engines with all that the processor has."""
+    (found,) = (record for record in records("smollm2", "EnginesPoint")
+                if record["provenance"]["torch"]["cpu_capability"] == "AVX512")
+    return found["result"]
+
+
+def test_the_table_of_engines_is_that_of_the_record() -> None:
+    def ratio(ours: str, theirs: str, measure: str) -> str:
+        (found,) = (pair for pair in engines()["ratios"] if pair["ours"] == ours and pair["measure"] == measure
+                    and pair["theirs"].startswith(theirs))
+        return f"{found['ratio']:.2f}"
+
+    for name, engine in engines()["engines"].items():
+        if name.startswith("ours, "):
+            seconds = median(taken["took"]["token"] for taken in engine["rounds"])
+            cells = [name.removeprefix("ours, "), f"{1 / seconds:.0f}", ratio(name, "transformers", "token"),
+                     ratio(name, "F.linear", "token"), ratio(name, "llama.cpp", "token"),
+                     ratio(name, "llama.cpp", "forward")]
+            assert f"| {' | '.join(cells)} |" in RESULTS
+
+
+def test_the_table_of_wider_steps_is_that_of_the_record() -> None:
+    (found,) = (record["result"]["steps"] for record in records("smollm2", "WidthPoint"))
+    for dtype in ("float32", "bfloat16", "int4"):
+        cells = [f"{step['tokens'][0]:.2f}" for step in found if step["dtype"] == dtype and step["positions"] > 1]
+        assert f"| {dtype} | {' | '.join(cells)} |" in RESULTS
+
+
+def test_the_table_of_fewer_bits_is_that_of_the_records() -> None:
+    for record in records("smollm2", "QuantizationPoint"):
+        found = record["result"]
+        cells = [f"{found['logit_distance']:.4f}", f"{found['kl_nats']:.4f}",
+                 f"{100 * found['share_of_choices_changed']:.2f} %", f"{100 * found['share_of_answers_changed']:.1f} %"]
+        assert re.search(rf"^\| {record['point']['dtype']}[^|]* \| {re.escape(' | '.join(cells))} \|$", RESULTS, re.M)
+
+
 @pytest.mark.parametrize(("study", "precision"), [("default", "bfloat16"), ("older_cpu", "float32")])
 def test_the_training_speeds_are_those_of_the_records(study: str, precision: str) -> None:
     found = [record["result"] for record in records(study, "TrainingPoint")]
